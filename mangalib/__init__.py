@@ -1,0 +1,1 @@
+"""MangaAssist's streaming and latency laboratory."""

@@ -1,0 +1,3 @@
+"""The ``mangalib`` command."""
+import sys
+def main() -> None: ...

@@ -1,0 +1,110 @@
+"""The one tree of errors.
+
+MangaError
+├── SettingsError            a setting is missing or wrong; raised before anything starts
+├── DataError                a file under data/ or a user's file is not what it should be
+├── BadRequestError          the client sent something that cannot be served (bad_request)
+├── AuthError                no token, or one that is not valid (unauthorized)
+├── BusyError                no capacity within the time allowed (busy)
+├── TransportError           a connection failed: refused, reset, closed, wrong bytes
+│   └── TransportTimeout     ... or did not answer in time
+├── BedrockError             the model service answered with an error (name and status kept)
+├── ConnectionGoneError      the client's WebSocket is no longer there
+├── SlowClientError          the client takes its frames too slowly and its buffer is full
+├── StackError               the local stack could not start
+└── NotebookError            a notebook could not be run, or failed while running
+"""
+
+from __future__ import annotations
+
+
+class MangaError(Exception):
+    """Base of every error this package raises on purpose.
+
+    ``code`` is what a client is told in an ``error`` frame; texts of errors without a public code never reach it.
+    """
+
+    code = "internal"
+
+
+class SettingsError(MangaError):
+    """A setting is missing or wrong; the message names the variable, the value and what is allowed."""
+
+
+class DataError(MangaError):
+    """A data file cannot be used; the message names the file, the field, the value and what was expected."""
+
+
+class BadRequestError(MangaError):
+    """The client's message cannot be served; the message says which field and why."""
+
+    code = "bad_request"
+
+
+class AuthError(MangaError):
+    """The client is not who it says it is, or does not say."""
+
+    code = "unauthorized"
+
+
+class BusyError(MangaError):
+    """There is no capacity for one more; trying again a little later is right."""
+
+    code = "busy"
+
+
+class TransportError(MangaError):
+    """A connection failed. ``answered`` tells whether any byte of an answer had come: if not, a retry is safe."""
+
+    def __init__(self, message: str, *, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
+
+
+class TransportTimeout(TransportError):
+    """The far side did not answer in the time allowed."""
+
+
+class BedrockError(MangaError):
+    """The model service refused or broke off.
+
+    ``name`` is the service's own (``ThrottlingException``), ``status`` the HTTP status, 200 for one inside a stream.
+    """
+
+    def __init__(self, name: str, message: str, *, status: int) -> None:
+        super().__init__(f"{name}: {message}")
+        self.name = name
+        self.status = status
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed on a second try (the service's own classification)."""
+        return self.name in _RETRYABLE
+
+
+_RETRYABLE = frozenset(
+    {
+        "ThrottlingException",
+        "ModelNotReadyException",
+        "ModelTimeoutException",
+        "InternalServerException",
+        "ServiceUnavailableException",
+        "ModelStreamErrorException",
+    }
+)
+
+
+class ConnectionGoneError(MangaError):
+    """The WebSocket connection is closed (``GoneException``)."""
+
+
+class SlowClientError(MangaError):
+    """The gateway refused a frame because the client's buffer is full (``LimitExceededException``)."""
+
+
+class StackError(MangaError):
+    """The local stack, or a service of it, could not start."""
+
+
+class NotebookError(MangaError):
+    """A notebook could not be run; what it had produced is kept."""

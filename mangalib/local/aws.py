@@ -1,0 +1,24 @@
+"""DynamoDB, CloudWatch, SNS, EventBridge and S3: moto's server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from moto.server import ThreadedMotoServer
+
+from mangalib.local.service import Announce
+from mangalib.settings import Settings
+
+
+async def serve(settings: Settings, announce: Announce) -> None:
+    """Run until cancelled."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    announce({"aws_url": f"http://{host}:{port}"})
+    try:
+        await asyncio.Event().wait()
+    finally:
+        server.stop()

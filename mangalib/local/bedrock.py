@@ -1,0 +1,442 @@
+"""Bedrock runtime's stand-in: HTTP/1.1 over TLS, signatures checked, Claude 3's stream in event-stream frames.
+
+Its timing is a model of latency (see ``latency.py``). Each event of the model carries the moment it left, so that what the
+product adds can be told from what the model takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import random
+import re
+import ssl
+import string
+import time
+import uuid
+import weakref
+from collections import deque
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+from aiohttp import web
+from sklearn.feature_extraction.text import HashingVectorizer
+
+from mangalib.local import sigv4
+from mangalib.local.answers import AnswerWriter, tokens_of
+from mangalib.local.faults import KINDS, Fault, FaultBook
+from mangalib.local.latency import LatencyModel, LatencyProfile
+from mangalib.local.service import Announce
+from mangalib.local.tls import certificate_paths
+from mangalib.serving.bedrock import ClaudeRequest
+from mangalib.serving.catalogue import Catalogue
+from mangalib.serving.eventstream import encode_message
+from mangalib.settings import Settings
+
+_PATH = re.compile(r"/model/(?P<model>[^/]+)/(?P<operation>invoke|invoke-with-response-stream)")
+_EVENT_HEADERS = {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}
+_TRANSCRIPTS = 512
+_LETTERS = string.ascii_letters + string.digits
+
+
+class Stats(msgspec.Struct):
+    """What ``GET /_local/stats`` tells; ``connections`` and ``open_streams`` are of now, the rest since the start."""
+
+    tls_handshakes: int = 0
+    connections: int = 0
+    invocations: int = 0
+    open_streams: int = 0
+    tokens_generated: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cancelled_streams: int = 0
+    events_sent: int = 0
+
+
+class RefusalError(Exception):
+    """An answer other than 200, in the service's own form."""
+
+    def __init__(self, status: int, name: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.name = name
+
+
+class _CountingServer(web.Server):
+    """Counts connections when they stand: with TLS, that is after the handshake. Those of the admin interface do not
+    count: looking at the numbers must not change them."""
+
+    def __init__(self, handler: Any, stats: Stats, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._stats = stats
+        self._admins: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
+        self._stats.tls_handshakes += 1
+        self._stats.connections += 1
+        super().connection_made(handler, transport)
+
+    def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
+        if handler not in self._admins:
+            self._stats.connections -= 1
+        super().connection_lost(handler, exc)
+
+    def belongs_to_admin(self, handler: Any) -> None:
+        """A request for the admin interface came over this connection."""
+        if handler not in self._admins:
+            self._admins.add(handler)
+            self._stats.tls_handshakes -= 1
+            self._stats.connections -= 1
+
+
+class BedrockStandIn:
+    """The service. Deterministic for a seed in what it says; not in when."""
+
+    def __init__(self, settings: Settings, access_key: str, secret_key: str) -> None:
+        rng = random.Random(settings.local_seed)
+        self._settings = settings
+        self._keys = {"access_key": access_key, "secret_key": secret_key}
+        self._writer = AnswerWriter(Catalogue.load(settings.data_dir / "catalogue.csv"), settings.local_seed)
+        self._latency = LatencyModel(LatencyProfile.from_settings(settings), rng)
+        self._faults = FaultBook(KINDS, rng)
+        self._rng = rng
+        self._transcripts: deque[dict[str, str]] = deque(maxlen=_TRANSCRIPTS)
+        self.stats = Stats()
+        self.server: _CountingServer | None = None
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Every request of the service, and of its admin interface."""
+        path, _, query = request.raw_path.partition("?")
+        if path.startswith("/_local/"):
+            if self.server is not None:
+                self.server.belongs_to_admin(request.protocol)
+            return await self._admin(request, path)
+        try:
+            match = _PATH.fullmatch(path)
+            if match is None or request.method != "POST":
+                raise RefusalError(404, "UnknownOperationException", "no such operation")
+            body = await request.read()
+            self._authenticate(request, path, query, body)
+            model_id = unquote(match["model"])
+            self._check_model(model_id)
+            self.stats.invocations += 1
+            if model_id == self._settings.embedding_model_id:
+                return await self._embed(request, body)
+            claude = _claude_request(body)
+            if match["operation"] == "invoke":
+                return await self._invoke(request, model_id, claude)
+            return await self._stream(request, model_id, claude)
+        except RefusalError as error:
+            return web.json_response(
+                {"message": str(error)}, status=error.status, headers={"x-amzn-ErrorType": error.name}
+            )
+
+    def _authenticate(self, request: web.BaseRequest, path: str, query: str, body: bytes) -> None:
+        problem = sigv4.check(
+            method=request.method,
+            url=f"https://{request.headers['Host']}{path}" + (f"?{query}" if query else ""),
+            headers={name.lower(): value for name, value in request.headers.items()},
+            body=body,
+            service="bedrock",
+            region=self._settings.region,
+            **self._keys,
+        )
+        if problem is not None:
+            raise RefusalError(403, "AccessDeniedException", problem)
+
+    def _check_model(self, model_id: str) -> None:
+        settings = self._settings
+        if model_id not in {settings.haiku_model_id, settings.sonnet_model_id, settings.embedding_model_id}:
+            raise RefusalError(404, "ResourceNotFoundException", f"Could not resolve the model {model_id!r}.")
+
+    # Embeddings and whole answers
+
+    async def _embed(self, request: web.BaseRequest, body: bytes) -> web.Response:
+        await self._before(request, self._faults.take(streams=False))
+        try:
+            asked = msgspec.json.decode(body)
+            text, dimensions = asked["inputText"], asked.get("dimensions", 1024)
+        except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+            raise RefusalError(400, "ValidationException", "inputText: required") from None
+        if dimensions not in {256, 512, 1024} or not isinstance(text, str) or not text:
+            raise RefusalError(400, "ValidationException", "dimensions: 256, 512 or 1024; inputText: not empty")
+        await asyncio.sleep(self._latency.embedding_s())
+        vectorizer = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 4), n_features=dimensions)
+        vector = vectorizer.transform([text]).toarray()[0].tolist()
+        count = len(tokens_of(text))
+        self.stats.input_tokens += count
+        return web.json_response({"embedding": vector, "inputTextTokenCount": count})
+
+    async def _invoke(self, request: web.BaseRequest, model_id: str, claude: ClaudeRequest) -> web.Response:
+        started = time.monotonic()
+        await self._before(request, self._faults.take(streams=False))
+        text, stop_reason, tokens, input_tokens = self._answer(model_id, claude)
+        await asyncio.sleep(self._latency.first_token_s(model_id) + self._latency.inter_token_s(len(tokens)))
+        self._bill(input_tokens, len(tokens))
+        latency_ms = int((time.monotonic() - started) * 1000)
+        headers = {
+            "X-Amzn-Bedrock-Input-Token-Count": str(input_tokens),
+            "X-Amzn-Bedrock-Output-Token-Count": str(len(tokens)),
+            "X-Amzn-Bedrock-Invocation-Latency": str(latency_ms),
+            "x-amzn-RequestId": str(uuid.uuid4()),
+        }
+        answer = {
+            "id": f"msg_{uuid.uuid4().hex[:24]}",
+            "type": "message",
+            "role": "assistant",
+            "model": model_id,
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": stop_reason,
+            "stop_sequence": None,
+            "usage": {"input_tokens": input_tokens, "output_tokens": len(tokens)},
+        }
+        return web.json_response(answer, headers=headers)
+
+    # Streams
+
+    async def _stream(self, request: web.BaseRequest, model_id: str, claude: ClaudeRequest) -> web.StreamResponse:
+        started = time.monotonic()
+        fault = self._faults.take()
+        await self._before(request, fault)
+        _, stop_reason, tokens, input_tokens = self._answer(model_id, claude)
+        wait_s = self._latency.first_token_s(model_id)
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "application/vnd.amazon.eventstream",
+                "X-Amzn-Bedrock-Content-Type": "application/json",
+                "x-amzn-RequestId": str(uuid.uuid4()),
+            }
+        )
+        await response.prepare(request)
+        transcript = {"model_id": model_id, "question": claude.messages[-1].content, "text": ""}
+        self._transcripts.append(transcript)
+        self.stats.open_streams += 1
+        try:
+            await asyncio.sleep(wait_s)
+            first_byte_ms = (time.monotonic() - started) * 1000
+            events = _events(model_id, stop_reason, tokens, input_tokens, self._rng, started, first_byte_ms)
+            for number, (event, token_count) in enumerate(events):
+                if fault is not None and number == fault.after_events and await self._in_stream(request, response, fault):
+                    return response
+                if number and token_count:
+                    await asyncio.sleep(self._latency.inter_token_s(token_count))
+                await response.write(self._encode(event))
+                self._bill(input_tokens if number == 0 else 0, token_count)
+                self.stats.events_sent += 1
+                transcript["text"] += event.get("delta", {}).get("text", "")
+            await response.write_eof()
+        except (asyncio.CancelledError, ConnectionError):
+            self.stats.cancelled_streams += 1
+            raise
+        finally:
+            self.stats.open_streams -= 1
+        return response
+
+    def _encode(self, event: dict[str, Any]) -> bytes:
+        event["local_sent_at_s"] = time.monotonic()
+        inner = base64.b64encode(msgspec.json.encode(event)).decode()
+        padding = "".join(self._rng.choices(_LETTERS, k=self._rng.randrange(4, 40)))
+        return encode_message(_EVENT_HEADERS, msgspec.json.encode({"bytes": inner, "p": padding}))
+
+    def _answer(self, model_id: str, claude: ClaudeRequest) -> tuple[str, str, list[str], int]:
+        tokens = tokens_of(self._writer.write(model_id, claude))
+        stop_reason = "max_tokens" if len(tokens) > claude.max_tokens else "end_turn"
+        kept = tokens[: claude.max_tokens]
+        said = " ".join([claude.system, *(turn.content for turn in claude.messages)])
+        return "".join(kept), stop_reason, kept, len(tokens_of(said))
+
+    def _bill(self, input_tokens: int, output_tokens: int) -> None:
+        self.stats.input_tokens += input_tokens
+        self.stats.output_tokens += output_tokens
+        self.stats.tokens_generated += output_tokens
+
+    # Faults
+
+    async def _before(self, request: web.BaseRequest, fault: Fault | None) -> None:
+        """What is ordered for the time before the first byte of an answer."""
+        if fault is None:
+            return
+        if fault.kind == "slow_first_token":
+            await asyncio.sleep(fault.delay_ms / 1000)
+        elif fault.after_events == 0:
+            await self._before_headers(request, fault)
+
+    async def _before_headers(self, request: web.BaseRequest, fault: Fault) -> None:
+        match fault.kind:
+            case "throttle":
+                raise RefusalError(429, "ThrottlingException", "Too many requests, please wait before trying again.")
+            case "internal":
+                raise RefusalError(500, "InternalServerException", "The server had an error.")
+            case "reset":
+                _abort(request)
+                raise ConnectionResetError("reset as ordered")
+            case "stall":
+                await _stall(fault)
+
+    async def _in_stream(self, request: web.BaseRequest, response: web.StreamResponse, fault: Fault) -> bool:
+        """What is ordered for this place of the stream; returns whether the stream ends with it."""
+        match fault.kind:
+            case "reset":
+                _abort(request)
+                return True
+            case "stall" if fault.after_events:
+                await _stall(fault)
+            case "bad_json":
+                await response.write(encode_message(_EVENT_HEADERS, b'{"bytes": "bm90IGpzb24="}'))
+            case "throttle" | "internal" | "model_stream_error":
+                names = {
+                    "throttle": "throttlingException",
+                    "internal": "internalServerException",
+                    "model_stream_error": "modelStreamErrorException",
+                }
+                headers = {
+                    ":exception-type": names[fault.kind],
+                    ":content-type": "application/json",
+                    ":message-type": "exception",
+                }
+                body = {"message": "The stream broke off.", "originalStatusCode": 500, "originalMessage": "ordered"}
+                await response.write(encode_message(headers, msgspec.json.encode(body)))
+                await response.write_eof()
+                return True
+        return False
+
+    # Admin
+
+    async def _admin(self, request: web.BaseRequest, path: str) -> web.Response:
+        try:
+            match request.method, path.removeprefix("/_local/"):
+                case "GET", "stats":
+                    return web.json_response(msgspec.to_builtins(self.stats))
+                case "GET", "transcripts":
+                    return web.json_response(list(self._transcripts))
+                case "GET", "profile":
+                    return web.json_response(msgspec.to_builtins(self._latency.profile))
+                case "POST", "profile":
+                    self._latency.profile = self._latency.profile.changed(await request.read())
+                    return web.json_response(msgspec.to_builtins(self._latency.profile))
+                case "POST", "faults":
+                    self._faults.order(await request.read())
+                    return web.json_response({"ordered": True})
+                case "DELETE", "faults":
+                    self._faults.clear()
+                    return web.json_response({"ordered": False})
+        except ValueError as error:
+            return web.json_response({"message": str(error)}, status=400)
+        return web.json_response({"message": f"no {request.method} {path}"}, status=404)
+
+
+def _claude_request(body: bytes) -> ClaudeRequest:
+    try:
+        raw = msgspec.json.decode(body)
+        turns = [{"role": m["role"], "content": _plain_text(m["content"])} for m in raw["messages"]]
+        request = msgspec.convert({**raw, "messages": turns, "system": raw.get("system") or ""}, ClaudeRequest)
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise RefusalError(400, "ValidationException", f"Malformed input request: {error}") from None
+    problem = _problem_with(request)
+    if problem:
+        raise RefusalError(400, "ValidationException", problem)
+    return request
+
+
+def _plain_text(content: Any) -> str:
+    return content if isinstance(content, str) else "".join(block["text"] for block in content)
+
+
+def _problem_with(request: ClaudeRequest) -> str | None:
+    roles = [turn.role for turn in request.messages]
+    if request.anthropic_version != "bedrock-2023-05-31":
+        return "anthropic_version: must be bedrock-2023-05-31"
+    if request.max_tokens < 1:
+        return "max_tokens: must be at least 1"
+    if not roles or roles[0] != "user":
+        return "messages: first message must use the user role"
+    if any(role not in {"user", "assistant"} for role in roles):
+        return "messages: role must be user or assistant"
+    if any(one == other for one, other in zip(roles, roles[1:], strict=False)):
+        return "messages: roles must alternate between user and assistant"
+    if any(not turn.content.strip() for turn in request.messages):
+        return "messages: text content blocks must be non-empty"
+    if roles[-1] == "assistant" and request.messages[-1].content != request.messages[-1].content.rstrip():
+        return "messages: final assistant content cannot end with trailing whitespace"
+    return None
+
+
+def _events(
+    model_id: str,
+    stop_reason: str,
+    tokens: list[str],
+    input_tokens: int,
+    rng: random.Random,
+    started: float,
+    first_byte_ms: float,
+) -> Any:
+    """Claude 3's events in order, each with the number of output tokens that it brings."""
+    message = {
+        "id": f"msg_{uuid.uuid4().hex[:24]}",
+        "type": "message",
+        "role": "assistant",
+        "model": model_id,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": input_tokens, "output_tokens": 1},
+    }
+    yield {"type": "message_start", "message": message}, 0
+    yield {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}, 0
+    if rng.random() < 0.2:
+        yield {"type": "ping"}, 0
+    at = 0
+    while at < len(tokens):
+        size = rng.choice((1, 1, 1, 2, 3))
+        piece = tokens[at : at + size]
+        delta = {"type": "text_delta", "text": "".join(piece)}
+        yield {"type": "content_block_delta", "index": 0, "delta": delta}, len(piece)
+        at += size
+    yield {"type": "content_block_stop", "index": 0}, 0
+    delta_end = {"stop_reason": stop_reason, "stop_sequence": None}
+    yield {"type": "message_delta", "delta": delta_end, "usage": {"output_tokens": len(tokens)}}, 0
+    invocation = {
+        "inputTokenCount": input_tokens,
+        "outputTokenCount": len(tokens),
+        "invocationLatency": int((time.monotonic() - started) * 1000),
+        "firstByteLatency": int(first_byte_ms),
+    }
+    yield {"type": "message_stop", "amazon-bedrock-invocationMetrics": invocation}, 0
+
+
+def _abort(request: web.BaseRequest) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+async def _stall(fault: Fault) -> None:
+    if fault.delay_ms:
+        await asyncio.sleep(fault.delay_ms / 1000)
+    else:
+        await asyncio.Event().wait()
+
+
+async def serve(settings: Settings, announce: Announce) -> None:
+    """Run until cancelled."""
+    service = BedrockStandIn(settings, os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
+    server = _CountingServer(
+        service.handle,
+        service.stats,
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=settings.local_idle_close_s,
+    )
+    service.server = server
+    ca, chain = certificate_paths(settings.local_dir)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(chain)
+    listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, ssl=tls, backlog=1024)
+    port = listener.sockets[0].getsockname()[1]
+    announce({"bedrock_url": f"https://127.0.0.1:{port}", "bedrock_ca": str(ca)})
+    try:
+        await asyncio.Event().wait()
+    finally:
+        listener.close()
+        await server.shutdown(timeout=0.1)

@@ -1,0 +1,65 @@
+"""Faults that a test or a notebook orders from a stand-in: ``POST /_local/faults``, ``DELETE /_local/faults``."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+KINDS = (
+    "throttle",
+    "reset",
+    "stall",
+    "model_stream_error",
+    "bad_json",
+    "internal",
+    "slow_first_token",
+)
+
+
+class Fault(msgspec.Struct, forbid_unknown_fields=True):
+    """One order: what happens, after how many events, how often at most, how likely each time, and for how long.
+
+    ``delay_ms`` is how long a stall or a slow first token lasts; a stall without one lasts until the client gives up.
+    """
+
+    kind: str
+    after_events: int = 0
+    times: int = 1
+    probability: float = 1.0
+    delay_ms: float = 0.0
+
+
+class FaultBook:
+    """The orders of one stand-in. Each request asks once whether something is ordered for it."""
+
+    def __init__(self, kinds: tuple[str, ...], rng: random.Random) -> None:
+        self._kinds = kinds
+        self._rng = rng
+        self._orders: list[Fault] = []
+
+    def order(self, body: bytes) -> None:
+        """Take an order as JSON; raises ``ValueError`` naming what is wrong with it."""
+        try:
+            fault = msgspec.json.decode(body, type=Fault)
+        except msgspec.DecodeError as error:
+            raise ValueError(str(error)) from None
+        if fault.kind not in self._kinds:
+            raise ValueError(f"kind: {fault.kind!r}; expected one of {', '.join(self._kinds)}")
+        if fault.after_events < 0 or fault.times < 1 or not 0 <= fault.probability <= 1 or fault.delay_ms < 0:
+            raise ValueError("after_events and delay_ms are 0 or more, times 1 or more, probability from 0 to 1")
+        self._orders.append(fault)
+
+    def clear(self) -> None:
+        """Forget all orders."""
+        self._orders.clear()
+
+    def take(self, *, streams: bool = True) -> Fault | None:
+        """The fault that befalls this request, if any; one that does not stream is spared those in mid-stream."""
+        for fault in self._orders:
+            if (streams or fault.after_events == 0) and self._rng.random() < fault.probability:
+                fault.times -= 1
+                if fault.times == 0:
+                    self._orders.remove(fault)
+                return fault
+        return None

@@ -1,0 +1,306 @@
+"""API Gateway WebSocket's stand-in: route selection, quotas, time-outs, and the management API.
+
+Clients speak WebSocket on one port. Messages go to the back end as one POST each, with ``connectionId`` and ``routeKey``
+in headers; the back end answers through ``@connections`` on the other port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import json
+import logging
+import os
+import random
+import secrets
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from websockets.asyncio.server import ServerConnection, serve as serve_websocket
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from mangalib.local import sigv4
+from mangalib.local.faults import FaultBook
+from mangalib.local.service import Announce
+from mangalib.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STAGE = "prod"
+ROUTES = frozenset({"query", "ping", "disconnect", "resume"})
+FAULT_KINDS = ("throttle", "reset", "stall", "internal")
+CLOSE_GOING_AWAY = 1001
+
+
+@dataclass
+class Connection:
+    """A client's connection, from the finished handshake until it is closed."""
+
+    connection_id: str
+    socket: ServerConnection
+    source_ip: str
+    user_agent: str
+    connected_at: float = field(default_factory=time.time)
+    last_active_at: float = field(default_factory=time.time)
+    outbox: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
+    buffered_bytes: int = 0
+
+
+class GatewayStandIn:
+    """Both faces of the gateway. The HTTP integration's address is set by ``PUT /_local/integration``."""
+
+    def __init__(self, settings: Settings, http_client: aiohttp.ClientSession) -> None:
+        self._settings = settings
+        self._backend_url = ""
+        self._http = http_client
+        self._connections: dict[str, Connection] = {}
+        self._handshakes: deque[float] = deque()
+        self._faults = FaultBook(FAULT_KINDS, random.Random(settings.local_seed))
+
+    # The clients' side
+
+    async def upgrade(self, socket: ServerConnection, request: Request) -> Response | None:
+        """Runs while the upgrade is pending: quotas, then ``$connect``; a response refuses the connection."""
+        if len(request.path) > self._settings.max_url_chars:
+            return _refusal(http.HTTPStatus.REQUEST_URI_TOO_LONG)
+        parts = urlsplit(request.path)
+        if parts.path.rstrip("/") != f"/{STAGE}":
+            return _refusal(http.HTTPStatus.FORBIDDEN)
+        if len(self._connections) >= self._settings.max_connections or not self._admit():
+            return _refusal(http.HTTPStatus.TOO_MANY_REQUESTS)
+        connection_id = secrets.token_urlsafe(11) + "="
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        headers = {name: query[name] for name in ("token", "session") if name in query}
+        if "Authorization" in request.headers:
+            headers["Authorization"] = request.headers["Authorization"]
+        status = await self._integrate(connection_id, "$connect", b"", headers)
+        if status >= 300:
+            return _refusal(http.HTTPStatus.UNAUTHORIZED if status == 401 else http.HTTPStatus.FORBIDDEN)
+        address = socket.remote_address
+        socket.manga_connection = Connection(  # type: ignore[attr-defined]
+            connection_id, socket, address[0] if address else "", request.headers.get("User-Agent", "")
+        )
+        return None
+
+    async def serve_client(self, socket: ServerConnection) -> None:
+        """One connection, from the finished handshake to its end."""
+        connection: Connection = socket.manga_connection  # type: ignore[attr-defined]
+        self._connections[connection.connection_id] = connection
+        try:
+            async with asyncio.TaskGroup() as group:
+                helpers = [group.create_task(self._write(connection)), group.create_task(self._watch(connection))]
+                try:
+                    async for message in socket:
+                        connection.last_active_at = time.time()
+                        body = message.encode() if isinstance(message, str) else message
+                        await self._route(connection, body)
+                except ConnectionClosed as closed:
+                    log.debug("connection closed: %s", closed)
+                for helper in helpers:
+                    helper.cancel()
+        finally:
+            del self._connections[connection.connection_id]
+            reason = {"disconnectStatusCode": str(socket.close_code or 1006)}
+            await self._integrate(connection.connection_id, "$disconnect", b"", reason)
+
+    async def _route(self, connection: Connection, body: bytes) -> None:
+        status = await self._integrate(connection.connection_id, _route_key(body), body, {})
+        if status >= 400:
+            text = {"message": "Internal server error", "connectionId": connection.connection_id}
+            await connection.socket.send(json.dumps({**text, "requestId": secrets.token_urlsafe(11) + "="}))
+
+    async def _integrate(self, connection_id: str, route_key: str, body: bytes, headers: dict[str, str]) -> int:
+        """One POST to the back end; 504 when it is late, 500 when it cannot be reached."""
+        sent = {"connectionId": connection_id, "routeKey": route_key, **headers}
+        timeout = aiohttp.ClientTimeout(total=self._settings.integration_timeout_s)
+        try:
+            async with self._http.post(self._backend_url, data=body, headers=sent, timeout=timeout) as response:
+                await response.read()
+                return response.status
+        except TimeoutError:
+            return 504
+        except (aiohttp.ClientError, ValueError, OSError) as error:
+            log.warning("the back end failed: %s", type(error).__name__)
+            return 500
+
+    def _admit(self) -> bool:
+        now = time.monotonic()
+        while self._handshakes and self._handshakes[0] < now - 1:
+            self._handshakes.popleft()
+        if len(self._handshakes) >= self._settings.new_connections_per_second:
+            return False
+        self._handshakes.append(now)
+        return True
+
+    async def _write(self, connection: Connection) -> None:
+        """The one writer of a connection; it waits while the client reads slowly, and posts are refused meanwhile."""
+        try:
+            while True:
+                frame = await connection.outbox.get()
+                await connection.socket.send(frame.decode())
+                connection.buffered_bytes -= len(frame)
+                connection.last_active_at = time.time()
+        except (ConnectionClosed, UnicodeDecodeError) as closed:
+            log.debug("nothing more is written: %s", closed)
+
+    async def _watch(self, connection: Connection) -> None:
+        """Ends the connection when it idles or has lived its time."""
+        settings = self._settings
+        while True:
+            idle_left_s = connection.last_active_at + settings.idle_timeout_s - time.time()
+            life_left_s = connection.connected_at + settings.connection_lifetime_s - time.time()
+            if min(idle_left_s, life_left_s) <= 0:
+                await connection.socket.close(CLOSE_GOING_AWAY, "Going away")
+                return
+            await asyncio.sleep(min(idle_left_s, life_left_s))
+
+    # The back end's side
+
+    async def management(self, request: web.BaseRequest) -> web.StreamResponse:
+        """``@connections``, and the admin interface."""
+        path = unquote(request.raw_path.partition("?")[0])
+        if path.startswith("/_local/"):
+            return await self._admin(request.method, path.removeprefix("/_local/"), await request.read())
+        if path == "/" and request.method == "GET":
+            return web.Response(text="MangaAssist's local stack is running. Talk to it with: mangalib ask\n")
+        prefix = f"/{STAGE}/@connections/"
+        if not path.startswith(prefix):
+            return _answer(403, "ForbiddenException", "Forbidden")
+        body = await request.read()
+        if (fault := self._faults.take(streams=False)) is not None:
+            match fault.kind:
+                case "throttle":
+                    return _answer(429, "LimitExceededException", "Rate exceeded")
+                case "internal":
+                    return _answer(500, "InternalServerError", "Internal server error")
+                case "reset":
+                    assert request.transport is not None
+                    request.transport.abort()
+                case "stall":
+                    await asyncio.sleep(fault.delay_ms / 1000 or 3600)
+        problem = self._distrust(request, body)
+        if problem is not None:
+            return _answer(403, "ForbiddenException", problem)
+        connection = self._connections.get(path.removeprefix(prefix))
+        if connection is None:
+            return _answer(410, "GoneException", "")
+        match request.method:
+            case "POST":
+                return self._post(connection, body)
+            case "GET":
+                return _describe(connection)
+            case "DELETE":
+                await connection.socket.close(CLOSE_GOING_AWAY, "Going away")
+                return web.Response(status=204)
+        return _answer(403, "ForbiddenException", "Forbidden")
+
+    def _post(self, connection: Connection, body: bytes) -> web.Response:
+        if len(body) > self._settings.max_message_bytes:
+            return _answer(413, "PayloadTooLargeException", "Message too long")
+        if connection.buffered_bytes + len(body) > self._settings.local_client_buffer_bytes:
+            return _answer(429, "LimitExceededException", "The client's buffer is full")
+        connection.buffered_bytes += len(body)
+        connection.outbox.put_nowait(body)
+        return web.Response()
+
+    def _distrust(self, request: web.BaseRequest, body: bytes) -> str | None:
+        return sigv4.check(
+            method=request.method,
+            url=f"http://{request.headers['Host']}{request.raw_path}",
+            headers={name.lower(): value for name, value in request.headers.items()},
+            body=body,
+            service="execute-api",
+            region=self._settings.region,
+            access_key=os.environ["AWS_ACCESS_KEY_ID"],
+            secret_key=os.environ["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    async def _admin(self, method: str, path: str, body: bytes) -> web.Response:
+        try:
+            match method, path:
+                case "PUT", "integration":
+                    self._backend_url = msgspec.json.decode(body, type=dict[str, str])["url"]
+                    return web.json_response({"url": self._backend_url})
+                case "POST", "faults":
+                    self._faults.order(body)
+                    return web.json_response({"ordered": True})
+                case "DELETE", "faults":
+                    self._faults.clear()
+                    return web.json_response({"ordered": False})
+        except (ValueError, KeyError) as error:
+            return web.json_response({"message": str(error)}, status=400)
+        return web.json_response({"message": f"no {method} {path}"}, status=404)
+
+
+def _route_key(body: bytes) -> str:
+    try:
+        message = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return "$default"
+    action = message.get("action") if isinstance(message, dict) else None
+    return action if isinstance(action, str) and action in ROUTES else "$default"
+
+
+def _describe(connection: Connection) -> web.Response:
+    return web.json_response(
+        {
+            "connectedAt": _timestamp(connection.connected_at),
+            "lastActiveAt": _timestamp(connection.last_active_at),
+            "identity": {"sourceIp": connection.source_ip, "userAgent": connection.user_agent},
+        }
+    )
+
+
+def _timestamp(epoch_s: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s)) + f".{int(epoch_s % 1 * 1000):03d}Z"
+
+
+def _answer(status: int, name: str, message: str) -> web.Response:
+    return web.json_response({"message": message}, status=status, headers={"x-amzn-ErrorType": name})
+
+
+def _refusal(status: http.HTTPStatus) -> Response:
+    body = json.dumps({"message": status.phrase}).encode()
+    headers = Headers({"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"})
+    return Response(status.value, status.phrase, headers, body)
+
+
+async def serve(settings: Settings, announce: Announce) -> None:
+    """Run until cancelled."""
+    connector = aiohttp.TCPConnector(limit=256)
+    async with aiohttp.ClientSession(connector=connector) as http_client:
+        gateway = GatewayStandIn(settings, http_client)
+        server = web.Server(gateway.management, access_log=None, keepalive_timeout=settings.local_idle_close_s)
+        listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, backlog=1024)
+        management = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        options: dict[str, Any] = {
+            "process_request": gateway.upgrade,
+            "max_size": (settings.max_message_bytes, settings.max_frame_bytes),
+            "compression": None,
+            "ping_interval": None,
+            "close_timeout": 2,
+            "write_limit": 16 * 1024,
+            "server_header": None,
+        }
+        async with serve_websocket(gateway.serve_client, "127.0.0.1", 0, **options) as sockets:
+            port = next(iter(sockets.sockets)).getsockname()[1]
+            announce(
+                {
+                    "websocket_url": f"ws://127.0.0.1:{port}/{STAGE}",
+                    "management_url": f"{management}/{STAGE}",
+                    "page_url": f"{management}/",
+                }
+            )
+            try:
+                await asyncio.Event().wait()
+            finally:
+                listener.close()
+                await server.shutdown(timeout=0.1)

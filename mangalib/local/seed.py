@@ -1,0 +1,95 @@
+"""Fills the local services with what the product expects to find, from the files in ``data/``."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+import msgspec
+from botocore.config import Config
+from opensearchpy import OpenSearch
+from opensearchpy.helpers import bulk
+from redis.asyncio import Redis
+
+from mangalib.errors import DataError
+from mangalib.serving.catalogue import Catalogue, Manga
+from mangalib.serving.retrieval import AnswerCache, CachedAnswer
+from mangalib.serving.routing import Intent
+from mangalib.settings import Settings
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file; raises ``DataError`` with the line that is not one."""
+    objects = []
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            objects.append(json.loads(line))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {number}: {error}") from None
+    return objects
+
+
+def seed_dynamodb(settings: Settings) -> None:
+    """Tables of prompts, customers, orders and sessions."""
+    dynamodb = boto3.Session(region_name=settings.region).resource("dynamodb", endpoint_url=settings.aws_url)
+    tables = {
+        settings.prompts_table: (("intent", "S"), ("version", "N"), "prompts.jsonl"),
+        settings.customers_table: (("customer", "S"), None, "customers.jsonl"),
+        settings.orders_table: (("customer", "S"), ("order_id", "S"), "orders.jsonl"),
+        settings.sessions_table: (("customer", "S"), ("session_id", "S"), None),
+    }
+    for name, (hash_key, range_key, file) in tables.items():
+        keys = [key for key in (hash_key, range_key) if key is not None]
+        table = dynamodb.create_table(
+            TableName=name,
+            KeySchema=[
+                {"AttributeName": key, "KeyType": kind} for (key, _), kind in zip(keys, ("HASH", "RANGE"), strict=False)
+            ],
+            AttributeDefinitions=[{"AttributeName": key, "AttributeType": kind} for key, kind in keys],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        if file is not None:
+            with table.batch_writer() as batch:
+                for item in read_json_lines(settings.data_dir / file):
+                    batch.put_item(item)
+
+
+def seed_opensearch(settings: Settings) -> None:
+    """The catalogue's index, each title with its embedding from Bedrock."""
+    bedrock = boto3.Session(region_name=settings.region).client(
+        "bedrock-runtime",
+        endpoint_url=settings.bedrock_url,
+        verify=str(settings.bedrock_ca),
+        config=Config(max_pool_connections=8),
+    )
+    opensearch = OpenSearch(settings.opensearch_url)
+    vector = {"type": "knn_vector", "dimension": settings.embedding_dimensions}
+    opensearch.indices.create(index=settings.catalogue_index, body={"mappings": {"properties": {"embedding": vector}}})
+
+    def document(item: Manga) -> dict[str, Any]:
+        body = {"inputText": item.description, "dimensions": settings.embedding_dimensions, "normalize": True}
+        answer = bedrock.invoke_model(modelId=settings.embedding_model_id, body=json.dumps(body))
+        embedding = json.loads(answer["body"].read())["embedding"]
+        source = {**msgspec.to_builtins(item), "embedding": embedding}
+        return {"_index": settings.catalogue_index, "_id": item.manga_id, "_source": source}
+
+    items = Catalogue.load(settings.data_dir / "catalogue.csv").items
+    with ThreadPoolExecutor(8) as threads:
+        bulk(opensearch, threads.map(document, items))
+    opensearch.close()
+    bedrock.close()
+
+
+async def seed_redis(settings: Settings) -> None:
+    """Answers that the shop has approved for everybody."""
+    redis = Redis.from_url(settings.redis_url or "")
+    cache = AnswerCache(redis)
+    for line in read_json_lines(settings.data_dir / "shared_answers.jsonl"):
+        answer = CachedAnswer(line["answer"], model_id="", tokens=0)
+        await cache.put(Intent(line["intent"]), line["question"], answer)
+    await redis.aclose()

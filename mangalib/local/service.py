@@ -1,0 +1,84 @@
+"""Runs one local service in a process of its own: ``python -m mangalib.local.service NAME READY_FILE``.
+
+The service writes its addresses to READY_FILE when it answers, and ends on SIGTERM, on SIGINT, or when its standard input
+closes: then whoever started it is gone, however it went.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import uvloop
+
+from mangalib.errors import MangaError
+from mangalib.serving.metrics import log_as_json
+from mangalib.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+Announce = Callable[[dict[str, str]], None]
+Serve = Callable[[Settings, Announce], Awaitable[None]]
+
+SERVICES = {
+    "redis": "mangalib.local.redis",
+    "aws": "mangalib.local.aws",
+    "bedrock": "mangalib.local.bedrock",
+    "opensearch": "mangalib.local.opensearch",
+    "gateway": "mangalib.local.gateway",
+    "orchestrator": "mangalib.serving.server",
+}
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Write a file so that a reader sees all of it or nothing; only its owner may read it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.touch(mode=0o600)
+    partial.write_text(content, encoding="utf-8")
+    partial.replace(path)
+
+
+async def _run(serve: Serve, settings: Settings, ready_file: Path) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    stdin_closes = await _until_stdin_closes(loop)
+    service = asyncio.ensure_future(serve(settings, lambda at: write_atomically(ready_file, json.dumps(at))))
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({service, stopped, stdin_closes}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    stdin_closes.cancel()
+    service.cancel()
+    try:
+        await service
+    except asyncio.CancelledError:
+        log.debug("stopped")
+
+
+async def _until_stdin_closes(loop: asyncio.AbstractEventLoop) -> asyncio.Future[bytes]:
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return asyncio.ensure_future(reader.read())
+
+
+def main() -> None:
+    """The process's entry; exits 1 with one line on a wrong setting or a service that cannot start."""
+    name, ready_file = sys.argv[1], Path(sys.argv[2])
+    log_as_json()
+    serve: Serve = importlib.import_module(SERVICES[name]).serve
+    try:
+        uvloop.run(_run(serve, load_settings(), ready_file))
+    except (MangaError, OSError) as error:
+        sys.exit(f"{name}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The whole local stack: starts each service in a process of its own, fills them, and hands out their addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from mangalib.errors import StackError
+from mangalib.local import seed
+from mangalib.local.service import SERVICES
+from mangalib.local.tls import make_certificates
+from mangalib.serving.auth import issue_token
+from mangalib.settings import Settings, environment, load_settings
+
+START_WITHIN_S = 60.0
+STOP_WITHIN_S = 8.0
+DEMO_CUSTOMER = "demo-customer"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack. ``addresses`` is what the ready file holds, ``settings`` reach it from this process."""
+
+    addresses: dict[str, Any]
+    settings: Settings
+    processes: dict[str, subprocess.Popen[bytes]]
+    folder: Path
+
+    def log_of(self, service: str) -> str:
+        """Everything a service has written so far."""
+        return (self.folder / f"{service}.log").read_text(encoding="utf-8", errors="replace")
+
+    def token_for(self, customer: str, *, lifetime_s: float = 3600) -> str:
+        """A token that the stack accepts for that customer."""
+        return issue_token(self.settings, customer, lifetime_s=lifetime_s)
+
+    def bedrock_stats(self) -> dict[str, int]:
+        """The Bedrock stand-in's counters."""
+        found: dict[str, int] = self.local("bedrock", "GET", "stats")
+        return found
+
+    def local(self, service: str, method: str, path: str, body: object = None) -> Any:
+        """Call the admin interface of ``bedrock``, ``gateway`` or ``opensearch``: its ``/_local/{path}``."""
+        base = {
+            "bedrock": self.addresses["bedrock_url"],
+            "gateway": self.addresses["page_url"].rstrip("/"),
+            "opensearch": self.addresses["opensearch_url"],
+        }[service]
+        return _call(f"{base}/_local/{path}", method, body, self.addresses["bedrock_ca"])
+
+
+@contextmanager
+def running_stack(*, quiet: bool = False, **settings: object) -> Iterator[Stack]:
+    """A stack for the length of the block; nothing of it is left afterwards, however the block ends.
+
+    ``settings`` are settings by name, for all services alike. Raises ``StackError`` when a service does not start,
+    with the end of its log, and ``SettingsError`` on a wrong setting before anything starts.
+    """
+    load_settings(**settings)
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="mangalib-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield stack.enter_context(_started(folder, settings, quiet))
+
+
+@contextmanager
+def _started(folder: Path, settings: dict[str, object], quiet: bool) -> Iterator[Stack]:
+    make_certificates(folder)
+    values: dict[str, Any] = {
+        **settings,
+        "target": "local",
+        "local_dir": folder,
+        "jwt_secret": secrets.token_urlsafe(32),
+    }
+    keys = {"AWS_ACCESS_KEY_ID": "LOCAL" + secrets.token_hex(8).upper(), "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20)}
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        with tqdm(total=len(SERVICES) + 2, desc="starting the local stack", disable=quiet, leave=False) as bar:
+            first = [name for name in SERVICES if name != "orchestrator"]
+            for name in first:
+                processes[name] = _start(name, folder, values, keys)
+            for name in first:
+                values |= _ready(name, folder, processes[name])
+                bar.update()
+            with _environment(keys):
+                _seed(_settings_of(values), bar)
+            processes["orchestrator"] = _start("orchestrator", folder, values, keys)
+            values |= _ready("orchestrator", folder, processes["orchestrator"])
+            bar.update()
+        page = values["page_url"].rstrip("/")
+        _call(f"{page}/_local/integration", "PUT", {"url": values["orchestrator_url"]}, None)
+        ours = _settings_of(values)
+        addresses = {
+            **{name: values[name] for name in _ADDRESSES},
+            "token": issue_token(ours, DEMO_CUSTOMER),
+            "aws_access_key_id": keys["AWS_ACCESS_KEY_ID"],
+            "aws_secret_access_key": keys["AWS_SECRET_ACCESS_KEY"],
+            "orchestrator_log": str(folder / "orchestrator.log"),
+            "pid": os.getpid(),
+        }
+        yield Stack(addresses, ours, processes, folder)
+    finally:
+        _stop(processes)
+
+
+_ADDRESSES = (
+    "websocket_url",
+    "page_url",
+    "management_url",
+    "bedrock_url",
+    "bedrock_ca",
+    "opensearch_url",
+    "aws_url",
+    "redis_url",
+)
+
+
+def _settings_of(values: dict[str, Any]) -> Settings:
+    return load_settings(**{name: value for name, value in values.items() if name in Settings.model_fields})
+
+
+def _start(name: str, folder: Path, values: dict[str, Any], keys: dict[str, str]) -> subprocess.Popen[bytes]:
+    known = {setting: value for setting, value in values.items() if setting in Settings.model_fields}
+    with (folder / f"{name}.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "mangalib.local.service", name, str(folder / f"{name}.json")],
+            env={**environment(known), **keys, "AWS_EC2_METADATA_DISABLED": "true"},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # A Ctrl-C in the terminal is for the parent, which then stops its services in order.
+            start_new_session=True,
+        )
+
+
+def _ready(name: str, folder: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
+    ready_file = folder / f"{name}.json"
+    deadline = time.monotonic() + START_WITHIN_S
+    while not ready_file.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            log = (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise StackError(f"{name} did not start: {' | '.join(log[-3:]) or 'it said nothing'}")
+        time.sleep(0.01)
+    found: dict[str, str] = json.loads(ready_file.read_text(encoding="utf-8"))
+    return found
+
+
+def _seed(settings: Settings, bar: Any) -> None:
+    # Embedding the catalogue needs no realistic waiting.
+    url, ca = f"{settings.bedrock_url}/_local/profile", str(settings.bedrock_ca)
+    profile = _call(url, "GET", None, ca)
+    _call(url, "POST", {"embedding_ms": 0}, ca)
+    seed.seed_dynamodb(settings)
+    seed.seed_opensearch(settings)
+    with ThreadPoolExecutor(1) as thread:
+        # In a thread of its own, since a notebook's thread has an event loop running already.
+        thread.submit(asyncio.run, seed.seed_redis(settings)).result()
+    _call(url, "POST", {"embedding_ms": profile["embedding_ms"]}, ca)
+    bar.update()
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _stop(processes: dict[str, subprocess.Popen[bytes]]) -> None:
+    """End all services, the ones in front first, and wait until they are gone."""
+    for process in reversed(processes.values()):
+        process.terminate()
+    deadline = time.monotonic() + STOP_WITHIN_S
+    for process in reversed(processes.values()):
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _call(url: str, method: str, body: object, ca_file: str | None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    context = ssl.create_default_context(cafile=ca_file) if url.startswith("https") else None
+    try:
+        with urllib.request.urlopen(request, timeout=10, context=context) as response:
+            return json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            raise StackError(f"{method} {url}: {error.status} {error.read().decode(errors='replace')}") from None

@@ -1,0 +1,48 @@
+"""Credentials and signatures (SigV4) by botocore, without any I/O on a request's path."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import boto3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import ReadOnlyCredentials
+
+from mangalib.errors import SettingsError
+from mangalib.serving.connection import Endpoint
+
+REFRESH_S = 60.0
+
+
+class Signer:
+    """Signs requests with credentials that a background task keeps fresh: temporary ones expire, and renewing them
+    is a blocking call that must not happen while a query waits."""
+
+    def __init__(self, session: boto3.Session, region: str) -> None:
+        self._source = session.get_credentials()
+        if self._source is None:
+            raise SettingsError("AWS_ACCESS_KEY_ID: no credentials found; set it and AWS_SECRET_ACCESS_KEY, or a role")
+        self._region = region
+        self._frozen: ReadOnlyCredentials = self._source.get_frozen_credentials()
+
+    async def keep_fresh(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            self._frozen = await asyncio.to_thread(self._source.get_frozen_credentials)
+
+    def sign(
+        self, service: str, endpoint: Endpoint, method: str, target: str, body: bytes, headers: Mapping[str, str]
+    ) -> dict[str, str]:
+        """``headers`` with the signature's added; ``target`` is the path as it goes over the wire."""
+        request = AWSRequest(method, f"{endpoint.origin}{target}", dict(headers), body)
+        SigV4Auth(self._frozen, service, self._region).add_auth(request)
+        return dict(request.headers.items())
+
+
+def path_segment(text: str) -> str:
+    """``text`` as one segment of a path, colons and slashes encoded, as Bedrock's model ids need it."""
+    return quote(text, safe="")

@@ -1,0 +1,201 @@
+"""Bedrock runtime: Claude's answers as a stream of typed events, over a connection from the warm pool."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from mangalib.errors import BedrockError, TransportError
+from mangalib.serving.aws import Signer, path_segment
+from mangalib.serving.connection import Endpoint, HttpConnection
+from mangalib.serving.eventstream import EventStreamDecoder
+from mangalib.serving.eventstream import Message as EventMessage
+from mangalib.serving.pool import WarmPool
+from mangalib.settings import Settings
+
+SIGNING_NAME = "bedrock"
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One message of a conversation; ``role`` is ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+class ClaudeRequest(msgspec.Struct, omit_defaults=True, frozen=True):
+    """Body of an invocation of Claude 3. A last turn of the assistant is text it has already said and goes on from."""
+
+    max_tokens: int
+    messages: list[Turn]
+    system: str = ""
+    # Required by the service, so it must not be left out as a default.
+    anthropic_version: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Delta(msgspec.Struct, frozen=True):
+    text: str = ""
+    stop_reason: str | None = None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class MessageStart(msgspec.Struct, frozen=True):
+    usage: Usage
+
+
+class InvocationMetrics(msgspec.Struct, rename="camel", frozen=True):
+    """The service's own account of an invocation, in its last event; latencies in ms."""
+
+    input_token_count: int = 0
+    output_token_count: int = 0
+    invocation_latency: float = 0
+    first_byte_latency: float = 0
+
+
+class ModelEvent(msgspec.Struct, frozen=True):
+    """One event of Claude's stream. Fields are set as its ``type`` has them; unknown types are to be ignored.
+
+    ``local_sent_at_s`` is the local stand-in's stamp: its monotonic clock when the event left. The cloud has none.
+    """
+
+    type: str
+    delta: Delta | None = None
+    message: MessageStart | None = None
+    usage: Usage | None = None
+    metrics: InvocationMetrics | None = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
+    local_sent_at_s: float | None = None
+
+
+class _ChunkPayload(msgspec.Struct):
+    data: bytes = msgspec.field(name="bytes")
+
+
+_chunk_decoder = msgspec.json.Decoder(_ChunkPayload)
+_event_decoder = msgspec.json.Decoder(ModelEvent)
+
+
+class BedrockRuntime:
+    """Invokes models. One per process; safe for any number of concurrent streams."""
+
+    def __init__(self, pool: WarmPool, signer: Signer, endpoint: Endpoint, *, read_timeout_s: float) -> None:
+        self._pool = pool
+        self._signer = signer
+        self._endpoint = endpoint
+        self._read_timeout_s = read_timeout_s
+
+    @asynccontextmanager
+    async def stream(self, model_id: str, request: ClaudeRequest) -> AsyncIterator[ModelStream]:
+        """Invoke with a response stream; leaving the block early closes the connection, which stops the generation.
+
+        Raises ``BusyError``, ``BedrockError`` or ``TransportError``; nothing is retried here.
+        """
+        body = msgspec.json.encode(msgspec.structs.replace(request, anthropic_version="bedrock-2023-05-31"))
+        async with self._pool.lease() as connection:
+            await self._post(connection, model_id, "invoke-with-response-stream", body)
+            yield ModelStream(connection, self._read_timeout_s)
+
+    async def invoke(self, model_id: str, body: dict[str, Any]) -> bytes:
+        """Invoke and wait for the whole answer; returns its body. Raises as :meth:`stream` does."""
+        async with self._pool.lease() as connection:
+            await self._post(connection, model_id, "invoke", msgspec.json.encode(body))
+            return await connection.read_all(timeout_s=self._read_timeout_s)
+
+    async def _post(self, connection: HttpConnection, model_id: str, operation: str, body: bytes) -> None:
+        target = f"{self._endpoint.path}/model/{path_segment(model_id)}/{operation}"
+        headers = {"Content-Type": "application/json"}
+        signed = self._signer.sign(SIGNING_NAME, self._endpoint, "POST", target, body, headers)
+        status = await connection.send("POST", target, signed, body, timeout_s=self._read_timeout_s)
+        if status != 200:
+            raise await _refusal(connection, status, self._read_timeout_s)
+
+
+class ModelStream:
+    """The events of one answer, in the groups in which they arrived: one wake-up a read, not one an event."""
+
+    def __init__(self, connection: HttpConnection, read_timeout_s: float) -> None:
+        self._connection = connection
+        self._read_timeout_s = read_timeout_s
+        self._decoder = EventStreamDecoder()
+
+    async def __aiter__(self) -> AsyncIterator[list[ModelEvent]]:
+        """Yields non-empty lists of events until the stream ends.
+
+        Raises ``BedrockError`` on an exception in the stream, after the events before it; ``TransportError`` when the
+        stream is cut or its bytes are wrong.
+        """
+        while data := await self._connection.read(timeout_s=self._read_timeout_s):
+            events: list[ModelEvent] = []
+            failure: BedrockError | None = None
+            for message in self._decoder.feed(data):
+                if message.headers.get(":message-type") == "event":
+                    events += _event_of(message)
+                else:
+                    failure = _exception_of(message)
+                    break
+            if events:
+                yield events
+            if failure is not None:
+                self._connection.close()
+                raise failure
+        if self._decoder.incomplete:
+            raise TransportError("the event stream ended within a message", answered=True)
+
+
+def _event_of(message: EventMessage) -> list[ModelEvent]:
+    if message.headers.get(":event-type") != "chunk":
+        return []
+    try:
+        return [_event_decoder.decode(_chunk_decoder.decode(message.payload).data)]
+    except msgspec.MsgspecError as error:
+        raise TransportError(f"an event of the model is not what it should be: {error}", answered=True) from None
+
+
+def _exception_of(message: EventMessage) -> BedrockError:
+    name = message.headers.get(":exception-type") or message.headers.get(":error-code") or "UnknownException"
+    text = _message_in(message.payload) or message.headers.get(":error-message", "")
+    return BedrockError(name[:1].upper() + name[1:], text, status=200)
+
+
+async def _refusal(connection: HttpConnection, status: int, timeout_s: float) -> BedrockError:
+    # The type may carry a namespace behind a colon: ValidationException:http://internal.amazon.com/...
+    name = connection.headers.get("x-amzn-errortype", "UnknownException").split(":")[0]
+    return BedrockError(name, _message_in(await connection.read_all(timeout_s=timeout_s)), status=status)
+
+
+def _message_in(body: bytes) -> str:
+    try:
+        decoded = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return body[:200].decode("utf-8", "replace")
+    return str(decoded.get("message", "")) if isinstance(decoded, dict) else ""
+
+
+def bedrock_endpoint(settings: Settings) -> Endpoint:
+    """Where the runtime answers: the configured URL, or AWS's own for the region."""
+    url = settings.bedrock_url or f"https://bedrock-runtime.{settings.region}.amazonaws.com"
+    return Endpoint.from_url(url, ca_file=str(settings.bedrock_ca) if settings.bedrock_ca else None)
+
+
+def bedrock_pool(endpoint: Endpoint, settings: Settings) -> WarmPool:
+    """The warm pool of the runtime. Its keep-alive is an unsigned ``GET /``: answered by an error, billed nothing."""
+
+    async def keep_alive(connection: HttpConnection) -> None:
+        await connection.send("GET", "/", {}, b"", timeout_s=settings.connect_timeout_s)
+        await connection.read_all(timeout_s=settings.connect_timeout_s)
+
+    return WarmPool(
+        lambda: HttpConnection.open(endpoint, timeout_s=settings.connect_timeout_s),
+        size=settings.pool_size,
+        max_size=settings.pool_max_size,
+        acquire_timeout_s=settings.acquire_timeout_s,
+        shrink_after_s=settings.pool_shrink_after_s,
+        keep_alive_s=settings.keep_alive_s,
+        keep_alive=keep_alive,
+    )

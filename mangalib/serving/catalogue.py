@@ -1,0 +1,120 @@
+"""The shop's catalogue, and finding its titles in what a customer writes."""
+
+from __future__ import annotations
+
+import csv
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+
+from mangalib.errors import DataError
+
+# These titles are ordinary words too: they count only where they are written as the title is.
+_ORDINARY_WORDS = frozenset(
+    "akira basara blame! buddha days drifters emma erased historie innocent major mao mix monster nana orange phoenix "
+    "ping pong real rough sanctuary sunny touch x".split()
+)
+
+
+class Manga(msgspec.Struct, frozen=True):
+    """One series. ``price_usd`` (one volume) and ``stock`` (volumes on the shelf) are made up, all else is real."""
+
+    manga_id: str
+    title: str
+    title_ja: str
+    author: str
+    publisher: str
+    genres: str
+    first_year: int
+    volumes: int
+    status: str
+    price_usd: float
+    stock: int
+
+    @property
+    def description(self) -> str:
+        """What is embedded and searched."""
+        return f"{self.title} {self.title_ja} by {self.author}. {self.genres.replace(',', ', ')}. {self.first_year}."
+
+
+class Catalogue:
+    """All series, by id, and their titles found in text."""
+
+    def __init__(self, items: list[Manga]) -> None:
+        self.items = items
+        self.by_id = {item.manga_id: item for item in items}
+
+    @classmethod
+    def load(cls, path: Path) -> Catalogue:
+        """Read ``catalogue.csv``; raises ``DataError`` with the line and field that is wrong."""
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from error
+        items = []
+        for line, row in enumerate(rows, start=2):
+            try:
+                items.append(msgspec.convert(row, Manga, strict=False))
+            except msgspec.ValidationError as error:
+                raise DataError(f"{path}, line {line}: {error}") from None
+        return cls(items)
+
+    @cached_property
+    def _names(self) -> dict[str, list[tuple[str, str, Manga]]]:
+        """Names by their first two letters: (folded, as written, series), the longest first."""
+        names: dict[str, list[tuple[str, str, Manga]]] = {}
+        for item in self.items:
+            for name in {item.title, item.title_ja}:
+                names.setdefault(_fold(name)[:2], []).append((_fold(name), name, item))
+        for candidates in names.values():
+            candidates.sort(key=lambda candidate: len(candidate[0]), reverse=True)
+        return names
+
+    def _find(self, text: str) -> list[tuple[int, int, Manga]]:
+        """Where titles stand in ``text``: (start, end, series), left to right, the longest where several fit."""
+        found = []
+        folded = _fold(text)
+        at = 0
+        while at < len(folded):
+            end = at + 1
+            for key in (folded[at : at + 2], folded[at]):
+                match = next((c for c in self._names.get(key, ()) if _stands_at(c, text, folded, at)), None)
+                if match is not None:
+                    end = at + len(match[0])
+                    found.append((at, end, match[2]))
+                    break
+            at = end
+        return found
+
+    def mentioned(self, text: str) -> list[Manga]:
+        """The series whose English or Japanese title stands in ``text``, in order, each once."""
+        return list(dict.fromkeys(item for _, _, item in self._find(text)))
+
+    def mask(self, text: str) -> str:
+        """``text`` with each title replaced by the word TITLE, so that a phrasing is seen apart from what it is about."""
+        parts, last = [], 0
+        for start, end, _ in self._find(text):
+            parts += [text[last:start], "TITLE"]
+            last = end
+        return "".join([*parts, text[last:]])
+
+
+def _fold(text: str) -> str:
+    # Letter by letter, so that positions stay those of the text itself.
+    return "".join(lower if len(lower := letter.lower()) == 1 else letter for letter in text)
+
+
+def _stands_at(candidate: tuple[str, str, Manga], text: str, folded: str, at: int) -> bool:
+    name, written, _ = candidate
+    end = at + len(name)
+    if not folded.startswith(name, at):
+        return False
+    if not written.isascii():
+        return True
+    if (at > 0 and text[at - 1].isascii() and text[at - 1].isalnum()) or (
+        end < len(text) and text[end].isascii() and text[end].isalnum()
+    ):
+        return False
+    return name not in _ORDINARY_WORDS or text[at:end] == written

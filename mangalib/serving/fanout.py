@@ -1,0 +1,68 @@
+"""Parallel fan-out: several look-ups at once, each with its own deadline; one that fails degrades the answer only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One look-up. ``settles``: a result other than ``None`` makes the other branches needless."""
+
+    name: str
+    run: Callable[[], Awaitable[Any]]
+    deadline_ms: float
+    settles: bool = False
+
+
+@dataclass
+class Outcome:
+    """What came of a branch: a value or the reason why there is none, and when it ended (monotonic seconds)."""
+
+    value: Any = None
+    error: str | None = None
+    ended_s: float = 0.0
+
+
+async def fan_out(branches: Sequence[Branch]) -> dict[str, Outcome]:
+    """Run all branches side by side and wait for them, or for one that settles the matter; the rest is cancelled.
+
+    Never raises for a branch's failure. Returns an outcome for each branch, by name.
+    """
+    outcomes = {branch.name: Outcome(error="cancelled") for branch in branches}
+    settled = asyncio.Event()
+
+    async def run(branch: Branch) -> None:
+        outcome = outcomes[branch.name]
+        try:
+            async with asyncio.timeout(branch.deadline_ms / 1000):
+                outcome.value = await branch.run()
+                outcome.error = None
+        except TimeoutError:
+            outcome.error = f"no result within {branch.deadline_ms:g} ms"
+        except Exception as error:  # whatever a look-up dies of, the answer goes on without it, and the log says why
+            outcome.error = f"{type(error).__name__}: {error}"
+        finally:
+            outcome.ended_s = time.monotonic()
+        if outcome.error is not None:
+            log.warning("branch %s: %s", branch.name, outcome.error)
+        elif branch.settles and outcome.value is not None:
+            settled.set()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(run(branch)) for branch in branches]
+        waiting = {group.create_task(settled.wait())}
+        pending: set[asyncio.Task[Any]] = set(tasks)
+        while pending and not settled.is_set():
+            done, _ = await asyncio.wait(pending | waiting, return_when=asyncio.FIRST_COMPLETED)
+            pending -= done
+        for task in [*pending, *waiting]:
+            task.cancel()
+    return outcomes

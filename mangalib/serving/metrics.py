@@ -1,0 +1,67 @@
+"""What is reported of each answer: one CloudWatch record in embedded metric format, and JSON log lines.
+
+Neither ever holds a token, a question or an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
+
+from mangalib.serving.stream import StreamMetrics, StreamState
+
+SERVICE = "orchestrator"
+
+
+def publish(
+    namespace: str, *, model_id: str, intent: str, state: StreamState, metrics: StreamMetrics, request_id: str
+) -> None:
+    """Write one record for one answer to standard output, where CloudWatch's agent picks it up.
+
+    Each call uses a metrics object of its own: the library's shared one would mix answers that run at the same time.
+    """
+    record = EphemeralMetrics(namespace=namespace, service=SERVICE)
+    for name, value in {"model": model_id or "none", "intent": intent, "final_state": state.value}.items():
+        record.add_dimension(name, value)
+    record.add_metadata("request_id", request_id)
+    total_ms = metrics.total_ms or 0.0
+    if metrics.first_token_ms is not None:
+        record.add_metric("first_token_latency_ms", MetricUnit.Milliseconds, metrics.first_token_ms)
+        generating_s = (total_ms - metrics.first_token_ms) / 1000
+        if generating_s > 0 and metrics.tokens:
+            record.add_metric("tokens_per_second", MetricUnit.CountPerSecond, metrics.tokens / generating_s)
+    record.add_metric("streaming_total_ms", MetricUnit.Milliseconds, total_ms)
+    record.add_metric("streaming_tokens", MetricUnit.Count, metrics.tokens)
+    record.add_metric("streaming_chunks_sent", MetricUnit.Count, metrics.chunks_sent)
+    record.add_metric("stream_errors", MetricUnit.Count, int(state is StreamState.ERROR))
+    record.add_metric("stream_cancellations", MetricUnit.Count, int(state is StreamState.CANCELLED))
+    sys.stdout.write(json.dumps(record.serialize_metric_set()) + "\n")
+    sys.stdout.flush()
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; ``extra={"request_id": ...}`` is carried over."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := getattr(record, "request_id", None):
+            line["request_id"] = request_id
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def log_as_json(level: int = logging.INFO) -> None:
+    """Send this process's log to standard error as JSON lines."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)

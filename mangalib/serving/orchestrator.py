@@ -1,0 +1,336 @@
+"""The orchestrator: the gateway's HTTP integration in front, sessions and answers behind.
+
+One POST a client message. It is answered at once; whatever the client is to see goes through the management API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+import uuid
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from mangalib.errors import AuthError, BadRequestError, BusyError, ConnectionGoneError, MangaError
+from mangalib.serving.answer import Answer, Services
+from mangalib.serving.auth import customer_of
+from mangalib.serving.messages import (
+    Disconnect,
+    Error,
+    Ping,
+    Pong,
+    Query,
+    Resume,
+    ServerFrame,
+    SessionInfo,
+    encode,
+    parse_client_message,
+)
+from mangalib.serving.routing import named_intent
+from mangalib.serving.session import RateLimit, Session, SessionState
+
+log = logging.getLogger(__name__)
+
+SESSION_TICK_S = 1.0
+CONTROL_FRAME_TIMEOUT_S = 5.0
+MAX_SESSION_ID_CHARS = 128
+
+
+@dataclass
+class Client:
+    """One connection of a customer, and the answers that run on it."""
+
+    connection_id: str
+    customer: str
+    session_id: str
+    session: Session
+    rate: RateLimit
+    answers: dict[str, Answer] = field(default_factory=dict)
+
+
+class ConnectionRecord(msgspec.Struct, frozen=True):
+    """What another orchestrator must know to take a connection over."""
+
+    customer: str
+    session_id: str
+
+
+class Orchestrator:
+    """Use as ``async with Orchestrator(services, redis) as orchestrator``; leaving stops and keeps running answers."""
+
+    def __init__(self, services: Services, redis: Redis) -> None:
+        self._services = services
+        self._settings = services.settings
+        self._redis = redis
+        self._clients: dict[str, Client] = {}
+        self._running: dict[tuple[str, str], tuple[Answer, asyncio.Task[None]]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Orchestrator:
+        self._tasks = await asyncio.TaskGroup().__aenter__()
+        self._watcher = self._tasks.create_task(self._watch_sessions())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        assert self._tasks is not None and self._watcher is not None
+        self._watcher.cancel()
+        for answer, _ in self._running.values():
+            answer.leave()
+        await self._tasks.__aexit__(None, None, None)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """The integration's one endpoint."""
+        route = request.headers.get("routeKey", "")
+        connection_id = request.headers.get("connectionId", "")
+        if not connection_id:
+            return web.json_response({"message": "connectionId: missing; expected the gateway's header"}, status=400)
+        if route == "$connect":
+            return await self._connect(connection_id, request)
+        if route == "$disconnect":
+            self._disconnect(connection_id)
+            return web.Response()
+        body = await request.read()
+        self._spawn(self._message(connection_id, body))
+        return web.Response()
+
+    # Connections
+
+    async def _connect(self, connection_id: str, request: web.Request) -> web.Response:
+        bearer = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        try:
+            customer = customer_of(bearer or request.headers.get("token", ""), self._settings)
+        except AuthError as error:
+            log.info("connection refused: %s", error)
+            return web.json_response({"message": str(error)}, status=401)
+        asked = request.headers.get("session", "")
+        if len(asked) > MAX_SESSION_ID_CHARS:
+            return web.json_response({"message": f"session: longer than {MAX_SESSION_ID_CHARS}"}, status=403)
+        session_id = asked or uuid.uuid4().hex
+        client = self._new_client(connection_id, ConnectionRecord(customer, session_id))
+        with _redis_optional("the connection is known to this process only"):
+            async with asyncio.timeout(self._settings.replay_timeout_ms / 1000):
+                record = encode(ConnectionRecord(customer, session_id))
+                lifetime_s = int(self._settings.connection_lifetime_s)
+                await self._redis.set(_connection_key(connection_id), record, ex=lifetime_s)
+        self._spawn(self._greet(client))
+        return web.Response()
+
+    def _new_client(self, connection_id: str, record: ConnectionRecord) -> Client:
+        now_s = time.monotonic()
+        session = Session(self._settings, now_s)
+        session.connected(now_s)
+        session.authenticated(now_s)
+        rate = RateLimit(self._settings.messages_per_second)
+        client = Client(connection_id, record.customer, record.session_id, session, rate)
+        self._clients[connection_id] = client
+        return client
+
+    async def _greet(self, client: Client) -> None:
+        # A post before $connect has finished is answered by 410, so this one may have to wait a little.
+        deadline_s = time.monotonic() + CONTROL_FRAME_TIMEOUT_S
+        frame = encode(SessionInfo(client.session_id, client.session.state))
+        pause_s = 0.01
+        while client.connection_id in self._clients and time.monotonic() < deadline_s:
+            try:
+                return await self._services.management.post(client.connection_id, frame, deadline_s=deadline_s)
+            except ConnectionGoneError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 0.5)
+            except MangaError as error:
+                return log.info("the session frame was not delivered: %s", error)
+
+    def _disconnect(self, connection_id: str) -> None:
+        client = self._clients.pop(connection_id, None)
+        if client is None:
+            return
+        client.session.network_error(time.monotonic())
+        for answer in client.answers.values():
+            answer.leave(connection_id)
+        self._spawn(self._forget(connection_id))
+
+    async def _forget(self, connection_id: str) -> None:
+        with _redis_optional("a connection's record is left to expire"):
+            await self._redis.delete(_connection_key(connection_id))
+
+    async def _client(self, connection_id: str) -> Client | None:
+        client = self._clients.get(connection_id)
+        if client is not None:
+            return client
+        with _redis_optional("an unknown connection could not be looked up"):
+            found = await self._redis.get(_connection_key(connection_id))
+            if found is not None:
+                return self._new_client(connection_id, msgspec.json.decode(found, type=ConnectionRecord))
+        return None
+
+    # Messages
+
+    async def _message(self, connection_id: str, body: bytes) -> None:
+        client = await self._client(connection_id)
+        if client is None:
+            await self._post(connection_id, Error("unauthorized", "This connection is not known; connect again."))
+            await self._close(connection_id)
+            return
+        over = client.rate.over(time.monotonic())
+        if over:
+            if over == 1:
+                limit = self._settings.messages_per_second
+                await self._post(connection_id, Error("rate_limited", f"More than {limit} messages a second."))
+            return
+        if client.session.state is SessionState.DISCONNECTED:
+            return
+        client.session.activity(time.monotonic())
+        try:
+            match parse_client_message(body):
+                case Query() as query:
+                    self._start(client, query)
+                case Ping():
+                    await self._post(connection_id, Pong())
+                case Resume() as resume:
+                    await self._resume(client, resume)
+                case Disconnect():
+                    self._disconnect(connection_id)
+                    await self._close(connection_id)
+        except MangaError as error:
+            await self._post(connection_id, Error(error.code, str(error), _request_id_in(body)))
+
+    def _start(self, client: Client, query: Query) -> None:
+        if not query.text.strip():
+            raise BadRequestError("text: empty; expected a question")
+        if len(query.text) > self._settings.max_query_chars:
+            raise BadRequestError(
+                f"text: {len(query.text)} characters; expected at most {self._settings.max_query_chars}"
+            )
+        if query.intent is not None:
+            named_intent(query.intent)
+        if len(client.answers) >= self._settings.max_running_answers:
+            raise BusyError(f"{len(client.answers)} answers are running on this connection; wait for one to end")
+        request_id = query.request_id or uuid.uuid4().hex
+        if (client.customer, request_id) in self._running:
+            raise BadRequestError(f"request_id: {request_id!r} is running already; expected a new one")
+        answer = Answer.fresh(
+            self._services,
+            query,
+            customer=client.customer,
+            session_id=client.session_id,
+            request_id=request_id,
+            connection_id=client.connection_id,
+        )
+        self._run(client, answer)
+
+    async def _resume(self, client: Client, resume: Resume) -> None:
+        key = (client.customer, resume.request_id)
+        running = self._running.get(key)
+        if running is not None:
+            answer, task = running
+            if answer.attach(client.connection_id, resume.after):
+                client.answers[resume.request_id] = answer
+                return
+            await asyncio.wait([task])
+        recorded = None
+        with _redis_optional("an answer could not be looked up"):
+            recorded = await self._services.replay.load(*key)
+        if recorded is None:
+            raise BadRequestError(f"request_id: no answer {resume.request_id!r} is kept; ask again")
+        answer = Answer.continued(
+            self._services,
+            recorded,
+            customer=client.customer,
+            request_id=resume.request_id,
+            connection_id=client.connection_id,
+            after=max(-1, resume.after),
+        )
+        client.session_id = recorded.head.session_id
+        await self._post(client.connection_id, SessionInfo(client.session_id, SessionState.STREAMING))
+        self._run(client, answer)
+
+    def _run(self, client: Client, answer: Answer) -> None:
+        key = (client.customer, answer.request_id)
+        client.session.query_started(time.monotonic())
+        client.answers[answer.request_id] = answer
+        self._running[key] = (answer, self._spawn(self._run_to_end(client, answer)))
+        if client.connection_id not in self._clients:
+            answer.leave()
+
+    async def _run_to_end(self, client: Client, answer: Answer) -> None:
+        try:
+            await answer.run()
+        except ExceptionGroup:
+            log.exception("an answer's task failed", extra={"request_id": answer.request_id})
+        finally:
+            self._running.pop((client.customer, answer.request_id), None)
+            for holder in {id(c): c for c in [client, *self._clients.values()] if c.customer == client.customer}.values():
+                if holder.answers.get(answer.request_id) is answer:
+                    del holder.answers[answer.request_id]
+                    if holder.session.state is not SessionState.DISCONNECTED:
+                        holder.session.query_ended(time.monotonic())
+
+    # Frames that belong to no answer
+
+    async def _post(self, connection_id: str, frame: ServerFrame) -> None:
+        try:
+            deadline_s = time.monotonic() + CONTROL_FRAME_TIMEOUT_S
+            await self._services.management.post(connection_id, encode(frame), deadline_s=deadline_s)
+        except MangaError as error:
+            log.info("a frame was not delivered: %s", error)
+
+    async def _close(self, connection_id: str) -> None:
+        try:
+            await self._services.management.close(connection_id)
+        except MangaError as error:
+            log.info("a connection could not be closed: %s", error)
+
+    async def _watch_sessions(self) -> None:
+        while True:
+            await asyncio.sleep(SESSION_TICK_S)
+            for client in list(self._clients.values()):
+                if client.session.tick(time.monotonic()):
+                    self._spawn(self._tell_state(client))
+
+    async def _tell_state(self, client: Client) -> None:
+        await self._post(client.connection_id, SessionInfo(client.session_id, client.session.state))
+        if client.session.state is SessionState.DISCONNECTED:
+            self._clients.pop(client.connection_id, None)
+            await self._close(client.connection_id)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        assert self._tasks is not None, "enter the orchestrator first"
+        return self._tasks.create_task(_contained(coroutine))
+
+
+async def _contained(coroutine: Coroutine[Any, Any, None]) -> None:
+    """What goes wrong for one client must not end the others: it is logged and ends here."""
+    try:
+        await coroutine
+    except Exception:
+        log.exception("a client's task failed")
+
+
+def _request_id_in(body: bytes) -> str | None:
+    try:
+        value = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return None
+    request_id = value.get("request_id") if isinstance(value, dict) else None
+    return request_id if isinstance(request_id, str) else None
+
+
+def _connection_key(connection_id: str) -> str:
+    return "connection:" + hashlib.sha256(connection_id.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _redis_optional(consequence: str) -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        log.warning("Redis: %s: %s; %s", type(error).__name__, error, consequence)

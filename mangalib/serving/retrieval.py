@@ -1,0 +1,121 @@
+"""What is looked up for an answer: similar titles, the customer's own data, and answers given before."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import msgspec
+from opensearchpy import AsyncOpenSearch
+from redis.asyncio import Redis
+
+from mangalib.serving.bedrock import BedrockRuntime, Turn
+from mangalib.serving.catalogue import Manga
+from mangalib.serving.routing import Intent
+from mangalib.settings import Settings
+
+
+class TitleSearch:
+    """k-NN over the catalogue: the query is embedded by Bedrock and compared by OpenSearch."""
+
+    def __init__(self, bedrock: BedrockRuntime, opensearch: AsyncOpenSearch, settings: Settings) -> None:
+        self._bedrock = bedrock
+        self._opensearch = opensearch
+        self._settings = settings
+
+    async def nearest(self, text: str) -> list[Manga]:
+        """The ``knn_top`` titles nearest to ``text``, the nearest first."""
+        settings = self._settings
+        body = {"inputText": text, "dimensions": settings.embedding_dimensions, "normalize": True}
+        vector = msgspec.json.decode(await self._bedrock.invoke(settings.embedding_model_id, body))["embedding"]
+        query = {"size": settings.knn_top, "query": {"knn": {"embedding": {"vector": vector, "k": settings.knn_top}}}}
+        found = await self._opensearch.search(index=settings.catalogue_index, body=query, _source_excludes=["embedding"])
+        return [msgspec.convert(hit["_source"], Manga) for hit in found["hits"]["hits"]]
+
+
+class Customer(msgspec.Struct, frozen=True):
+    """What the shop knows of a customer, and what was said before in this session."""
+
+    name: str = ""
+    favourite_genres: list[str] = []
+    orders: list[dict[str, Any]] = []
+    history: list[Turn] = []
+
+
+class CustomerData:
+    """Profiles, orders and conversations in DynamoDB: ``dynamodb`` is a boto3 client that takes plain Python values,
+    used in worker threads of this object's own."""
+
+    def __init__(self, dynamodb: Any, settings: Settings) -> None:
+        self._dynamodb = dynamodb
+        self._settings = settings
+        self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="customer-data")
+
+    async def fetch(self, customer: str, session_id: str) -> Customer:
+        """Everything about the customer that an answer may use."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, customer, session_id)
+
+    async def remember(self, customer: str, session_id: str, history: list[Turn]) -> None:
+        """Keep the last turns of the conversation."""
+        kept = msgspec.json.encode(history[-self._settings.history_turns :]).decode()
+        item = {"customer": customer, "session_id": session_id, "turns": kept}
+        put = partial(self._dynamodb.put_item, TableName=self._settings.sessions_table, Item=item)
+        await asyncio.get_running_loop().run_in_executor(self._threads, put)
+
+    def close(self) -> None:
+        """Let the worker threads end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _fetch(self, customer: str, session_id: str) -> Customer:
+        dynamodb, settings = self._dynamodb, self._settings
+        profile = dynamodb.get_item(TableName=settings.customers_table, Key={"customer": customer}).get("Item", {})
+        orders = dynamodb.query(
+            TableName=settings.orders_table,
+            KeyConditionExpression="customer = :customer",
+            ExpressionAttributeValues={":customer": customer},
+            ScanIndexForward=False,
+            Limit=3,
+        )["Items"]
+        key = {"customer": customer, "session_id": session_id}
+        session = dynamodb.get_item(TableName=settings.sessions_table, Key=key).get("Item", {})
+        return Customer(
+            name=str(profile.get("name", "")),
+            favourite_genres=[str(genre) for genre in profile.get("favourite_genres", [])],
+            orders=[{name: str(value) for name, value in order.items()} for order in orders],
+            history=msgspec.json.decode(str(session.get("turns", "[]")), type=list[Turn]),
+        )
+
+
+class CachedAnswer(msgspec.Struct, frozen=True):
+    """An answer that was made before, for everybody; ``source`` says how."""
+
+    text: str
+    model_id: str
+    tokens: int
+    source: str = "semantic_cache"
+
+
+class AnswerCache:
+    """Shared answers in Redis, by intent and question, compared letter by letter after Unicode folding."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def get(self, intent: Intent, text: str) -> CachedAnswer | None:
+        """The answer to that very question, if there is one."""
+        found = await self._redis.get(_cache_key(intent, text))
+        return None if found is None else msgspec.json.decode(found, type=CachedAnswer)
+
+    async def put(self, intent: Intent, text: str, answer: CachedAnswer, *, ttl_s: int | None = None) -> None:
+        """Keep an answer that is right for every customer; without ``ttl_s``, until it is replaced."""
+        await self._redis.set(_cache_key(intent, text), msgspec.json.encode(answer), ex=ttl_s)
+
+
+def _cache_key(intent: Intent, text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    question = " ".join(folded.split()).rstrip("?!.。 ")
+    return f"answer:{intent}:{hashlib.sha256(question.encode()).hexdigest()}"

@@ -1,0 +1,130 @@
+"""The orchestrator's process: connects it to everything it uses, and serves it over HTTP.
+
+Run by ``python -m mangalib.serving.server``; on AWS that is the task's command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+
+import boto3
+import uvloop
+from aiohttp import web
+from botocore.config import Config
+from opensearchpy import AsyncOpenSearch, AWSV4SignerAsyncAuth
+from redis.asyncio import Redis
+
+from mangalib.errors import MangaError
+from mangalib.serving.auth import require_secret
+from mangalib.serving.answer import Services
+from mangalib.serving.aws import Signer
+from mangalib.serving.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
+from mangalib.serving.catalogue import Catalogue
+from mangalib.serving.gateway import ManagementApi, management_endpoint, management_pool
+from mangalib.serving.metrics import log_as_json
+from mangalib.serving.orchestrator import Orchestrator
+from mangalib.serving.prompts import PromptStore
+from mangalib.serving.replay import ReplayStore
+from mangalib.serving.retrieval import AnswerCache, CustomerData, TitleSearch
+from mangalib.serving.routing import IntentClassifier
+from mangalib.serving.warmup import keep_warm
+from mangalib.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator]:
+    """Connect to everything, warm up, and yield an orchestrator that is ready; closes all of it afterwards."""
+    require_secret(settings)
+    session = boto3.Session(region_name=settings.region)
+    signer = Signer(session, settings.region)
+    quick = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2}, max_pool_connections=20)
+    dynamodb = session.resource("dynamodb", endpoint_url=settings.aws_url, config=quick).meta.client
+    catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
+    classifier = await asyncio.to_thread(IntentClassifier.from_data, settings, catalogue)
+    prompts = PromptStore(dynamodb, settings.prompts_table)
+    await prompts.refresh()
+    bedrock_at, management_at = bedrock_endpoint(settings), management_endpoint(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        redis = Redis.from_url(settings.redis_url or "redis://127.0.0.1:6379", socket_timeout=2, socket_connect_timeout=2)
+        stack.push_async_callback(redis.aclose)
+        opensearch = _opensearch(settings, session)
+        stack.push_async_callback(opensearch.close)
+        bedrock_connections = await stack.enter_async_context(bedrock_pool(bedrock_at, settings))
+        management_connections = await stack.enter_async_context(management_pool(management_at, settings))
+        bedrock = BedrockRuntime(bedrock_connections, signer, bedrock_at, read_timeout_s=settings.read_timeout_s)
+        customers = CustomerData(dynamodb, settings)
+        stack.callback(customers.close)
+        services = Services(
+            settings=settings,
+            classifier=classifier,
+            prompts=prompts,
+            search=TitleSearch(bedrock, opensearch, settings),
+            customers=customers,
+            cache=AnswerCache(redis),
+            bedrock=bedrock,
+            management=ManagementApi(management_connections, signer, management_at, settings),
+            replay=ReplayStore(redis, ttl_s=settings.replay_ttl_s),
+        )
+        orchestrator = await stack.enter_async_context(Orchestrator(services, redis))
+        async with asyncio.TaskGroup() as background:
+            tasks = [
+                background.create_task(signer.keep_fresh()),
+                background.create_task(prompts.keep_fresh(settings.prompt_refresh_s)),
+                background.create_task(keep_warm(bedrock, settings)),
+            ]
+            yield orchestrator
+            for task in tasks:
+                task.cancel()
+
+
+def _opensearch(settings: Settings, session: boto3.Session) -> AsyncOpenSearch:
+    url = settings.opensearch_url or "http://127.0.0.1:9200"
+    # OpenSearch Serverless wants signed requests; the local service takes any.
+    auth = AWSV4SignerAsyncAuth(session.get_credentials(), settings.region, "aoss") if settings.target == "aws" else None
+    return AsyncOpenSearch(url, http_auth=auth, timeout=5, max_retries=0)
+
+
+async def serve(settings: Settings, announce: Callable[[dict[str, str]], None]) -> None:
+    """Run until cancelled; ``announce`` gets the address as soon as requests are answered."""
+    async with running_orchestrator(settings) as orchestrator:
+        # Larger bodies than the gateway lets through are refused.
+        app = web.Application(client_max_size=2 * settings.max_message_bytes)
+        app.router.add_post("/", orchestrator.handle)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, settings.orchestrator_host, settings.orchestrator_port, backlog=1024)
+            await site.start()
+            host, port = runner.addresses[0][:2]
+            announce({"orchestrator_url": f"http://{host}:{port}"})
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+
+
+async def _until_told(settings: Settings) -> None:
+    service = asyncio.ensure_future(serve(settings, lambda at: log.info("ready at %s", at["orchestrator_url"])))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, service.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await service
+
+
+def main() -> None:
+    """Exits 1 with one line on a wrong setting or a service that cannot be reached."""
+    log_as_json()
+    try:
+        uvloop.run(_until_told(load_settings()))
+    except (MangaError, OSError) as error:
+        sys.exit(f"orchestrator: {error}")
+
+
+if __name__ == "__main__":
+    main()
