@@ -4,11 +4,12 @@ MangaError
 ├── SettingsError            a setting is missing or wrong; raised before anything starts
 ├── DataError                a file under data/ or a user's file is not what it should be
 ├── BadRequestError          the client sent something that cannot be served (bad_request)
+│   └── NotFoundError        ... because what it names is not there (not_found)
 ├── AuthError                no token, or one that is not valid (unauthorized)
 ├── BusyError                no capacity within the time allowed (busy)
-├── TransportError           a connection failed: refused, reset, closed, wrong bytes
-│   └── TransportTimeout     ... or did not answer in time
-├── BedrockError             the model service answered with an error (name and status kept)
+├── TransportError           a connection failed: refused, reset, closed, wrong bytes (unavailable)
+│   └── TransportTimeout     ... or did not answer in time (timeout)
+├── BedrockError             the model service answered with an error, name and status kept (model_error)
 ├── ConnectionGoneError      the client's WebSocket is no longer there
 ├── SlowClientError          the client takes its frames too slowly and its buffer is full
 ├── StackError               the local stack could not start
@@ -41,6 +42,12 @@ class BadRequestError(MangaError):
     code = "bad_request"
 
 
+class NotFoundError(BadRequestError):
+    """The client named something that does not exist, or not any more."""
+
+    code = "not_found"
+
+
 class AuthError(MangaError):
     """The client is not who it says it is, or does not say."""
 
@@ -56,6 +63,8 @@ class BusyError(MangaError):
 class TransportError(MangaError):
     """A connection failed. ``answered`` tells whether any byte of an answer had come: if not, a retry is safe."""
 
+    code = "unavailable"
+
     def __init__(self, message: str, *, answered: bool = False) -> None:
         super().__init__(message)
         self.answered = answered
@@ -64,12 +73,16 @@ class TransportError(MangaError):
 class TransportTimeout(TransportError):
     """The far side did not answer in the time allowed."""
 
+    code = "timeout"
+
 
 class BedrockError(MangaError):
     """The model service refused or broke off.
 
     ``name`` is the service's own (``ThrottlingException``), ``status`` the HTTP status, 200 for one inside a stream.
     """
+
+    code = "model_error"
 
     def __init__(self, name: str, message: str, *, status: int) -> None:
         super().__init__(f"{name}: {message}")

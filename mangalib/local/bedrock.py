@@ -15,7 +15,6 @@ import ssl
 import string
 import time
 import uuid
-import weakref
 from collections import deque
 from typing import Any
 from urllib.parse import unquote
@@ -71,7 +70,7 @@ class _CountingServer(web.Server):
     def __init__(self, handler: Any, stats: Stats, **options: Any) -> None:
         super().__init__(handler, **options)
         self._stats = stats
-        self._admins: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._admins: set[Any] = set()
 
     def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
         self._stats.tls_handshakes += 1
@@ -79,7 +78,9 @@ class _CountingServer(web.Server):
         super().connection_made(handler, transport)
 
     def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
-        if handler not in self._admins:
+        if handler in self._admins:
+            self._admins.remove(handler)
+        else:
             self._stats.connections -= 1
         super().connection_lost(handler, exc)
 
@@ -154,7 +155,7 @@ class BedrockStandIn:
     # Embeddings and whole answers
 
     async def _embed(self, request: web.BaseRequest, body: bytes) -> web.Response:
-        await self._before(request, self._faults.take(streams=False))
+        await self._before(request, self._faults.take_for_answer())
         try:
             asked = msgspec.json.decode(body)
             text, dimensions = asked["inputText"], asked.get("dimensions", 1024)
@@ -171,7 +172,7 @@ class BedrockStandIn:
 
     async def _invoke(self, request: web.BaseRequest, model_id: str, claude: ClaudeRequest) -> web.Response:
         started = time.monotonic()
-        await self._before(request, self._faults.take(streams=False))
+        await self._before(request, self._faults.take_for_answer())
         text, stop_reason, tokens, input_tokens = self._answer(model_id, claude)
         await asyncio.sleep(self._latency.first_token_s(model_id) + self._latency.inter_token_s(len(tokens)))
         self._bill(input_tokens, len(tokens))
@@ -198,7 +199,7 @@ class BedrockStandIn:
 
     async def _stream(self, request: web.BaseRequest, model_id: str, claude: ClaudeRequest) -> web.StreamResponse:
         started = time.monotonic()
-        fault = self._faults.take()
+        fault = self._faults.take_for_stream()
         await self._before(request, fault)
         _, stop_reason, tokens, input_tokens = self._answer(model_id, claude)
         wait_s = self._latency.first_token_s(model_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import msgspec
 
@@ -54,10 +55,25 @@ class FaultBook:
         """Forget all orders."""
         self._orders.clear()
 
-    def take(self, *, streams: bool = True) -> Fault | None:
-        """The fault that befalls this request, if any; one that does not stream is spared those in mid-stream."""
+    def take_for_stream(self) -> Fault | None:
+        """The fault that befalls this stream, if any; ``after_events`` says where in it."""
+        return self._take(lambda fault: True)
+
+    def take_for_answer(self) -> Fault | None:
+        """The fault that befalls this request, which is answered whole; ones for the middle of a stream spare it."""
+        return self._take(lambda fault: fault.after_events == 0)
+
+    def take_for_request(self) -> Fault | None:
+        """The fault that befalls this request of a service without streams: there, requests are its events."""
         for fault in self._orders:
-            if (streams or fault.after_events == 0) and self._rng.random() < fault.probability:
+            if fault.after_events:
+                fault.after_events -= 1
+                return None
+        return self._take(lambda fault: True)
+
+    def _take(self, concerns: Callable[[Fault], bool]) -> Fault | None:
+        for fault in self._orders:
+            if concerns(fault) and self._rng.random() < fault.probability:
                 fault.times -= 1
                 if fault.times == 0:
                     self._orders.remove(fault)

@@ -175,7 +175,7 @@ class GatewayStandIn:
         if not path.startswith(prefix):
             return _answer(403, "ForbiddenException", "Forbidden")
         body = await request.read()
-        if (fault := self._faults.take(streams=False)) is not None:
+        if (fault := self._faults.take_for_request()) is not None:
             match fault.kind:
                 case "throttle":
                     return _answer(429, "LimitExceededException", "Rate exceeded")

@@ -81,7 +81,7 @@ class OpenSearchStandIn:
         try:
             if parts[:1] == ["_local"]:
                 return self._admin(request.method, parts[1:], body)
-            if (fault := self._faults.take(streams=False)) is not None:
+            if (fault := self._faults.take_for_request()) is not None:
                 match fault.kind:
                     case "throttle":
                         return _error(429, "rejected_execution_exception", "too many requests")

@@ -20,7 +20,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mangalib.errors import AuthError, BadRequestError, BusyError, ConnectionGoneError, MangaError
+from mangalib.errors import AuthError, BadRequestError, BusyError, ConnectionGoneError, MangaError, NotFoundError
 from mangalib.serving.answer import Answer, Services
 from mangalib.serving.auth import customer_of
 from mangalib.serving.messages import (
@@ -240,7 +240,7 @@ class Orchestrator:
         with _redis_optional("an answer could not be looked up"):
             recorded = await self._services.replay.load(*key)
         if recorded is None:
-            raise BadRequestError(f"request_id: no answer {resume.request_id!r} is kept; ask again")
+            raise NotFoundError(f"request_id: no answer {resume.request_id!r} is kept; ask again")
         answer = Answer.continued(
             self._services,
             recorded,

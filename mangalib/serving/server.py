@@ -17,7 +17,9 @@ import uvloop
 from aiohttp import web
 from botocore.config import Config
 from opensearchpy import AsyncOpenSearch, AWSV4SignerAsyncAuth
+from redis import __version__ as redis_version
 from redis.asyncio import Redis
+from redis.driver_info import DriverInfo
 
 from mangalib.errors import MangaError
 from mangalib.serving.auth import require_secret
@@ -52,7 +54,7 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
     await prompts.refresh()
     bedrock_at, management_at = bedrock_endpoint(settings), management_endpoint(settings)
     async with contextlib.AsyncExitStack() as stack:
-        redis = Redis.from_url(settings.redis_url or "redis://127.0.0.1:6379", socket_timeout=2, socket_connect_timeout=2)
+        redis = _redis(settings)
         stack.push_async_callback(redis.aclose)
         opensearch = _opensearch(settings, session)
         stack.push_async_callback(opensearch.close)
@@ -82,6 +84,13 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
             yield orchestrator
             for task in tasks:
                 task.cancel()
+
+
+def _redis(settings: Settings) -> Redis:
+    url = settings.redis_url or "redis://127.0.0.1:6379"
+    # Made once here: by default every new connection looks the library's version up on disk, on the event loop.
+    driver = DriverInfo(lib_version=redis_version)
+    return Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2, driver_info=driver)
 
 
 def _opensearch(settings: Settings, session: boto3.Session) -> AsyncOpenSearch:

@@ -1,0 +1,294 @@
+"""The Python client of the chat: used by notebooks, benchmarks and tests alike.
+
+>>> async def example(url: str, token: str) -> str:
+...     async with Client(url, token) as client:
+...         return (await client.answer("Tell me about One Piece")).text
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from mangalib.errors import AuthError, BadRequestError, BusyError, MangaError, TransportError, TransportTimeout
+from mangalib.serving.messages import (
+    Chunk,
+    ClientMessage,
+    Done,
+    Error,
+    Metadata,
+    Ping,
+    Query,
+    Resume,
+    ServerFrame,
+    SessionInfo,
+    encode,
+    parse_server_frame,
+)
+from mangalib.serving.session import Session, SessionState
+from mangalib.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+# A message travels in pieces that stay under the gateway's limit for a frame, at four bytes a character at most.
+_BYTES_A_CHARACTER = 4
+_QUEUED_FRAMES = 1024
+
+
+class Received(NamedTuple):
+    """A frame, and when it came: ms since its query was sent, by this client's clock."""
+
+    at_ms: float
+    frame: ServerFrame
+
+
+@dataclass
+class Reply:
+    """A whole answer as this client saw it; ``error`` is set where it ended with one, ``text`` is what was shown."""
+
+    request_id: str
+    text: str = ""
+    metadata: Metadata | None = None
+    error: Error | None = None
+    frames: list[Received] = field(default_factory=list)
+    first_token_ms: float | None = None
+    total_ms: float | None = None
+
+
+@dataclass
+class _Pending:
+    query: Query
+    sent_s: float
+    frames: asyncio.Queue[Received | MangaError]
+    last_seq: int = -1
+    asked_again: bool = False
+
+
+class Client:
+    """A conversation over one WebSocket, as an async context manager.
+
+    When the connection breaks while an answer runs, it is made again, up to ``reconnect_attempts`` times with back-off
+    and jitter, and the answer goes on behind the last frame that came: none is lost and none comes twice.
+    """
+
+    def __init__(
+        self, url: str, token: str, *, session_id: str | None = None, settings: Settings | None = None
+    ) -> None:
+        self.session_id = session_id
+        self.reconnects = 0
+        self._url = url
+        self._token = token
+        self._settings = settings or load_settings()
+        self._socket: ClientConnection | None = None
+        self._session = Session(self._settings, time.monotonic())
+        self._pending: dict[str, _Pending] = {}
+        self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> SessionState:
+        """Where the session is in its life."""
+        return self._session.state
+
+    async def __aenter__(self) -> Client:
+        await self._begin()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._socket is not None:
+            await self._socket.close()
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+
+    async def ask(
+        self, text: str, *, intent: str | None = None, request_id: str | None = None, stream: bool = True
+    ) -> AsyncIterator[Received]:
+        """Send a query and yield its frames as they come; the last one is ``Done`` or ``Error``.
+
+        Raises ``TransportError`` when the connection is lost for good, ``TransportTimeout`` when nothing comes.
+        """
+        if self._reader is None or self._reader.done():
+            await self._begin()
+        query = Query(text, intent, request_id or uuid.uuid4().hex, stream)
+        assert query.request_id is not None
+        pending = _Pending(query, time.monotonic(), asyncio.Queue(_QUEUED_FRAMES))
+        self._pending[query.request_id] = pending
+        self._session.query_started(time.monotonic())
+        try:
+            await self._send(query)
+            async for received in self._frames_of(pending):
+                yield received
+        finally:
+            del self._pending[query.request_id]
+            if self._session.state is not SessionState.DISCONNECTED:
+                self._session.query_ended(time.monotonic())
+
+    async def answer(
+        self, text: str, *, intent: str | None = None, request_id: str | None = None, stream: bool = True
+    ) -> Reply:
+        """Send a query and wait for its whole answer; raises as :meth:`ask` does."""
+        reply = Reply(request_id or uuid.uuid4().hex)
+        async for received in self.ask(text, intent=intent, request_id=reply.request_id, stream=stream):
+            reply.frames.append(received)
+            match received.frame:
+                case Chunk() as chunk:
+                    reply.text += chunk.text
+                    if reply.first_token_ms is None:
+                        reply.first_token_ms = received.at_ms
+                case Done() as done:
+                    reply.metadata = done.metadata
+                case Error() as error:
+                    reply.error = error
+        reply.total_ms = reply.frames[-1].at_ms
+        return reply
+
+    async def ping(self) -> None:
+        """Keep the session from going idle."""
+        await self._send(Ping())
+
+    async def _frames_of(self, pending: _Pending) -> AsyncIterator[Received]:
+        timeout_s = self._settings.stream_timeout_s + self._settings.send_timeout_s
+        while True:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    received = await pending.frames.get()
+            except TimeoutError:
+                raise TransportTimeout(f"no frame came for {timeout_s:g} s") from None
+            if isinstance(received, MangaError):
+                raise received
+            yield received
+            if isinstance(received.frame, Done | Error):
+                return
+
+    # The connection
+
+    async def _begin(self) -> None:
+        self._session = Session(self._settings, time.monotonic())
+        self._socket = await self._connect()
+        now_s = time.monotonic()
+        self._session.connected(now_s)
+        self._session.authenticated(now_s)
+        self._reader = asyncio.create_task(self._read())
+
+    async def _connect(self) -> ClientConnection:
+        url = self._url + (f"?{urlencode({'session': self.session_id})}" if self.session_id else "")
+        try:
+            return await connect(
+                url,
+                additional_headers={"Authorization": f"Bearer {self._token}"},
+                compression=None,
+                ping_interval=None,
+                open_timeout=self._settings.connect_timeout_s,
+                close_timeout=1,
+                max_size=self._settings.max_message_bytes,
+                proxy=None,
+            )
+        except InvalidStatus as refused:
+            status = refused.response.status_code
+            if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+                raise AuthError(f"the gateway refused the connection with {status}: is the token still valid?") from None
+            if status == HTTPStatus.TOO_MANY_REQUESTS:
+                raise BusyError("the gateway takes no more connections for now") from None
+            raise TransportError(f"the gateway refused the connection with {status}") from None
+        except (OSError, TimeoutError, InvalidHandshake) as error:
+            raise TransportError(f"no connection to the gateway: {error}") from error
+
+    async def _read(self) -> None:
+        while True:
+            assert self._socket is not None
+            try:
+                async for message in self._socket:
+                    await self._dispatch(message)
+                reason = f"closed with {self._socket.close_code}"
+            except ConnectionClosed as closed:
+                reason = str(closed)
+            self._session.network_error(time.monotonic())
+            if not self._pending:
+                return
+            if not await self._reconnect():
+                self._give_up(TransportError(f"the connection was lost ({reason}) and could not be made again"))
+                return
+
+    async def _reconnect(self) -> bool:
+        for pause_s in self._pauses():
+            await asyncio.sleep(pause_s)
+            try:
+                self._socket = await self._connect()
+                self._session.reconnected(time.monotonic())
+                self.reconnects += 1
+                for request_id, pending in self._pending.items():
+                    self._session.query_started(time.monotonic())
+                    await self._send(Resume(request_id, pending.last_seq))
+                return True
+            except (TransportError, BusyError) as error:
+                log.info("reconnecting: %s", error)
+                if self._session.state is not SessionState.RECONNECTING:
+                    self._session.network_error(time.monotonic())
+                self._session.retry_failed(time.monotonic())
+            except AuthError as error:
+                self._give_up(error)
+                return True
+        return False
+
+    def _pauses(self) -> Iterator[float]:
+        """Back-off with full jitter (Brooker, 2015), one pause for each attempt that is allowed."""
+        ceiling_ms = self._settings.reconnect_backoff_ms
+        while self._session.state is SessionState.RECONNECTING:
+            yield random.uniform(0, ceiling_ms) / 1000
+            ceiling_ms = min(2 * ceiling_ms, self._settings.reconnect_backoff_max_ms)
+
+    async def _send(self, message: ClientMessage) -> None:
+        assert self._socket is not None
+        text = encode(message).decode()
+        size = self._settings.max_frame_bytes // _BYTES_A_CHARACTER
+        try:
+            if len(text) <= size:
+                await self._socket.send(text)
+            else:
+                await self._socket.send([text[at : at + size] for at in range(0, len(text), size)])
+        except ConnectionClosed as closed:
+            # The reader sees the same, reconnects, and asks again for what is pending.
+            log.info("not sent, the connection is lost: %s", closed)
+
+    async def _dispatch(self, message: str | bytes) -> None:
+        try:
+            frame = parse_server_frame(message)
+        except BadRequestError as error:
+            self._give_up(TransportError(str(error), answered=True))
+            return
+        now_s = time.monotonic()
+        if isinstance(frame, SessionInfo):
+            self.session_id = frame.session_id
+            return
+        pending = self._pending.get(getattr(frame, "request_id", None) or "")
+        if pending is None:
+            log.debug("a frame that nobody waits for: %s", type(frame).__name__)
+            return
+        if isinstance(frame, Error) and frame.code == "not_found" and pending.last_seq < 0 and not pending.asked_again:
+            # The connection broke before the query arrived: the server knows nothing of it.
+            pending.asked_again = True
+            await self._send(pending.query)
+            return
+        seq = getattr(frame, "seq", None)
+        if seq is not None:
+            if seq <= pending.last_seq:
+                return
+            pending.last_seq = seq
+        await pending.frames.put(Received(round((now_s - pending.sent_s) * 1000, 3), frame))
+
+    def _give_up(self, error: MangaError) -> None:
+        for pending in self._pending.values():
+            if pending.frames.full():
+                pending.frames.get_nowait()
+            pending.frames.put_nowait(error)

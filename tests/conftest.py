@@ -1,0 +1,96 @@
+"""One local stack for the whole test run, with short waits, and plain WebSocket clients that know nothing of ours."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from mangalib.local.stack import Stack, running_stack
+
+QUICK = {
+    "local_haiku_first_token_ms": 30,
+    "local_sonnet_first_token_ms": 30,
+    "local_inter_token_ms": 4,
+    "local_embedding_ms": 2,
+    "local_knn_ms": 10,
+    "local_cold_min_ms": 0,
+    "local_cold_max_ms": 0,
+    "local_daily_cycle": 0,
+    "stream_timeout_s": 8,
+    "send_timeout_s": 2,
+    # On a busy test machine a deadline must not decide what an answer is made of; tests that want one set it.
+    "cache_budget_ms": 2000,
+    "knn_deadline_ms": 4000,
+    "profile_deadline_ms": 4000,
+}
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    with running_stack(quiet=True, **QUICK) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_fault_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "stack" in request.fixturenames:
+        running: Stack = request.getfixturevalue("stack")
+        for service in ("bedrock", "gateway", "opensearch"):
+            running.local(service, "DELETE", "faults")
+
+
+class PlainClient:
+    """A WebSocket and JSON; nothing else."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+
+    async def send(self, **message: Any) -> None:
+        await self.socket.send(json.dumps(message))
+
+    async def query(self, text: str, **fields: Any) -> str:
+        request_id = fields.pop("request_id", uuid.uuid4().hex)
+        await self.send(action="query", text=text, request_id=request_id, **fields)
+        return request_id
+
+    async def next(self, *types: str) -> dict[str, Any]:
+        """The next frame of one of ``types``, or of any type; ``session`` frames only when asked for."""
+        while True:
+            frame: dict[str, Any] = json.loads(await self.socket.recv())
+            if (frame["type"] in types) if types else (frame["type"] != "session"):
+                return frame
+
+    async def frames(self, request_id: str) -> list[dict[str, Any]]:
+        """All frames of an answer, to its end."""
+        found = []
+        while not found or found[-1]["type"] not in {"done", "error"}:
+            frame = await self.next()
+            if frame.get("request_id") == request_id:
+                found.append(frame)
+        return found
+
+
+Connect = Callable[..., Any]
+
+
+@pytest.fixture
+def plain(stack: Stack) -> Connect:
+    @asynccontextmanager
+    async def connected(customer: str | None = None, **options: Any) -> AsyncIterator[PlainClient]:
+        token = stack.token_for(customer) if customer else stack.addresses["token"]
+        url = f"{stack.addresses['websocket_url']}?token={token}"
+        async with connect(url, proxy=None, **options) as socket:
+            yield PlainClient(socket)
+
+    return connected
+
+
+def text_of(frames: list[dict[str, Any]]) -> str:
+    return "".join(frame["text"] for frame in frames if frame["type"] == "chunk")

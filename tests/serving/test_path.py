@@ -1,0 +1,280 @@
+"""The streaming path, end to end, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockingError, blockbuster_ctx
+from tests.conftest import Connect, text_of
+
+from mangalib.local.stack import Stack
+from mangalib.serving import server
+from mangalib.serving.client import Client
+from mangalib.settings import Settings
+
+SIMPLE = "Hello there"
+RETRIEVAL = "Tell me about One Piece"
+
+
+async def until(condition, timeout_s: float = 10.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def client(stack: Stack, customer: str = "demo-customer") -> Client:
+    return Client(stack.addresses["websocket_url"], stack.token_for(customer), settings=stack.settings)
+
+
+def transcripts(stack: Stack) -> list[str]:
+    return [entry["text"] for entry in stack.local("bedrock", "GET", "transcripts")]
+
+
+async def test_simple_path_streams_what_the_model_says(stack: Stack, plain: Connect) -> None:
+    async with plain() as customer:
+        frames = await customer.frames(await customer.query(SIMPLE))
+    assert [frame["seq"] for frame in frames] == list(range(len(frames)))
+    assert {frame["type"] for frame in frames[:-1]} == {"chunk"}, "a greeting gets no status"
+    assert len(frames) > 3, "the text came in pieces"
+    assert text_of(frames) in transcripts(stack)
+    metadata = frames[-1]["metadata"]
+    assert metadata["intent"] == "greeting"
+    assert metadata["source"] == "model"
+    assert "haiku" in metadata["model_id"]
+    assert metadata["tokens"] > 0
+    assert metadata["first_token_ms"] < metadata["total_ms"]
+
+
+async def test_retrieval_path_tells_what_it_does_and_uses_what_it_found(stack: Stack, plain: Connect) -> None:
+    async with plain() as customer:
+        frames = await customer.frames(await customer.query(RETRIEVAL))
+    statuses = [frame["message"] for frame in frames if frame["type"] == "status"]
+    assert statuses == [
+        "Searching our manga catalog...",
+        "Let me check...",
+        "Looking up manga for you...",
+        "Preparing your answer...",
+    ]
+    metadata = frames[-1]["metadata"]
+    assert "sonnet" in metadata["model_id"]
+    assert {"classified", "cache", "knn", "customer", "prompt", "first_token", "done"} <= metadata["timeline"].keys()
+    assert metadata["degraded"] == []
+    assert "Eiichiro Oda" in text_of(frames)
+
+
+async def test_tokens_are_the_models_own_count_and_chunks_are_batched(stack: Stack, plain: Connect) -> None:
+    before = stack.bedrock_stats()
+    async with plain() as customer:
+        frames = await customer.frames(await customer.query(RETRIEVAL))
+    after = stack.bedrock_stats()
+    chunks = [frame for frame in frames if frame["type"] == "chunk"]
+    assert frames[-1]["metadata"]["tokens"] == after["output_tokens"] - before["output_tokens"]
+    assert len(chunks) < after["events_sent"] - before["events_sent"]
+
+
+async def test_an_approved_answer_comes_from_the_cache_and_the_model_is_not_asked(stack: Stack, plain: Connect) -> None:
+    before = stack.bedrock_stats()["tokens_generated"]
+    async with plain() as customer:
+        frames = await customer.frames(await customer.query("what is your  return policy"))
+    assert frames[-1]["metadata"]["source"] == "semantic_cache"
+    assert text_of(frames).startswith("Unopened volumes")
+    assert stack.bedrock_stats()["tokens_generated"] == before
+
+
+async def test_buffered_answers_come_in_one_piece(plain: Connect) -> None:
+    async with plain() as customer:
+        frames = await customer.frames(await customer.query(RETRIEVAL, stream=False))
+    assert sum(frame["type"] == "chunk" for frame in frames) == 1
+
+
+async def test_japanese_and_emoji_survive_every_border(stack: Stack) -> None:
+    async with client(stack) as customer:
+        reply = await customer.answer("『ワンピース』について教えて")
+    assert "尾田" in reply.text or "Eiichiro Oda" in reply.text
+    assert reply.text.endswith("📚")
+    assert reply.text in transcripts(stack)
+
+
+async def test_a_conversation_is_remembered_within_its_session_only(stack: Stack) -> None:
+    async with client(stack, "customer-002") as first:
+        one = await first.answer(RETRIEVAL)
+        two = await first.answer("Tell me about Bleach")
+    async with client(stack, "customer-002") as other:
+        fresh = await other.answer("Tell me about Bleach")
+    assert one.metadata is not None
+    assert two.metadata is not None
+    assert fresh.metadata is not None
+    assert two.metadata.input_tokens > fresh.metadata.input_tokens
+
+
+async def test_a_hundred_queries_one_after_another_open_no_connection(stack: Stack) -> None:
+    async with client(stack) as customer:
+        await customer.answer(SIMPLE)
+        before = stack.bedrock_stats()["tls_handshakes"]
+        for _ in range(100):
+            reply = await customer.answer(SIMPLE)
+            assert reply.error is None
+    assert stack.bedrock_stats()["tls_handshakes"] == before
+
+
+async def test_a_client_that_leaves_stops_the_model(stack: Stack, plain: Connect) -> None:
+    for leave in ("close", "disconnect", "abort"):
+        before = stack.bedrock_stats()["cancelled_streams"]
+        async with plain() as customer:
+            await customer.query(RETRIEVAL)
+            await customer.next("chunk")
+            events = stack.bedrock_stats()["events_sent"]
+            if leave == "close":
+                await customer.socket.close()
+            elif leave == "disconnect":
+                await customer.send(action="disconnect")
+            else:
+                customer.socket.transport.abort()
+            await until(lambda before=before: stack.bedrock_stats()["cancelled_streams"] == before + 1)
+            assert stack.bedrock_stats()["events_sent"] - events < 10 + 10, leave
+            assert stack.bedrock_stats()["open_streams"] == 0
+
+
+async def test_cut_anywhere_and_resumed_the_text_is_the_same(stack: Stack, plain: Connect) -> None:
+    """Cut at 100 places, drawn from all frames of the answer: status, text, and the last one."""
+    customer_id = "customer-003"
+    async with plain(customer_id) as customer:
+        whole = await customer.frames(await customer.query(RETRIEVAL))
+    expected, rng = text_of(whole), random.Random(5)
+    places = [0, 1, 2, 3, 4, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(94))]
+
+    async def cut_and_resume(place: int, style: str) -> None:
+        seen = []
+        async with plain(customer_id) as first:
+            request_id = await first.query(RETRIEVAL)
+            while len(seen) <= place and (not seen or seen[-1]["type"] != "done"):
+                seen.append(await first.next())
+            if style == "abort":
+                first.socket.transport.abort()
+        async with plain(customer_id) as second:
+            await second.send(action="resume", request_id=request_id, after=seen[-1]["seq"])
+            if seen[-1]["type"] != "done":
+                seen += await second.frames(request_id)
+            else:
+                await second.send(action="ping")
+                assert (await second.next())["type"] == "pong", "nothing is left to send"
+        assert [frame["seq"] for frame in seen] == list(range(len(seen))), (place, style)
+        statuses = [frame["state"] for frame in seen if frame["type"] == "status"]
+        assert statuses == ["typing", "checking", "retrieving", "preparing"], (place, style)
+        assert text_of(seen) == expected, (place, style)
+        assert seen[-1]["type"] == "done", (place, style)
+
+    gate = asyncio.Semaphore(5)
+
+    async def gated(number: int, place: int) -> None:
+        async with gate:
+            await cut_and_resume(place, "abort" if number % 2 else "close")
+
+    async with asyncio.TaskGroup() as group:
+        for number, place in enumerate(places):
+            group.create_task(gated(number, place))
+
+
+async def test_our_client_reconnects_by_itself_and_loses_nothing(stack: Stack) -> None:
+    async with client(stack) as customer:
+        whole = await customer.answer(RETRIEVAL)
+    async with client(stack) as customer:
+        text = ""
+        cuts = 0
+        async for _, frame in customer.ask(RETRIEVAL):
+            kind = type(frame).__name__
+            if kind == "Chunk":
+                text += frame.text
+                if cuts < 3:
+                    cuts += 1
+                    customer._socket.transport.abort()
+            assert kind != "Error"
+        assert customer.reconnects == 3
+    assert text == whole.text
+
+
+async def test_a_resumed_answer_of_somebody_else_is_not_found(plain: Connect) -> None:
+    async with plain("customer-004") as owner:
+        request_id = await owner.query(SIMPLE)
+        await owner.frames(request_id)
+    async with plain("customer-005") as thief:
+        await thief.send(action="resume", request_id=request_id, after=-1)
+        frame = await thief.next()
+    assert (frame["type"], frame["code"]) == ("error", "not_found")
+
+
+async def test_fifty_at_once_one_stalled_and_nothing_blocks_the_loop(stack: Stack, monkeypatch, tmp_path: Path) -> None:
+    """The orchestrator runs on this test's loop, under a detector that raises at any blocking call."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", stack.addresses["aws_access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", stack.addresses["aws_secret_access_key"])
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(server.serve(stack.settings, lambda at: ready.set_result(at["orchestrator_url"])))
+    await asyncio.wait({ready, serving}, return_when=asyncio.FIRST_COMPLETED)
+    theirs = await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": ready.result()})
+    assert theirs["url"] == ready.result()
+    finished: list[tuple[float, str]] = []
+    started = time.monotonic()
+
+    async def one(number: int) -> None:
+        async with client(stack, f"customer-{number % 40 + 1:03d}") as customer:
+            reply = await customer.answer(f"Tell me about Naruto, please, number {number}" if number % 2 else SIMPLE)
+            assert reply.error is None, reply.error
+            finished.append((time.monotonic() - started, reply.text))
+
+    await asyncio.to_thread(
+        stack.local, "bedrock", "POST", "faults", {"kind": "stall", "after_events": 6, "delay_ms": 5000}
+    )
+    try:
+        with blockbuster_ctx() as detector:
+            # One line to standard output an answer, and log lines: the only writes that are meant to be there.
+            detector.functions["io.TextIOWrapper.write"].can_block_in("mangalib/serving/metrics.py", {"publish"})
+            with pytest.raises(BlockingError):
+                time.sleep(0.001)  # noqa: ASYNC251 - the detector itself is tried
+            async with asyncio.TaskGroup() as group:
+                for number in range(50):
+                    group.create_task(one(number))
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+        url = json.loads((stack.folder / "orchestrator.json").read_text())["orchestrator_url"]
+        await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": url})
+    times = sorted(at for at, _ in finished)
+    assert len(times) == 50
+    assert times[49] >= 5.0, "one stream was stalled"
+    assert times[48] < times[49], "the others did not wait for it"
+    said = await asyncio.to_thread(transcripts, stack)
+    assert all(text in said for _, text in finished)
+
+
+
+async def test_metrics_of_concurrent_streams_are_apart_and_hold_no_text(stack: Stack) -> None:
+    async def one(number: int) -> tuple[str, int]:
+        async with client(stack, f"customer-{number + 10:03d}") as customer:
+            reply = await customer.answer(RETRIEVAL if number % 2 else SIMPLE, request_id=f"metrics-{number}")
+            assert reply.metadata is not None
+            return reply.metadata.model_id, reply.metadata.tokens
+
+    expected = await asyncio.gather(*(one(number) for number in range(12)))
+    log = stack.log_of("orchestrator")
+    records = {}
+    for line in log.splitlines():
+        record = json.loads(line)
+        if str(record.get("request_id", "")).startswith("metrics-") and "_aws" in record:
+            assert record["request_id"] not in records, "one record an answer"
+            records[record["request_id"]] = record
+    for number, (model_id, tokens) in enumerate(expected):
+        record = records[f"metrics-{number}"]
+        assert record["model"] == model_id
+        assert record["streaming_tokens"] == [tokens]
+        assert record["final_state"] == "completed"
+        assert record["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "MangaAssist/Streaming"
+        assert {"first_token_latency_ms", "streaming_total_ms", "streaming_chunks_sent", "tokens_per_second"} <= set(record)
+    assert "One Piece" not in log
+    assert stack.addresses["token"] not in log
+
+
