@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -45,6 +46,9 @@ def _no_fault_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         for service in ("bedrock", "gateway", "opensearch"):
             running.local(service, "DELETE", "faults")
 
+# Longer than anything may take; so that what never comes fails a test and does not hang it.
+FRAME_WITHIN_S = 15
+
 
 class PlainClient:
     """A WebSocket and JSON; nothing else."""
@@ -63,7 +67,8 @@ class PlainClient:
     async def next(self, *types: str) -> dict[str, Any]:
         """The next frame of one of ``types``, or of any type; ``session`` frames only when asked for."""
         while True:
-            frame: dict[str, Any] = json.loads(await self.socket.recv())
+            async with asyncio.timeout(FRAME_WITHIN_S):
+                frame: dict[str, Any] = json.loads(await self.socket.recv())
             if (frame["type"] in types) if types else (frame["type"] != "session"):
                 return frame
 

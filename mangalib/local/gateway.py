@@ -229,6 +229,8 @@ class GatewayStandIn:
                 case "PUT", "integration":
                     self._backend_url = msgspec.json.decode(body, type=dict[str, str])["url"]
                     return web.json_response({"url": self._backend_url})
+                case "GET", "connections":
+                    return web.json_response([{"id": c.connection_id, "user_agent": c.user_agent} for c in self._connections.values()])
                 case "POST", "faults":
                     self._faults.order(body)
                     return web.json_response({"ordered": True})

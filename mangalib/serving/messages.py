@@ -106,7 +106,6 @@ class SessionInfo(msgspec.Struct, tag_field="type", tag="session", frozen=True):
 
 ServerFrame = Status | Chunk | Done | Error | Pong | SessionInfo
 
-_client_decoder = msgspec.json.Decoder(ClientMessage)
 _server_decoder = msgspec.json.Decoder(ServerFrame)
 encode = msgspec.json.Encoder().encode
 
@@ -120,11 +119,13 @@ def parse_client_message(body: bytes) -> ClientMessage:
         Not JSON, not an object, an unknown action, or a field that is missing or of the wrong type.
     """
     try:
-        message = _client_decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise BadRequestError(_explain(body, error)) from None
+        value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadRequestError("the message is not JSON; expected an object such as {\"action\": \"ping\"}") from None
+        raise BadRequestError('the message is not JSON; expected an object such as {"action": "ping"}') from None
+    try:
+        message = msgspec.convert(value, ClientMessage)
+    except msgspec.ValidationError as error:
+        raise BadRequestError(_explain(value, error)) from None
     request_id = getattr(message, "request_id", None)
     if request_id is not None and not 0 < len(request_id) <= MAX_REQUEST_ID_CHARS:
         raise BadRequestError(f"request_id: {len(request_id)} characters; expected 1 to {MAX_REQUEST_ID_CHARS}")
@@ -139,11 +140,10 @@ def parse_server_frame(body: bytes | str) -> ServerFrame:
         raise BadRequestError(f"not a frame of this service: {error}") from None
 
 
-def _explain(body: bytes, error: msgspec.ValidationError) -> str:
-    value: Any = msgspec.json.decode(body)
+def _explain(value: Any, error: msgspec.ValidationError) -> str:
     if not isinstance(value, dict):
-        return f"the message is a JSON {type(value).__name__}; expected an object such as {{\"action\": \"ping\"}}"
+        return f'the message is a JSON {type(value).__name__}; expected an object such as {{"action": "ping"}}'
     action = value.get("action")
-    if action not in {"query", "ping", "disconnect", "resume"}:
+    if action not in ("query", "ping", "disconnect", "resume"):
         return f"action: {str(action)[:40]!r}; expected query, ping, disconnect or resume"
     return f"{action}: {error}"

@@ -318,7 +318,7 @@ async def _contained(coroutine: Coroutine[Any, Any, None]) -> None:
 def _request_id_in(body: bytes) -> str | None:
     try:
         value = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     request_id = value.get("request_id") if isinstance(value, dict) else None
     return request_id if isinstance(request_id, str) else None
