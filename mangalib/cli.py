@@ -27,7 +27,9 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--ready-file", type=click.Path(path_type=Path), help="Write the addresses there, as JSON, when all answer.")
+@click.option(
+    "--ready-file", type=click.Path(path_type=Path), help="Write the addresses there, as JSON, when all answer."
+)
 def up(ready_file: Path | None) -> None:
     """Start the local stack, print its addresses, and run until Ctrl-C or SIGTERM."""
     from mangalib.local.service import write_atomically
@@ -99,7 +101,13 @@ async def _ask(url: str, token: str, text: str, session_id: str | None, as_json:
         whole = "".join(frame["text"] for frame in frames if frame["type"] == "chunk")
         metadata = msgspec.to_builtins(last.metadata) if isinstance(last, Done) else None
         error = msgspec.to_builtins(last) if isinstance(last, Error) else None
-        report = {"text": whole, "session_id": client.session_id, "metadata": metadata, "error": error, "frames": frames}
+        report = {
+            "text": whole,
+            "session_id": client.session_id,
+            "metadata": metadata,
+            "error": error,
+            "frames": frames,
+        }
         click.echo(json.dumps(report, ensure_ascii=False))
     else:
         click.echo()
@@ -129,7 +137,9 @@ def _print_timeline(frames: list[dict[str, Any]], last: Any) -> None:
 @click.option("--output-dir", type=click.Path(path_type=Path, file_okay=False), help="Instead of papermill_runs/.")
 @click.option("--html", is_flag=True, help="Also write the executed notebook as a page.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result records as JSON.")
-def run(notebook: str, parameters: tuple[tuple[str, str], ...], output_dir: Path | None, html: bool, as_json: bool) -> None:
+def run(
+    notebook: str, parameters: tuple[tuple[str, str], ...], output_dir: Path | None, html: bool, as_json: bool
+) -> None:
     """Run a notebook headless, or `all` of them; leaves the executed notebook and its result record."""
     from mangalib.lab import jobs
 

@@ -46,6 +46,7 @@ def _no_fault_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         for service in ("bedrock", "gateway", "opensearch"):
             running.local(service, "DELETE", "faults")
 
+
 # Longer than anything may take; so that what never comes fails a test and does not hang it.
 FRAME_WITHIN_S = 15
 

@@ -219,7 +219,11 @@ class BedrockStandIn:
             first_byte_ms = (time.monotonic() - started) * 1000
             events = _events(model_id, stop_reason, tokens, input_tokens, self._rng, started, first_byte_ms)
             for number, (event, token_count) in enumerate(events):
-                if fault is not None and number == fault.after_events and await self._in_stream(request, response, fault):
+                if (
+                    fault is not None
+                    and number == fault.after_events
+                    and await self._in_stream(request, response, fault)
+                ):
                     return response
                 if number and token_count:
                     await asyncio.sleep(self._latency.inter_token_s(token_count))

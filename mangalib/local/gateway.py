@@ -22,7 +22,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import aiohttp
 import msgspec
 from aiohttp import web
-from websockets.asyncio.server import ServerConnection, serve as serve_websocket
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as serve_websocket
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -230,7 +231,9 @@ class GatewayStandIn:
                     self._backend_url = msgspec.json.decode(body, type=dict[str, str])["url"]
                     return web.json_response({"url": self._backend_url})
                 case "GET", "connections":
-                    return web.json_response([{"id": c.connection_id, "user_agent": c.user_agent} for c in self._connections.values()])
+                    return web.json_response(
+                        [{"id": c.connection_id, "user_agent": c.user_agent} for c in self._connections.values()]
+                    )
                 case "POST", "faults":
                     self._faults.order(body)
                     return web.json_response({"ordered": True})

@@ -49,7 +49,9 @@ class Index:
     def nearest(self, field: str, vector: list[float], count: int) -> list[tuple[str, float]]:
         """Ids and scores of the nearest documents by cosine, scored (1 + cosine) / 2 as OpenSearch does."""
         if len(vector) != self.vectors.get(field):
-            raise ValueError(f"Query vector has invalid dimension: {len(vector)}. Dimension should be: {self.vectors.get(field)}")
+            raise ValueError(
+                f"Query vector has invalid dimension: {len(vector)}. Dimension should be: {self.vectors.get(field)}"
+            )
         ids, matrix = self._matrix(field)
         query = np.asarray(vector, dtype=np.float32)
         scores = (1 + matrix @ (query / (np.linalg.norm(query) or 1))) / 2
@@ -118,9 +120,9 @@ class OpenSearchStandIn:
                 return web.Response(status=200 if name in self._indices else 404)
             case "GET", [name]:
                 return web.json_response({name: self._index(name).body})
-            case ("GET" | "HEAD"), [name, "_doc", document_id]:
+            case (("GET" | "HEAD"), [name, "_doc", document_id]):
                 return self._get(name, document_id)
-            case ("PUT" | "POST"), [name, "_doc", document_id]:
+            case (("PUT" | "POST"), [name, "_doc", document_id]):
                 return self._put(name, document_id, msgspec.json.decode(body))
             case "DELETE", [name, "_doc", document_id]:
                 found = self._index(name).delete(document_id)
@@ -180,7 +182,9 @@ class OpenSearchStandIn:
         elif "match_all" in query:
             found = [(document_id, 1.0) for document_id in list(index.documents)[:size]]
         else:
-            return _error(400, "parsing_exception", f"unknown query [{', '.join(query)}]; this service knows knn and match_all")
+            return _error(
+                400, "parsing_exception", f"unknown query [{', '.join(query)}]; this service knows knn and match_all"
+            )
         left_out = set(query_string.get("_source_excludes", "").split(","))
         hits = [
             {
@@ -196,7 +200,12 @@ class OpenSearchStandIn:
         shards = {"total": 1, "successful": 1, "skipped": 0, "failed": 0}
         best = hits[0]["_score"] if hits else None
         return web.json_response(
-            {"took": took, "timed_out": False, "_shards": shards, "hits": {"total": total, "max_score": best, "hits": hits}}
+            {
+                "took": took,
+                "timed_out": False,
+                "_shards": shards,
+                "hits": {"total": total, "max_score": best, "hits": hits},
+            }
         )
 
     def _admin(self, method: str, parts: list[str], body: bytes) -> web.Response:

@@ -356,9 +356,7 @@ class Answer:
             with self._logged("the replay buffer was not written"):
                 async with asyncio.timeout(self._settings.replay_timeout_ms / 1000):
                     frames = self._frames[self._saved : until]
-                    await self._services.replay.save(
-                        self._customer, self.request_id, self._head(), frames, self._saved
-                    )
+                    await self._services.replay.save(self._customer, self.request_id, self._head(), frames, self._saved)
                 self._saved = until
             if last:
                 return

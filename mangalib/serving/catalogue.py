@@ -12,8 +12,7 @@ from mangalib.errors import DataError
 
 # These titles are ordinary words too: they count only where they are written as the title is.
 _ORDINARY_WORDS = frozenset(
-    "akira basara blame! buddha days drifters emma erased historie innocent major mao mix monster nana orange phoenix "
-    "ping pong real rough sanctuary sunny touch x".split()
+    ["akira", "basara", "blame!", "buddha", "days", "drifters", "emma", "erased", "historie", "innocent", "major", "mao", "mix", "monster", "nana", "orange", "phoenix", "ping", "pong", "real", "rough", "sanctuary", "sunny", "touch", "x"]
 )
 
 
@@ -66,7 +65,7 @@ class Catalogue:
         """Names by their first two letters: (folded, as written, series), the longest first."""
         names: dict[str, list[tuple[str, str, Manga]]] = {}
         for item in self.items:
-            for name in {item.title, item.title_ja}:
+            for name in {item.title} if item.title_ja.isascii() else {item.title, item.title_ja}:
                 names.setdefault(_fold(name)[:2], []).append((_fold(name), name, item))
         for candidates in names.values():
             candidates.sort(key=lambda candidate: len(candidate[0]), reverse=True)

@@ -197,7 +197,9 @@ class Client:
         except InvalidStatus as refused:
             status = refused.response.status_code
             if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-                raise AuthError(f"the gateway refused the connection with {status}: is the token still valid?") from None
+                raise AuthError(
+                    f"the gateway refused the connection with {status}: is the token still valid?"
+                ) from None
             if status == HTTPStatus.TOO_MANY_REQUESTS:
                 raise BusyError("the gateway takes no more connections for now") from None
             raise TransportError(f"the gateway refused the connection with {status}") from None

@@ -84,7 +84,9 @@ class ManagementApi:
 def management_endpoint(settings: Settings) -> Endpoint:
     """Where the management API answers; there is no default, since the API's id is part of it."""
     if not settings.management_url:
-        raise SettingsError("MANGA_MANAGEMENT_URL is not set; expected https://{api}.execute-api.{region}.amazonaws.com/{stage}")
+        raise SettingsError(
+            "MANGA_MANAGEMENT_URL is not set; expected https://{api}.execute-api.{region}.amazonaws.com/{stage}"
+        )
     return Endpoint.from_url(settings.management_url)
 
 

@@ -268,7 +268,9 @@ class Orchestrator:
             log.exception("an answer's task failed", extra={"request_id": answer.request_id})
         finally:
             self._running.pop((client.customer, answer.request_id), None)
-            for holder in {id(c): c for c in [client, *self._clients.values()] if c.customer == client.customer}.values():
+            for holder in {
+                id(c): c for c in [client, *self._clients.values()] if c.customer == client.customer
+            }.values():
                 if holder.answers.get(answer.request_id) is answer:
                     del holder.answers[answer.request_id]
                     if holder.session.state is not SessionState.DISCONNECTED:

@@ -67,6 +67,7 @@ class WarmPool:
         self._leased: set[HttpConnection] = set()
         self._opening = 0
         self._waiters: deque[asyncio.Future[HttpConnection]] = deque()
+        self._closed = False
         self._tasks: asyncio.TaskGroup | None = None
         self._background: list[asyncio.Task[None]] = []
         self._refill_wanted = asyncio.Event()
@@ -86,6 +87,7 @@ class WarmPool:
         first = await asyncio.gather(*(self._open() for _ in range(self._size)), return_exceptions=True)
         errors = [outcome for outcome in first if isinstance(outcome, BaseException)]
         if len(errors) == self._size:
+            self._closed = True
             raise errors[0]
         self._tasks = await asyncio.TaskGroup().__aenter__()
         self._background = [self._tasks.create_task(self._maintain()), self._tasks.create_task(self._refill())]
@@ -97,11 +99,11 @@ class WarmPool:
         assert self._tasks is not None
         for task in self._background:
             task.cancel()
-        tasks, self._tasks = self._tasks, None
+        self._closed = True
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(TransportError("the pool is closed"))
-        await tasks.__aexit__(None, None, None)
+        await self._tasks.__aexit__(None, None, None)
         for connection in [*self._idle, *self._leased]:
             connection.on_lost = None
             connection.close()
@@ -152,7 +154,7 @@ class WarmPool:
 
     def _release(self, connection: HttpConnection) -> None:
         self._leased.discard(connection)
-        if not connection.reusable or self._tasks is None:
+        if not connection.reusable or self._closed:
             self._discard(connection)
             return
         while self._waiters:
@@ -189,7 +191,12 @@ class WarmPool:
         self._release(connection)
 
     def _grow(self) -> None:
-        while self._tasks is not None and self._opening < len(self._waiters) and self.total < self._max_size:
+        while (
+            self._tasks is not None
+            and not self._closed
+            and self._opening < len(self._waiters)
+            and self.total < self._max_size
+        ):
             # Counted here, since the task itself starts only at the next turn of the loop.
             self._opening += 1
             self._tasks.create_task(self._open_for_waiter())
@@ -246,5 +253,6 @@ class WarmPool:
             except TransportError as error:
                 self.stats.keep_alive_failures += 1
                 log.warning("keep-alive failed, the connection is replaced: %s", error)
+                connection.close()
             finally:
                 self._release(connection)

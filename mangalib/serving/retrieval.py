@@ -33,7 +33,9 @@ class TitleSearch:
         body = {"inputText": text, "dimensions": settings.embedding_dimensions, "normalize": True}
         vector = msgspec.json.decode(await self._bedrock.invoke(settings.embedding_model_id, body))["embedding"]
         query = {"size": settings.knn_top, "query": {"knn": {"embedding": {"vector": vector, "k": settings.knn_top}}}}
-        found = await self._opensearch.search(index=settings.catalogue_index, body=query, _source_excludes=["embedding"])
+        found = await self._opensearch.search(
+            index=settings.catalogue_index, body=query, _source_excludes=["embedding"]
+        )
         return [msgspec.convert(hit["_source"], Manga) for hit in found["hits"]["hits"]]
 
 

@@ -22,8 +22,8 @@ from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
 from mangalib.errors import MangaError
-from mangalib.serving.auth import require_secret
 from mangalib.serving.answer import Services
+from mangalib.serving.auth import require_secret
 from mangalib.serving.aws import Signer
 from mangalib.serving.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
 from mangalib.serving.catalogue import Catalogue
@@ -96,7 +96,9 @@ def _redis(settings: Settings) -> Redis:
 def _opensearch(settings: Settings, session: boto3.Session) -> AsyncOpenSearch:
     url = settings.opensearch_url or "http://127.0.0.1:9200"
     # OpenSearch Serverless wants signed requests; the local service takes any.
-    auth = AWSV4SignerAsyncAuth(session.get_credentials(), settings.region, "aoss") if settings.target == "aws" else None
+    auth = (
+        AWSV4SignerAsyncAuth(session.get_credentials(), settings.region, "aoss") if settings.target == "aws" else None
+    )
     return AsyncOpenSearch(url, http_auth=auth, timeout=5, max_retries=0)
 
 

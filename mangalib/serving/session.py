@@ -49,9 +49,7 @@ class Session:
 
     def activity(self, now_s: float) -> None:
         """A message came."""
-        self._require(
-            SessionState.AUTHENTICATED, SessionState.ACTIVE, SessionState.STREAMING, SessionState.IDLE
-        )
+        self._require(SessionState.AUTHENTICATED, SessionState.ACTIVE, SessionState.STREAMING, SessionState.IDLE)
         self._change(SessionState.STREAMING if self._running else SessionState.ACTIVE, now_s)
 
     def query_started(self, now_s: float) -> None:

@@ -13,9 +13,9 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError
 from opensearchpy import OpenSearch
-from tests.conftest import Connect
 
 from mangalib.local.stack import Stack
+from tests.conftest import Connect
 
 NO_RETRY = Config(retries={"total_max_attempts": 1})
 
@@ -71,7 +71,9 @@ def test_boto3_reads_claudes_events_in_their_order(bedrock: Any) -> None:
 
 
 def test_the_same_question_gets_the_same_answer_streamed_or_whole(bedrock: Any) -> None:
-    streamed = "".join(e["delta"].get("text", "") for e in stream(bedrock, claude()) if e["type"] == "content_block_delta")
+    streamed = "".join(
+        e["delta"].get("text", "") for e in stream(bedrock, claude()) if e["type"] == "content_block_delta"
+    )
     answer = bedrock.invoke_model(modelId=HAIKU, body=claude())
     whole = json.loads(answer["body"].read())
     headers = answer["ResponseMetadata"]["HTTPHeaders"]
@@ -101,7 +103,12 @@ def test_max_tokens_ends_an_answer(bedrock: Any) -> None:
         (claude(max_tokens=None), HAIKU, "ValidationException", 400),
         (claude(messages=[]), HAIKU, "ValidationException", 400),
         (claude(messages=[{"role": "assistant", "content": "hi"}]), HAIKU, "ValidationException", 400),
-        (claude(messages=[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]), HAIKU, "ValidationException", 400),
+        (
+            claude(messages=[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]),
+            HAIKU,
+            "ValidationException",
+            400,
+        ),
         (claude("  "), HAIKU, "ValidationException", 400),
         (
             claude(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b "}]),
@@ -113,7 +120,9 @@ def test_max_tokens_ends_an_answer(bedrock: Any) -> None:
         (claude(), "anthropic.claude-9", "ResourceNotFoundException", 404),
     ],
 )
-def test_a_wrong_request_is_refused_in_the_services_words(bedrock: Any, body: str, model: str, code: str, status: int) -> None:
+def test_a_wrong_request_is_refused_in_the_services_words(
+    bedrock: Any, body: str, model: str, code: str, status: int
+) -> None:
     with pytest.raises(ClientError) as refused:
         bedrock.invoke_model_with_response_stream(modelId=model, body=body)
     assert refused.value.response["Error"]["Code"] == code
@@ -123,7 +132,10 @@ def test_a_wrong_request_is_refused_in_the_services_words(bedrock: Any, body: st
 @pytest.mark.parametrize("wrong", [{"secret": "x" * 40}, {"key": "LOCALOTHER"}, {"region": "us-east-1"}])
 def test_a_wrong_signature_is_refused(stack: Stack, wrong: dict[str, str]) -> None:
     client = aws(stack, **wrong).client(
-        "bedrock-runtime", endpoint_url=stack.addresses["bedrock_url"], verify=stack.addresses["bedrock_ca"], config=NO_RETRY
+        "bedrock-runtime",
+        endpoint_url=stack.addresses["bedrock_url"],
+        verify=stack.addresses["bedrock_ca"],
+        config=NO_RETRY,
     )
     with pytest.raises(ClientError) as refused:
         client.invoke_model(modelId=HAIKU, body=claude())

@@ -9,12 +9,12 @@ import time
 
 import jwt
 import pytest
-from tests.conftest import Connect, PlainClient, text_of
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mangalib.local.stack import Stack
 from mangalib.serving.client import Client
+from tests.conftest import Connect, PlainClient, text_of
 
 
 def _unsigned(claims: dict[str, object]) -> str:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from tests.conftest import QUICK, PlainClient, text_of
 from websockets.asyncio.client import connect
 
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.client import Client
+from tests.conftest import QUICK, PlainClient, text_of
 
 QUESTION = "Tell me about One Piece"
 # Answered without an embedding, which would otherwise be the first invocation to meet a fault.
@@ -91,9 +91,7 @@ BEDROCK = [
 
 
 @pytest.mark.parametrize(("kind", "after_events", "endings"), BEDROCK)
-async def test_bedrock(
-    stack: Stack, whole: dict[str, str], kind: str, after_events: int, endings: set[str]
-) -> None:
+async def test_bedrock(stack: Stack, whole: dict[str, str], kind: str, after_events: int, endings: set[str]) -> None:
     question = QUESTION if after_events else SIMPLE_QUESTION
     invocations = stack.bedrock_stats()["invocations"]
     fault = {"kind": kind, "after_events": after_events, "delay_ms": 300 if kind == "slow_first_token" else 0}
@@ -146,7 +144,9 @@ async def test_a_store_that_hangs_degrades_the_answer_only(stack: Stack, service
     for target in targets:
         os.kill(target.pid, signal.SIGSTOP)
     try:
-        async with Client(stack.addresses["websocket_url"], stack.addresses["token"], settings=stack.settings) as client:
+        async with Client(
+            stack.addresses["websocket_url"], stack.addresses["token"], settings=stack.settings
+        ) as client:
             reply = await client.answer(QUESTION)
         assert reply.error is None
         assert reply.metadata is not None

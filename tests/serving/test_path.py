@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockingError, blockbuster_ctx
-from tests.conftest import Connect, text_of
 
 from mangalib.local.stack import Stack
 from mangalib.serving import server
 from mangalib.serving.client import Client
-from mangalib.settings import Settings
+from tests.conftest import Connect, text_of
 
 SIMPLE = "Hello there"
 RETRIEVAL = "Tell me about One Piece"
@@ -251,7 +250,6 @@ async def test_fifty_at_once_one_stalled_and_nothing_blocks_the_loop(stack: Stac
     assert all(text in said for _, text in finished)
 
 
-
 async def test_metrics_of_concurrent_streams_are_apart_and_hold_no_text(stack: Stack) -> None:
     async def one(number: int) -> tuple[str, int]:
         async with client(stack, f"customer-{number + 10:03d}") as customer:
@@ -273,8 +271,8 @@ async def test_metrics_of_concurrent_streams_are_apart_and_hold_no_text(stack: S
         assert record["streaming_tokens"] == [tokens]
         assert record["final_state"] == "completed"
         assert record["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "MangaAssist/Streaming"
-        assert {"first_token_latency_ms", "streaming_total_ms", "streaming_chunks_sent", "tokens_per_second"} <= set(record)
+        assert {"first_token_latency_ms", "streaming_total_ms", "streaming_chunks_sent", "tokens_per_second"} <= set(
+            record
+        )
     assert "One Piece" not in log
     assert stack.addresses["token"] not in log
-
-

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mangalib.serving.bedrock import Delta, MessageStart, ModelEvent, Usage
+from mangalib.serving.stream import StreamMachine, StreamState
+
+
+def delta(text: str) -> ModelEvent:
+    return ModelEvent("content_block_delta", delta=Delta(text))
+
+
+def machine(**options: object) -> StreamMachine:
+    made = StreamMachine(**{"batch_size": 3, **options})
+    made.invoked()
+    return made
+
+
+def test_the_first_token_leaves_at_once_and_later_ones_in_batches() -> None:
+    stream = machine()
+    taken = []
+    for text in "abcdefgh":
+        stream.receive([delta(text)], 1.0)
+        taken.append(stream.take())
+    assert taken == ["a", None, None, "bcd", None, None, "efg", None]
+    stream.complete(2.0)
+    assert stream.take() == "h", "the tail leaves when the answer ends"
+
+
+def test_what_came_while_a_send_was_under_way_leaves_together() -> None:
+    stream = machine()
+    stream.receive([delta("a")], 1.0)
+    assert stream.take() == "a"
+    stream.receive([delta(text) for text in "bcdefg"], 1.0)
+    assert stream.take() == "bcdefg"
+
+
+@pytest.mark.parametrize("end", ["fail", "cancel"])
+def test_the_tail_is_not_lost_when_it_ends_badly(end: str) -> None:
+    stream = machine()
+    stream.receive([delta("a"), delta("b")], 1.0)
+    assert stream.take() == "ab"
+    stream.receive([delta("c")], 1.0)
+    stream.fail("broken", 2.0) if end == "fail" else stream.cancel(2.0)
+    assert stream.take() == "c"
+    assert stream.state.final
+
+
+def test_tokens_are_the_models_usage_not_the_deltas() -> None:
+    stream = machine()
+    stream.receive(
+        [
+            ModelEvent("message_start", message=MessageStart(Usage(12, 1))),
+            ModelEvent("ping"),
+            ModelEvent("something_new"),
+            delta("a b c"),
+            ModelEvent("message_delta", delta=Delta(stop_reason="end_turn"), usage=Usage(output_tokens=7)),
+            ModelEvent("message_stop"),
+        ],
+        5.0,
+    )
+    assert (stream.metrics.tokens, stream.metrics.input_tokens, stream.metrics.deltas) == (7, 12, 1)
+    assert stream.metrics.first_token_ms == 5.0
+    assert (stream.stop_reason, stream.finished_by_model) == ("end_turn", True)
+
+
+def test_a_second_attempt_is_possible_only_before_the_first_text() -> None:
+    stream = machine()
+    stream.invoked()
+    stream.receive([delta("a")], 1.0)
+    with pytest.raises(ValueError, match="from streaming to waiting_first_token"):
+        stream.invoked()
+
+
+def test_buffered_holds_all_back_until_the_end() -> None:
+    stream = machine(buffered=True)
+    stream.receive([delta(text) for text in "abcdef"], 1.0)
+    assert stream.take() is None
+    stream.complete(2.0)
+    assert stream.take() == "abcdef"
+
+
+def test_a_continuation_does_not_repeat_the_white_space_it_could_not_be_given() -> None:
+    stream = machine(shown="One Piece \n")
+    stream.receive([delta(" "), delta("\n is"), delta(" long")], 1.0)
+    assert stream.text == "One Piece \n is long"
+
+
+def test_nothing_follows_an_end() -> None:
+    stream = machine()
+    stream.complete(1.0)
+    for late in (stream.complete, stream.cancel):
+        with pytest.raises(ValueError, match="completed"):
+            late(2.0)
+    assert stream.state is StreamState.COMPLETED
+
+
+STEPS = st.lists(st.one_of(st.text(min_size=1, max_size=5), st.just(None)), max_size=60)
+
+
+@given(STEPS, st.integers(1, 6), st.sampled_from(["complete", "cancel", "fail"]))
+def test_whatever_the_order_all_text_leaves_once_in_order(steps: list[str | None], batch_size: int, end: str) -> None:
+    """``None`` is a moment at which the line is free; between two of them no more than the batch may be held back."""
+    stream, left = machine(batch_size=batch_size), ""
+    for step in steps:
+        if step is not None:
+            stream.receive([delta(step)], 1.0)
+            continue
+        before = stream.text
+        taken = stream.take()
+        if taken is None:
+            assert not left or len(before) == len(left) or batch_size > 1
+        left += taken or ""
+        assert stream.text == before
+    stream.fail("x", 2.0) if end == "fail" else getattr(stream, end)(2.0)
+    left += stream.take() or ""
+    assert left == "".join(step for step in steps if step is not None) == stream.taken
