@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import msgspec
 
@@ -77,6 +76,10 @@ class _ChunkPayload(msgspec.Struct):
     data: bytes = msgspec.field(name="bytes")
 
 
+class _Embedding(msgspec.Struct):
+    embedding: list[float]
+
+
 _chunk_decoder = msgspec.json.Decoder(_ChunkPayload)
 _event_decoder = msgspec.json.Decoder(ModelEvent)
 
@@ -96,15 +99,22 @@ class BedrockRuntime:
 
         Raises ``BusyError``, ``BedrockError`` or ``TransportError``; nothing is retried here.
         """
-        body = msgspec.json.encode(msgspec.structs.replace(request, anthropic_version="bedrock-2023-05-31"))
         async with self._pool.lease() as connection:
-            await self._post(connection, model_id, "invoke-with-response-stream", body)
+            await self._post(connection, model_id, "invoke-with-response-stream", _claude_body(request))
             yield ModelStream(connection, self._read_timeout_s)
 
-    async def invoke(self, model_id: str, body: dict[str, Any]) -> bytes:
-        """Invoke and wait for the whole answer; returns its body. Raises as :meth:`stream` does."""
+    async def answer(self, model_id: str, request: ClaudeRequest) -> bytes:
+        """Invoke Claude and wait for its whole answer, as JSON. Raises as :meth:`stream` does."""
+        return await self._invoke(model_id, _claude_body(request))
+
+    async def embed(self, model_id: str, text: str, *, dimensions: int) -> list[float]:
+        """The embedding of ``text``, normalised, of shape ``(dimensions,)``. Raises as :meth:`stream` does."""
+        body = msgspec.json.encode({"inputText": text, "dimensions": dimensions, "normalize": True})
+        return msgspec.json.decode(await self._invoke(model_id, body), type=_Embedding).embedding
+
+    async def _invoke(self, model_id: str, body: bytes) -> bytes:
         async with self._pool.lease() as connection:
-            await self._post(connection, model_id, "invoke", msgspec.json.encode(body))
+            await self._post(connection, model_id, "invoke", body)
             return await connection.read_all(timeout_s=self._read_timeout_s)
 
     async def _post(self, connection: HttpConnection, model_id: str, operation: str, body: bytes) -> None:
@@ -146,6 +156,10 @@ class ModelStream:
                 raise failure
         if self._decoder.incomplete:
             raise TransportError("the event stream ended within a message", answered=True)
+
+
+def _claude_body(request: ClaudeRequest) -> bytes:
+    return msgspec.json.encode(msgspec.structs.replace(request, anthropic_version="bedrock-2023-05-31"))
 
 
 def _event_of(message: EventMessage) -> list[ModelEvent]:

@@ -34,7 +34,7 @@ from mangalib.serving.prompts import PromptStore
 from mangalib.serving.replay import ReplayStore
 from mangalib.serving.retrieval import AnswerCache, CustomerData, TitleSearch
 from mangalib.serving.routing import IntentClassifier
-from mangalib.serving.warmup import keep_warm
+from mangalib.serving.warmup import keep_warm, warm_once
 from mangalib.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
             management=ManagementApi(management_connections, signer, management_at, settings),
             replay=ReplayStore(redis, ttl_s=settings.replay_ttl_s),
         )
+        await warm_once(bedrock, settings)
         orchestrator = await stack.enter_async_context(Orchestrator(services, redis))
         async with asyncio.TaskGroup() as background:
             tasks = [

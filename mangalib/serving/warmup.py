@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from mangalib.errors import MangaError
@@ -80,27 +79,38 @@ def tiers(settings: Settings) -> list[Tier]:
     ]
 
 
-async def keep_warm(bedrock: BedrockRuntime, settings: Settings) -> None:
-    """Make all tiers' calls at their intervals, starting with one of each; runs until cancelled."""
+async def warm_once(bedrock: BedrockRuntime, settings: Settings) -> None:
+    """One short call to each model, side by side: after it, none is cold."""
     async with asyncio.TaskGroup() as group:
         for tier in tiers(settings):
-            group.create_task(_repeat(tier.every_s, lambda tier=tier: warm(bedrock, tier)))
+            if not tier.streamed:
+                group.create_task(warm(bedrock, tier))
+
+
+async def keep_warm(bedrock: BedrockRuntime, settings: Settings) -> None:
+    """Make all tiers' calls at their intervals; runs until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        for tier in tiers(settings):
+            group.create_task(_repeat(bedrock, tier))
 
 
 async def warm(bedrock: BedrockRuntime, tier: Tier) -> bool:
     """Make one call of a tier; a failure is logged, and told by returning false."""
     request = ClaudeRequest(tier.output_tokens, [Turn("user", tier.prompt)])
     try:
-        async with bedrock.stream(tier.model_id, request) as stream:
-            async for _ in stream:
-                continue
+        if tier.streamed:
+            async with bedrock.stream(tier.model_id, request) as stream:
+                async for _ in stream:
+                    continue
+        else:
+            await bedrock.answer(tier.model_id, request)
     except MangaError as error:
         log.warning("warm-up %s failed: %s", tier.name, error)
         return False
     return True
 
 
-async def _repeat(every_s: float, call: Callable[[], Awaitable[bool]]) -> None:
+async def _repeat(bedrock: BedrockRuntime, tier: Tier) -> None:
     while True:
-        await call()
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(tier.every_s)
+        await warm(bedrock, tier)

@@ -1,0 +1,110 @@
+"""What being warm is worth: the same thing done warm and cold, in turns, in one run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import boto3
+import pandas as pd
+from tqdm.auto import tqdm
+
+from mangalib.errors import SettingsError
+from mangalib.lab.laboratory import Laboratory
+from mangalib.serving.bedrock import bedrock_endpoint, bedrock_pool
+from mangalib.serving.catalogue import Catalogue
+from mangalib.serving.connection import HttpConnection
+from mangalib.serving.prompts import PromptStore
+from mangalib.serving.routing import Intent, IntentClassifier, load_phrasings
+
+Action = Callable[[], Awaitable[object]]
+
+
+async def compare_warm_and_cold(lab: Laboratory, *, samples: int, question: str) -> pd.DataFrame:
+    """Columns ``what`` (connection, prompt, model), ``state`` (warm, cold), ``ms``; ``samples`` rows of each pair.
+
+    A cold model can be made only on the local stack, whose latency model is told to forget: needs ``lab.stack``.
+    """
+    stack, settings = lab.stack, lab.settings
+    if stack is None:
+        raise SettingsError("MANGA_WEBSOCKET_URL is set; a cold model can be made on the local stack only")
+    endpoint = bedrock_endpoint(settings)
+    dynamodb = _dynamodb(lab)
+    prompts = PromptStore(dynamodb, settings.prompts_table)
+    await prompts.refresh()
+
+    async def lease() -> None:
+        async with pool.lease():
+            return
+
+    async def connect() -> None:
+        (await HttpConnection.open(endpoint, timeout_s=settings.connect_timeout_s)).close()
+
+    async def look_up() -> str:
+        return prompts.lookup(Intent.FAQ)
+
+    async def read_table() -> object:
+        key = {"intent": Intent.FAQ.value, "version": 2}
+        return await asyncio.to_thread(dynamodb.get_item, TableName=settings.prompts_table, Key=key)
+
+    rows: list[dict[str, Any]] = []
+    async with bedrock_pool(endpoint, settings) as pool:
+        pairs: dict[str, tuple[Action, Action]] = {"connection": (lease, connect), "prompt": (look_up, read_table)}
+        for _ in tqdm(range(samples), desc="connection and prompt", leave=False):
+            for what, (warm, cold) in pairs.items():
+                rows.append({"what": what, "state": "warm", "ms": await _timed_ms(warm)})
+                rows.append({"what": what, "state": "cold", "ms": await _timed_ms(cold)})
+    async with lab.client() as client:
+        for _ in tqdm(range(samples), desc="model", leave=False):
+            for state, forget_after_s in (("warm", settings.local_cold_after_s), ("cold", 1e-6)):
+                await asyncio.to_thread(stack.local, "bedrock", "POST", "profile", {"cold_after_s": forget_after_s})
+                reply = await client.answer(question)
+                rows.append({"what": "model (first token)", "state": state, "ms": reply.first_token_ms})
+    await asyncio.to_thread(
+        stack.local, "bedrock", "POST", "profile", {"cold_after_s": settings.local_cold_after_s}
+    )
+    return pd.DataFrame(rows)
+
+
+def confusion_matrix(lab: Laboratory) -> pd.DataFrame:
+    """Held-out phrasings by true intent (rows) and found intent (columns), slots filled with fixed examples."""
+    catalogue = Catalogue.load(lab.settings.data_dir / "catalogue.csv")
+    classifier = IntentClassifier.from_data(lab.settings, catalogue)
+    one, other = catalogue.items[0], catalogue.items[1]
+    slots = {
+        "title": one.title,
+        "title_ja": one.title_ja,
+        "title2": other.title,
+        "title2_ja": other.title_ja,
+        "genre": "horror",
+        "author": one.author,
+        "order": "MA-10001",
+    }
+    phrasings = load_phrasings(lab.settings.data_dir / "query_templates.csv")
+    found = [
+        (phrasing.intent.value, classifier.classify(phrasing.template.format(**slots)).value)
+        for phrasing in phrasings
+        if phrasing.split == "held_out"
+    ]
+    names = [intent.value for intent in Intent]
+    table = pd.crosstab(*map(pd.Series, zip(*found, strict=True)))
+    return table.reindex(index=[n for n in names if n != Intent.DEFAULT], columns=names, fill_value=0)
+
+
+async def _timed_ms(action: Action) -> float:
+    started = time.perf_counter()
+    await action()
+    return (time.perf_counter() - started) * 1000
+
+
+def _dynamodb(lab: Laboratory) -> Any:
+    assert lab.stack is not None
+    return boto3.resource(
+        "dynamodb",
+        endpoint_url=lab.settings.aws_url,
+        region_name=lab.settings.region,
+        aws_access_key_id=lab.stack.addresses["aws_access_key_id"],
+        aws_secret_access_key=lab.stack.addresses["aws_secret_access_key"],
+    ).meta.client

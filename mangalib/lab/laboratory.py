@@ -1,0 +1,49 @@
+"""What a notebook talks to: the service that the settings name, or a local stack of its own."""
+
+from __future__ import annotations
+
+import atexit
+from contextlib import ExitStack
+
+from mangalib.errors import SettingsError
+from mangalib.local.stack import Stack, running_stack
+from mangalib.serving.client import Client
+from mangalib.settings import Settings, load_settings
+
+
+class Laboratory:
+    """Opened once a notebook, closed at its end; also when the kernel ends, however it does.
+
+    ``stack`` is ``None`` when the notebook talks to a service that runs elsewhere.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        """Start or find the service; ``settings`` are settings by name, for a local stack."""
+        self._closing = ExitStack()
+        self.settings: Settings = load_settings(**settings)
+        self.stack: Stack | None = None
+        if self.settings.websocket_url is None:
+            self.stack = self._closing.enter_context(running_stack(**settings))
+            self.settings = self.stack.settings
+            self._url, self._token = self.stack.addresses["websocket_url"], self.stack.addresses["token"]
+        else:
+            if self.settings.token is None:
+                raise SettingsError("MANGA_TOKEN is not set; expected the JWT that goes with MANGA_WEBSOCKET_URL")
+            self._url, self._token = self.settings.websocket_url, self.settings.token.get_secret_value()
+        atexit.register(self.close)
+
+    @property
+    def timing_note(self) -> str:
+        """What must be said wherever a figure of this laboratory is shown."""
+        if self.stack is None:
+            return "measured against the service named in the settings"
+        return "local stack: the model's and the search's times come from a model of latency, not from the cloud"
+
+    def client(self) -> Client:
+        """A new conversation, to be entered with ``async with``."""
+        return Client(self._url, self._token, settings=self.settings)
+
+    def close(self) -> None:
+        """Stop what was started; nothing is left running."""
+        atexit.unregister(self.close)
+        self._closing.close()
