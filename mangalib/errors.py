@@ -8,7 +8,7 @@ MangaError
 ├── AuthError                no token, or one that is not valid (unauthorized)
 ├── BusyError                no capacity within the time allowed (busy)
 ├── TransportError           a connection failed: refused, reset, closed, wrong bytes (unavailable)
-│   └── TransportTimeout     ... or did not answer in time (timeout)
+│   └── TransportTimeoutError     ... or did not answer in time (timeout)
 ├── BedrockError             the model service answered with an error, name and status kept (model_error)
 ├── ConnectionGoneError      the client's WebSocket is no longer there
 ├── SlowClientError          the client takes its frames too slowly and its buffer is full
@@ -70,7 +70,7 @@ class TransportError(MangaError):
         self.answered = answered
 
 
-class TransportTimeout(TransportError):
+class TransportTimeoutError(TransportError):
     """The far side did not answer in the time allowed."""
 
     code = "timeout"

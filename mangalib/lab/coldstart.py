@@ -62,9 +62,7 @@ async def compare_warm_and_cold(lab: Laboratory, *, samples: int, question: str)
                 await asyncio.to_thread(stack.local, "bedrock", "POST", "profile", {"cold_after_s": forget_after_s})
                 reply = await client.answer(question)
                 rows.append({"what": "model (first token)", "state": state, "ms": reply.first_token_ms})
-    await asyncio.to_thread(
-        stack.local, "bedrock", "POST", "profile", {"cold_after_s": settings.local_cold_after_s}
-    )
+    await asyncio.to_thread(stack.local, "bedrock", "POST", "profile", {"cold_after_s": settings.local_cold_after_s})
     return pd.DataFrame(rows)
 
 
@@ -89,7 +87,8 @@ def confusion_matrix(lab: Laboratory) -> pd.DataFrame:
         if phrasing.split == "held_out"
     ]
     names = [intent.value for intent in Intent]
-    table = pd.crosstab(*map(pd.Series, zip(*found, strict=True)))
+    true, taken_for = (pd.Series(column) for column in zip(*found, strict=True))
+    table: pd.DataFrame = pd.crosstab(true, taken_for)
     return table.reindex(index=[n for n in names if n != Intent.DEFAULT], columns=names, fill_value=0)
 
 

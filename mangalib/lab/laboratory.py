@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from contextlib import ExitStack
+from typing import Any
 
 from mangalib.errors import SettingsError
 from mangalib.local.stack import Stack, running_stack
@@ -17,7 +18,7 @@ class Laboratory:
     ``stack`` is ``None`` when the notebook talks to a service that runs elsewhere.
     """
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, **settings: Any) -> None:
         """Start or find the service; ``settings`` are settings by name, for a local stack."""
         self._closing = ExitStack()
         self.settings: Settings = load_settings(**settings)

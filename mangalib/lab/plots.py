@@ -22,15 +22,21 @@ plotly.io.templates.default = "none"
 def frame_timeline(frames: dict[str, pd.DataFrame], budgets_ms: dict[str, float], note: str) -> go.Figure:
     """Every frame of each answer on a line of time; ``frames`` and ``budgets_ms`` by the answer's name."""
     figure = go.Figure()
+    rows = {name: row for row, name in enumerate(frames)}
     for kind, (symbol, color) in _MARKS.items():
-        points = [(row.at_ms, name, row.shows) for name, table in frames.items() for row in table.itertuples() if row.type == kind]
+        points = [
+            (frame.at_ms, rows[name], frame.shows)
+            for name, table in frames.items()
+            for frame in table[table["type"] == kind].itertuples()
+        ]
         if points:
-            at, names, shows = zip(*points, strict=True)
+            at, row, shows = zip(*points, strict=True)
             marker = {"symbol": symbol, "color": color, "size": 11, "line": {"width": 1, "color": "white"}}
-            figure.add_scatter(x=at, y=names, text=shows, mode="markers", name=kind, marker=marker)
-    for row, (name, budget_ms) in enumerate(budgets_ms.items()):
-        _budget_line(figure, budget_ms, f"first-token budget, {name}: {budget_ms:g} ms", row - 0.35, row + 0.35)
-    return _laid_out(figure, "Every frame of an answer, when it arrived", "ms since the query was sent", "", note, 320)
+            figure.add_scatter(x=at, y=row, text=shows, mode="markers", name=kind, marker=marker)
+    for name, budget_ms in budgets_ms.items():
+        _budget_line(figure, budget_ms, f"budget, {name}: {budget_ms:g} ms", rows[name] - 0.3, rows[name] + 0.3)
+    figure.update_yaxes(tickvals=list(rows.values()), ticktext=list(rows), autorange="reversed", zeroline=False)
+    return _laid_out(figure, "Every frame of an answer, when it arrived", "ms since the query was sent", "", note, 330)
 
 
 def reading_progress(answers: dict[str, pd.DataFrame], budget_ms: float, note: str) -> go.Figure:
@@ -42,7 +48,9 @@ def reading_progress(answers: dict[str, pd.DataFrame], budget_ms: float, note: s
         figure.add_scatter(x=table["at_ms"], y=table["characters"], mode="lines", name=name, line=line)
     top = max(table["characters"].max() for table in answers.values())
     _budget_line(figure, budget_ms, f"first-token budget: {budget_ms:g} ms", 0, float(top))
-    return _laid_out(figure, "What can be read, and when", "ms since the query was sent", "characters on screen", note, 380)
+    return _laid_out(
+        figure, "What can be read, and when", "ms since the query was sent", "characters on screen", note, 380
+    )
 
 
 def stage_gantt(measured: pd.DataFrame, budget: pd.DataFrame, budget_ms: float, title: str, note: str) -> go.Figure:
@@ -61,7 +69,8 @@ def stage_gantt(measured: pd.DataFrame, budget: pd.DataFrame, budget_ms: float, 
             textposition="outside",
             cliponaxis=False,
         )
-    figure.update_yaxes(autorange="reversed", automargin=True)
+    order = list(measured["stage"])[::-1]
+    figure.update_yaxes(categoryorder="array", categoryarray=order, automargin=True)
     figure.update_layout(barmode="group")
     figure.add_vline(budget_ms, line={"color": VERMILION, "dash": "dash"})
     figure.add_annotation(
@@ -102,7 +111,9 @@ def confusion(matrix: pd.DataFrame, note: str) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_xaxes(automargin=True)
-    return _laid_out(figure, "Held-out phrasings: what they are, and what they were taken for", "found", "true", note, 460)
+    return _laid_out(
+        figure, "Held-out phrasings: what they are, and what they were taken for", "found", "true", note, 460
+    )
 
 
 def _budget_line(figure: go.Figure, at_ms: float, label: str, low: float, high: float) -> None:
@@ -112,11 +123,11 @@ def _budget_line(figure: go.Figure, at_ms: float, label: str, low: float, high: 
 
 def _laid_out(figure: go.Figure, title: str, x: str, y: str, note: str, height: int) -> go.Figure:
     figure.update_layout(
-        title={"text": f"{title}<br><sub>{note}</sub>"},
+        title={"text": f"{title}<br><sub>{note}</sub>", "y": 0.95, "yanchor": "top", "x": 0.02},
         xaxis_title=x,
         yaxis_title=y,
         height=height,
-        margin={"t": 80, "l": 90, "r": 30, "b": 55},
-        legend={"orientation": "h", "y": -0.22},
+        margin={"t": 110, "l": 90, "r": 60, "b": 55},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     )
     return figure

@@ -11,12 +11,16 @@ from mangalib.serving.messages import Chunk, Done, Error, Status
 from mangalib.settings import Settings
 
 THINKING = "Thinking..."
+SCREEN_CHARS = 44
 
 
 def frames_table(reply: Reply) -> pd.DataFrame:
     """One row a frame: ``seq``, ``at_ms`` since the query was sent, ``type`` and ``shows``, in order."""
     return pd.DataFrame(
-        [{"seq": frame.seq, "at_ms": at_ms, "type": _kind(frame), "shows": _shows(frame)} for at_ms, frame in _of(reply)]
+        [
+            {"seq": frame.seq, "at_ms": at_ms, "type": _kind(frame), "shows": _shows(frame)}
+            for at_ms, frame in _of(reply)
+        ]
     )
 
 
@@ -38,7 +42,7 @@ def screen_at(reply: Reply, moments_ms: Sequence[float]) -> pd.DataFrame:
         text = "".join(frame.text for frame in seen if isinstance(frame, Chunk))
         status = next((frame.message for frame in reversed(seen) if isinstance(frame, Status)), THINKING)
         complete = any(isinstance(frame, Done) for frame in seen)
-        words = text if len(text) <= 60 else "…" + text[-59:]
+        words = text if len(text) <= SCREEN_CHARS else "…" + text[1 - SCREEN_CHARS :]
         phase = "complete" if complete else "streaming" if text else "context" if seen else "instant"
         rows.append({"moment_ms": moment, "phase": phase, "characters": len(text), "on screen": words or status})
     return pd.DataFrame(rows)
@@ -89,7 +93,11 @@ def budgeted_stages(settings: Settings, *, retrieval: bool) -> pd.DataFrame:
     """The specification's plan for the same stages, in the same columns; each begins when what it needs is there."""
     intent, choice, cache = settings.intent_budget_ms, settings.model_choice_budget_ms, settings.cache_budget_ms
     routed = intent + choice
-    rows = [("classify the intent", 0.0, intent), ("choose the model", intent, choice), ("ask the cache", routed, cache)]
+    rows = [
+        ("classify the intent", 0.0, intent),
+        ("choose the model", intent, choice),
+        ("ask the cache", routed, cache),
+    ]
     if retrieval:
         looked_up = routed + settings.knn_budget_ms
         prompted = looked_up + settings.prompt_budget_ms

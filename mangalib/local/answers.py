@@ -111,10 +111,10 @@ def _recommend(items: list[Manga], japanese: bool) -> str:
         lines = "".join(f"『{i.title_ja}』({i.author}、全{i.volumes}巻)、" for i in items)
         return f"こちらの作品はいかがでしょうか。{lines}どれも在庫がございますので、すぐにお届けできます。😊"
     lines = " ".join(
-        f"{number}. {i.title} by {i.author}: {i.genres.replace(',', ', ')}, {i.volumes} volumes, {i.price_usd:.2f} USD each."
+        f"{number}. {i.title} by {i.author}: {i.genres.replace(',', ', ')}, {i.volumes} volumes, {i.price_usd:.2f} USD."
         for number, i in enumerate(items, start=1)
     )
-    return f"Here is what I would read next. {lines} All of them are on our shelf; tell me which one you want to know more about. 😊"
+    return f"Here is what I would read next. {lines} Tell me which one you want to know more about. 😊"
 
 
 def _about_orders(orders: list[tuple[str, str]], japanese: bool) -> str:

@@ -16,6 +16,7 @@ import string
 import time
 import uuid
 from collections import deque
+from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote
 
@@ -359,7 +360,7 @@ def _problem_with(request: ClaudeRequest) -> str | None:
         return "messages: first message must use the user role"
     if any(role not in {"user", "assistant"} for role in roles):
         return "messages: role must be user or assistant"
-    if any(one == other for one, other in zip(roles, roles[1:], strict=False)):
+    if any(one == other for one, other in pairwise(roles)):
         return "messages: roles must alternate between user and assistant"
     if any(not turn.content.strip() for turn in request.messages):
         return "messages: text content blocks must be non-empty"
@@ -378,7 +379,7 @@ def _events(
     first_byte_ms: float,
 ) -> Any:
     """Claude 3's events in order, each with the number of output tokens that it brings."""
-    message = {
+    message: dict[str, Any] = {
         "id": f"msg_{uuid.uuid4().hex[:24]}",
         "type": "message",
         "role": "assistant",

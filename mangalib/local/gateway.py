@@ -79,7 +79,7 @@ class GatewayStandIn:
             return _refusal(http.HTTPStatus.TOO_MANY_REQUESTS)
         connection_id = secrets.token_urlsafe(11) + "="
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        headers = {name: query[name] for name in ("token", "session") if name in query}
+        headers: dict[str, str] = {name: query[name] for name in ("token", "session") if name in query}
         if "Authorization" in request.headers:
             headers["Authorization"] = request.headers["Authorization"]
         status = await self._integrate(connection_id, "$connect", b"", headers)

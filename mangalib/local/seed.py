@@ -23,14 +23,16 @@ from mangalib.settings import Settings
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file; raises ``DataError`` with the line that is not one."""
-    objects = []
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            objects.append(json.loads(line))
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number}: {error}") from None
+    objects = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            objects.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: {error}") from None
     return objects
 
 

@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -51,9 +52,12 @@ async def _run(serve: Serve, settings: Settings, ready_file: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     stdin_closes = await _until_stdin_closes(loop)
-    service = asyncio.ensure_future(serve(settings, lambda at: write_atomically(ready_file, json.dumps(at))))
+    service: asyncio.Future[None] = asyncio.ensure_future(
+        serve(settings, lambda at: write_atomically(ready_file, json.dumps(at)))
+    )
     stopped = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({service, stopped, stdin_closes}, return_when=asyncio.FIRST_COMPLETED)
+    ends: set[asyncio.Future[Any]] = {service, stopped, stdin_closes}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     stdin_closes.cancel()
     service.cancel()

@@ -36,16 +36,22 @@ class ClaudeRequest(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Delta(msgspec.Struct, frozen=True):
+    """What an event adds: text, or at the end the reason for stopping."""
+
     text: str = ""
     stop_reason: str | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):
+    """Tokens as the model counts them."""
+
     input_tokens: int = 0
     output_tokens: int = 0
 
 
 class MessageStart(msgspec.Struct, frozen=True):
+    """The head of an answer, with the tokens of the question."""
+
     usage: Usage
 
 

@@ -12,7 +12,33 @@ from mangalib.errors import DataError
 
 # These titles are ordinary words too: they count only where they are written as the title is.
 _ORDINARY_WORDS = frozenset(
-    ["akira", "basara", "blame!", "buddha", "days", "drifters", "emma", "erased", "historie", "innocent", "major", "mao", "mix", "monster", "nana", "orange", "phoenix", "ping", "pong", "real", "rough", "sanctuary", "sunny", "touch", "x"]
+    [
+        "akira",
+        "basara",
+        "blame!",
+        "buddha",
+        "days",
+        "drifters",
+        "emma",
+        "erased",
+        "historie",
+        "innocent",
+        "major",
+        "mao",
+        "mix",
+        "monster",
+        "nana",
+        "orange",
+        "phoenix",
+        "ping",
+        "pong",
+        "real",
+        "rough",
+        "sanctuary",
+        "sunny",
+        "touch",
+        "x",
+    ]
 )
 
 

@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from mangalib.errors import AuthError, BadRequestError, BusyError, MangaError, TransportError, TransportTimeout
+from mangalib.errors import AuthError, BadRequestError, BusyError, MangaError, TransportError, TransportTimeoutError
 from mangalib.serving.messages import (
     Chunk,
     ClientMessage,
@@ -116,7 +116,7 @@ class Client:
     ) -> AsyncIterator[Received]:
         """Send a query and yield its frames as they come; the last one is ``Done`` or ``Error``.
 
-        Raises ``TransportError`` when the connection is lost for good, ``TransportTimeout`` when nothing comes.
+        Raises ``TransportError`` when the connection is lost for good, ``TransportTimeoutError`` when nothing comes.
         """
         if self._reader is None or self._reader.done():
             await self._begin()
@@ -164,7 +164,7 @@ class Client:
                 async with asyncio.timeout(timeout_s):
                     received = await pending.frames.get()
             except TimeoutError:
-                raise TransportTimeout(f"no frame came for {timeout_s:g} s") from None
+                raise TransportTimeoutError(f"no frame came for {timeout_s:g} s") from None
             if isinstance(received, MangaError):
                 raise received
             yield received

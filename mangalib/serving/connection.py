@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from mangalib.errors import TransportError, TransportTimeout
+from mangalib.errors import TransportError, TransportTimeoutError
 
 HIGH_WATER_BYTES = 256 * 1024
 
@@ -75,7 +75,7 @@ class HttpConnection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, endpoint: Endpoint, *, timeout_s: float) -> HttpConnection:
-        """Connect, TLS handshake included; raises ``TransportError`` or ``TransportTimeout``."""
+        """Connect, TLS handshake included; raises ``TransportError`` or ``TransportTimeoutError``."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
@@ -83,7 +83,7 @@ class HttpConnection(asyncio.Protocol):
                     lambda: cls(endpoint), endpoint.host, endpoint.port, ssl=endpoint.tls
                 )
         except TimeoutError:
-            raise TransportTimeout(f"no connection to {endpoint.origin} within {timeout_s:g} s") from None
+            raise TransportTimeoutError(f"no connection to {endpoint.origin} within {timeout_s:g} s") from None
         except OSError as error:
             raise TransportError(f"no connection to {endpoint.origin}: {error}") from error
         return connection
@@ -143,7 +143,7 @@ class HttpConnection(asyncio.Protocol):
                 await self._waiter
         except TimeoutError:
             self._keep = False
-            raise TransportTimeout(
+            raise TransportTimeoutError(
                 f"{self.endpoint.origin} sent nothing for {timeout_s:g} s", answered=self._answered
             ) from None
         finally:
@@ -158,9 +158,11 @@ class HttpConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport (asyncio.Protocol)."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        """Parse what arrived and wake the consumer (asyncio.Protocol)."""
         if self._complete or self._parser is None:
             self._fail(f"{self.endpoint.origin} sent bytes that nobody asked for")
             self.close()
@@ -177,9 +179,11 @@ class HttpConnection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> bool:
+        """The far side is done: close (asyncio.Protocol)."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Fail whoever waits, and tell the pool (asyncio.Protocol)."""
         reason = f"{type(exc).__name__}: {exc}" if exc else "closed by the far side"
         self._fail(f"the connection to {self.endpoint.origin} was lost ({reason})")
         self._transport = None
@@ -194,17 +198,21 @@ class HttpConnection(asyncio.Protocol):
     # httptools callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header (httptools)."""
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        """The answer has begun (httptools)."""
         assert self._parser is not None
         self.status = self._parser.get_status_code()
         self._keep = self._parser.should_keep_alive()
         self._headers_done = True
 
     def on_body(self, body: bytes) -> None:
+        """Take a piece of the body (httptools)."""
         self._body.append(body)
         self._buffered += len(body)
 
     def on_message_complete(self) -> None:
+        """The answer is whole (httptools)."""
         self._complete = True

@@ -123,7 +123,7 @@ def parse_client_message(body: bytes) -> ClientMessage:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequestError('the message is not JSON; expected an object such as {"action": "ping"}') from None
     try:
-        message = msgspec.convert(value, ClientMessage)
+        message: ClientMessage = msgspec.convert(value, ClientMessage)
     except msgspec.ValidationError as error:
         raise BadRequestError(_explain(value, error)) from None
     request_id = getattr(message, "request_id", None)
@@ -135,9 +135,10 @@ def parse_client_message(body: bytes) -> ClientMessage:
 def parse_server_frame(body: bytes | str) -> ServerFrame:
     """Read one server frame; raises ``BadRequestError`` on a type that is unknown or a body that is not a frame."""
     try:
-        return _server_decoder.decode(body)
+        frame: ServerFrame = _server_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequestError(f"not a frame of this service: {error}") from None
+    return frame
 
 
 def _explain(value: Any, error: msgspec.ValidationError) -> str:

@@ -47,6 +47,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line; ``extra={"request_id": ...}`` is carried over."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The record as one line of JSON."""
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname,

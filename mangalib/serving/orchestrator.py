@@ -82,7 +82,8 @@ class Orchestrator:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        assert self._tasks is not None and self._watcher is not None
+        assert self._tasks is not None
+        assert self._watcher is not None
         self._watcher.cancel()
         for answer, _ in self._running.values():
             answer.leave()
@@ -142,12 +143,15 @@ class Orchestrator:
         pause_s = 0.01
         while client.connection_id in self._clients and time.monotonic() < deadline_s:
             try:
-                return await self._services.management.post(client.connection_id, frame, deadline_s=deadline_s)
+                await self._services.management.post(client.connection_id, frame, deadline_s=deadline_s)
             except ConnectionGoneError:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 0.5)
             except MangaError as error:
-                return log.info("the session frame was not delivered: %s", error)
+                log.info("the session frame was not delivered: %s", error)
+                return
+            else:
+                return
 
     def _disconnect(self, connection_id: str) -> None:
         client = self._clients.pop(connection_id, None)

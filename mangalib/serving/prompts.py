@@ -25,8 +25,8 @@ BUILT_IN_PROMPT = (
 class PromptStore:
     """All active prompts of a DynamoDB table (``intent``, ``version``, ``prompt_text``, ``active``).
 
-    ``dynamodb`` is a boto3 client that takes plain Python values, used in worker threads. :meth:`refresh` replaces the whole set at once; when it
-    fails, the last good set stays and the failure is logged.
+    ``dynamodb`` is a boto3 client that takes plain Python values, used in worker threads. :meth:`refresh` replaces the
+    whole set at once; when it fails, the last good set stays and the failure is logged.
     """
 
     def __init__(self, dynamodb: Any, table: str) -> None:

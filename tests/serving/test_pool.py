@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mangalib.errors import BusyError, TransportError, TransportTimeout
+from mangalib.errors import BusyError, TransportError, TransportTimeoutError
 from mangalib.serving.connection import Endpoint, HttpConnection
 from mangalib.serving.pool import WarmPool
 
@@ -145,7 +145,7 @@ async def test_an_answer_that_was_not_read_costs_its_connection_only() -> None:
     async with running() as server, pool_of(server) as pool:
         server.hold.clear()
         async with pool.lease() as connection:
-            with pytest.raises(TransportTimeout):
+            with pytest.raises(TransportTimeoutError):
                 await connection.send("GET", "/", {}, b"", timeout_s=0.05)
         server.hold.set()
         await until(lambda: pool.idle == 5)
