@@ -24,6 +24,8 @@ QUICK = {
     "local_cold_max_ms": 0,
     "local_daily_cycle": 0,
     "stream_timeout_s": 8,
+    "keep_alive_s": 1,
+    "prompt_refresh_s": 1,
     "send_timeout_s": 2,
     # On a busy test machine a deadline must not decide what an answer is made of; tests that want one set it.
     "cache_budget_ms": 2000,

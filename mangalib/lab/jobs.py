@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -113,8 +114,6 @@ def check_parameters(source: Path, parameters: Mapping[str, Any]) -> None:
 
 
 def _literal(text: str) -> Any:
-    import ast
-
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -155,7 +154,9 @@ def write_html(notebook: Path) -> Path:
             figure = output.get("data", {}).get("application/vnd.plotly.v1+json")
             if figure is not None:
                 output["data"] = {"text/html": _figure_html(figure)}
-    body, _ = HTMLExporter(exclude_input=False).from_notebook_node(contents)
+    # Nothing is fetched by a reader's browser: no scripts from elsewhere.
+    exporter = HTMLExporter(require_js_url="", mathjax_url="", jquery_url="", widget_renderer_url="")
+    body, _ = exporter.from_notebook_node(contents)
     page = notebook.with_suffix(".html")
     page.write_text(body.replace("</head>", f"<script>{_plotly_js()}</script></head>", 1), encoding="utf-8")
     return page
