@@ -15,10 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.conftest import QUICK
 
 from mangalib.local.stack import Stack
 from mangalib.settings import environment
+from tests.conftest import QUICK
 
 MANGALIB = [sys.executable, "-m", "mangalib.cli"]
 READY_WITHIN_S = 60
