@@ -158,7 +158,7 @@ async def ours(stack: Stack) -> AsyncIterator[Ask]:
     endpoint = bedrock_endpoint(settings)
     async with bedrock_pool(endpoint, settings) as pool:
         signer = Signer(boto3.Session(region_name=settings.region), settings.region)
-        bedrock = BedrockRuntime(pool, signer, endpoint, read_timeout_s=settings.read_timeout_s)
+        bedrock = BedrockRuntime(pool, signer, endpoint, settings)
 
         async def ask() -> Query:
             query = Query(time.monotonic())

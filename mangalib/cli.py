@@ -15,6 +15,7 @@ from typing import Any
 import click
 from tqdm.auto import tqdm
 
+from mangalib.atomic import write_atomically
 from mangalib.errors import AuthError, MangaError, SettingsError
 from mangalib.settings import load_settings
 
@@ -32,7 +33,6 @@ def cli() -> None:
 )
 def up(ready_file: Path | None) -> None:
     """Start the local stack, print its addresses, and run until Ctrl-C or SIGTERM."""
-    from mangalib.local.service import write_atomically
     from mangalib.local.stack import running_stack
 
     with _sigterm_as_interrupt(), suppress(KeyboardInterrupt), running_stack() as stack:
@@ -149,7 +149,8 @@ def run(
         jobs.check_parameters(source, values)
     runs = []
     for source in tqdm(sources, desc="notebooks", disable=len(sources) < 2 or as_json):
-        done = jobs.run_notebook(source, values, output_dir or jobs.RUNS)
+        with _sigterm_as_interrupt():
+            done = jobs.run_notebook(source, values, output_dir or jobs.RUNS)
         runs.append(done)
         if not as_json:
             click.echo(f"{source.stem}: {done.record['status']}  {done.notebook}")

@@ -93,6 +93,7 @@ class Settings(BaseSettings):
     pool_shrink_after_s: Positive = 60
     keep_alive_s: Positive = 30
     max_attempts: Count = 2
+    throttled_rate_min_per_s: Positive = 10
     connect_timeout_s: Positive = 5
     read_timeout_s: Positive = 60
     acquire_timeout_s: Positive = 5

@@ -12,11 +12,12 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[1]
 ALLOWED = {
     "serving": {"serving", "settings", "errors"},
-    "local": {"local", "serving", "settings", "errors"},
-    "lab": {"lab", "local", "serving", "settings", "errors"},
-    "cli": {"lab", "local", "serving", "settings", "errors"},
+    "local": {"local", "serving", "settings", "errors", "atomic"},
+    "lab": {"lab", "local", "serving", "settings", "errors", "atomic"},
+    "cli": {"lab", "local", "serving", "settings", "errors", "atomic"},
     "settings": {"errors"},
     "errors": set(),
+    "atomic": set(),
     "__init__": set(),
 }
 

@@ -14,10 +14,9 @@ from tqdm.auto import tqdm
 from mangalib.errors import SettingsError
 from mangalib.lab.laboratory import Laboratory
 from mangalib.serving.bedrock import bedrock_endpoint, bedrock_pool
-from mangalib.serving.catalogue import Catalogue
 from mangalib.serving.connection import HttpConnection
 from mangalib.serving.prompts import PromptStore
-from mangalib.serving.routing import Intent, IntentClassifier, load_phrasings
+from mangalib.serving.routing import Intent
 
 Action = Callable[[], Awaitable[object]]
 
@@ -64,32 +63,6 @@ async def compare_warm_and_cold(lab: Laboratory, *, samples: int, question: str)
                 rows.append({"what": "model (first token)", "state": state, "ms": reply.first_token_ms})
     await asyncio.to_thread(stack.local, "bedrock", "POST", "profile", {"cold_after_s": settings.local_cold_after_s})
     return pd.DataFrame(rows)
-
-
-def confusion_matrix(lab: Laboratory) -> pd.DataFrame:
-    """Held-out phrasings by true intent (rows) and found intent (columns), slots filled with fixed examples."""
-    catalogue = Catalogue.load(lab.settings.data_dir / "catalogue.csv")
-    classifier = IntentClassifier.from_data(lab.settings, catalogue)
-    one, other = catalogue.items[0], catalogue.items[1]
-    slots = {
-        "title": one.title,
-        "title_ja": one.title_ja,
-        "title2": other.title,
-        "title2_ja": other.title_ja,
-        "genre": "horror",
-        "author": one.author,
-        "order": "MA-10001",
-    }
-    phrasings = load_phrasings(lab.settings.data_dir / "query_templates.csv")
-    found = [
-        (phrasing.intent.value, classifier.classify(phrasing.template.format(**slots)).value)
-        for phrasing in phrasings
-        if phrasing.split == "held_out"
-    ]
-    names = [intent.value for intent in Intent]
-    true, taken_for = (pd.Series(column) for column in zip(*found, strict=True))
-    table: pd.DataFrame = pd.crosstab(true, taken_for)
-    return table.reindex(index=[n for n in names if n != Intent.DEFAULT], columns=names, fill_value=0)
 
 
 async def _timed_ms(action: Action) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import signal
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -19,9 +18,9 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from papermill.inspection import inspect_notebook
 
+from mangalib.atomic import write_atomically
 from mangalib.errors import NotebookError
 from mangalib.lab.record import RESULTS_VARIABLE
-from mangalib.local.service import write_atomically
 
 PROJECT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = PROJECT / "notebooks"
@@ -67,7 +66,7 @@ def run_notebook(source: Path, parameters: Mapping[str, Any], output_dir: Path =
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / f"{started:%H%M%S}-{uuid.uuid4().hex[:6]}.ipynb"
     error: str | None = None
-    with tempfile.TemporaryDirectory(prefix="mangalib-run-") as scratch, _sigterm_interrupts():
+    with tempfile.TemporaryDirectory(prefix="mangalib-run-") as scratch:
         results_file = Path(scratch) / "results.json"
         try:
             with _environment(RESULTS_VARIABLE, str(results_file)):
@@ -127,20 +126,6 @@ def _environment(name: str, value: str) -> Iterator[None]:
         yield
     finally:
         del os.environ[name]
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does, with the kernel stopped and the record written."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def write_html(notebook: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from moto.server import ThreadedMotoServer
 
@@ -13,7 +12,6 @@ from mangalib.settings import Settings
 
 async def serve(settings: Settings, announce: Announce) -> None:
     """Run until cancelled."""
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

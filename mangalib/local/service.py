@@ -10,7 +10,6 @@ import asyncio
 import importlib
 import json
 import logging
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ from typing import Any
 
 import uvloop
 
+from mangalib.atomic import write_atomically
 from mangalib.errors import MangaError
 from mangalib.serving.metrics import log_as_json
 from mangalib.settings import Settings, load_settings
@@ -36,14 +36,6 @@ SERVICES = {
     "gateway": "mangalib.local.gateway",
     "orchestrator": "mangalib.serving.server",
 }
-
-
-def write_atomically(path: Path, content: str) -> None:
-    """Write a file so that a reader sees all of it or nothing; only its owner may read it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.touch(mode=0o600)
-    partial.write_text(content, encoding="utf-8")
-    partial.replace(path)
 
 
 async def _run(serve: Serve, settings: Settings, ready_file: Path) -> None:

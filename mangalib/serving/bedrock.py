@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
 
 from mangalib.errors import BedrockError, TransportError
+from mangalib.serving.adaptive import AdaptiveRate
 from mangalib.serving.aws import Signer, path_segment
 from mangalib.serving.connection import Endpoint, HttpConnection
 from mangalib.serving.eventstream import EventStreamDecoder
@@ -93,11 +95,12 @@ _event_decoder = msgspec.json.Decoder(ModelEvent)
 class BedrockRuntime:
     """Invokes models. One per process; safe for any number of concurrent streams."""
 
-    def __init__(self, pool: WarmPool, signer: Signer, endpoint: Endpoint, *, read_timeout_s: float) -> None:
+    def __init__(self, pool: WarmPool, signer: Signer, endpoint: Endpoint, settings: Settings) -> None:
         self._pool = pool
         self._signer = signer
         self._endpoint = endpoint
-        self._read_timeout_s = read_timeout_s
+        self._read_timeout_s = settings.read_timeout_s
+        self._rate = AdaptiveRate(settings.throttled_rate_min_per_s)
 
     @asynccontextmanager
     async def stream(self, model_id: str, request: ClaudeRequest) -> AsyncIterator[ModelStream]:
@@ -126,8 +129,10 @@ class BedrockRuntime:
     async def _post(self, connection: HttpConnection, model_id: str, operation: str, body: bytes) -> None:
         target = f"{self._endpoint.path}/model/{path_segment(model_id)}/{operation}"
         headers = {"Content-Type": "application/json"}
+        await asyncio.sleep(self._rate.wait_s())
         signed = self._signer.sign(SIGNING_NAME, self._endpoint, "POST", target, body, headers)
         status = await connection.send("POST", target, signed, body, timeout_s=self._read_timeout_s)
+        self._rate.answered(throttled=status == 429)
         if status != 200:
             raise await _refusal(connection, status, self._read_timeout_s)
 

@@ -14,8 +14,6 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from mangalib.serving.stream import StreamMetrics, StreamState
 
-SERVICE = "orchestrator"
-
 
 def publish(
     namespace: str, *, model_id: str, intent: str, state: StreamState, metrics: StreamMetrics, request_id: str
@@ -24,7 +22,7 @@ def publish(
 
     Each call uses a metrics object of its own: the library's shared one would mix answers that run at the same time.
     """
-    record = EphemeralMetrics(namespace=namespace, service=SERVICE)
+    record = EphemeralMetrics(namespace=namespace)
     for name, value in {"model": model_id or "none", "intent": intent, "final_state": state.value}.items():
         record.add_dimension(name, value)
     record.add_metadata("request_id", request_id)
@@ -66,3 +64,6 @@ def log_as_json(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # These tell of each request at the level of information.
+    for chatty in ("opensearch", "botocore", "websockets", "werkzeug"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

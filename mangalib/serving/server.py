@@ -60,7 +60,7 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
         stack.push_async_callback(opensearch.close)
         bedrock_connections = await stack.enter_async_context(bedrock_pool(bedrock_at, settings))
         management_connections = await stack.enter_async_context(management_pool(management_at, settings))
-        bedrock = BedrockRuntime(bedrock_connections, signer, bedrock_at, read_timeout_s=settings.read_timeout_s)
+        bedrock = BedrockRuntime(bedrock_connections, signer, bedrock_at, settings)
         customers = CustomerData(dynamodb, settings)
         stack.callback(customers.close)
         services = Services(

@@ -7,6 +7,7 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -102,9 +103,31 @@ async def test_japanese_and_emoji_survive_every_border(stack: Stack) -> None:
     assert reply.text in transcripts(stack)
 
 
+def dynamodb_of(stack: Stack) -> Any:
+    return boto3.resource(
+        "dynamodb",
+        endpoint_url=stack.addresses["aws_url"],
+        region_name="us-west-2",
+        aws_access_key_id=stack.addresses["aws_access_key_id"],
+        aws_secret_access_key=stack.addresses["aws_secret_access_key"],
+    ).meta.client
+
+
+async def remembered(stack: Stack, customer: str, session_id: str) -> None:
+    """Waits until the conversation is kept, which happens behind the answer's last frame."""
+    dynamodb = dynamodb_of(stack)
+    key = {"customer": customer, "session_id": session_id}
+    table = stack.settings.sessions_table
+    async with asyncio.timeout(10):
+        while "Item" not in await asyncio.to_thread(dynamodb.get_item, TableName=table, Key=key):
+            await asyncio.sleep(0.02)
+
+
 async def test_a_conversation_is_remembered_within_its_session_only(stack: Stack) -> None:
     async with client(stack, "customer-002") as first:
         one = await first.answer(RETRIEVAL)
+        assert first.session_id is not None
+        await remembered(stack, "customer-002", first.session_id)
         two = await first.answer("Tell me about Bleach")
     async with client(stack, "customer-002") as other:
         fresh = await other.answer("Tell me about Bleach")
@@ -143,14 +166,7 @@ async def test_thirty_seconds_of_keep_alive_each_second_open_no_connection_and_t
 async def test_a_changed_prompt_is_used_after_one_refresh_and_a_table_of_many_pages_loads_whole(
     stack: Stack, plain: Connect
 ) -> None:
-    dynamodb = boto3.resource(
-        "dynamodb",
-        endpoint_url=stack.addresses["aws_url"],
-        region_name="us-west-2",
-        aws_access_key_id=stack.addresses["aws_access_key_id"],
-        aws_secret_access_key=stack.addresses["aws_secret_access_key"],
-    ).meta.client
-    table = stack.settings.prompts_table
+    dynamodb, table = dynamodb_of(stack), stack.settings.prompts_table
     try:
         for version in range(100, 110):
             item = {"intent": "zz-filler", "version": version, "prompt_text": "x" * 310_000, "active": True}

@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from mangalib.errors import DataError, SettingsError
+from mangalib.serving.adaptive import AdaptiveRate
 from mangalib.serving.catalogue import Catalogue
 from mangalib.serving.fanout import Branch, fan_out
 from mangalib.serving.prompts import BUILT_IN_PROMPT, PromptStore
@@ -57,7 +58,18 @@ def test_a_secret_is_never_shown(monkeypatch) -> None:
 def test_every_duration_and_size_says_its_unit() -> None:
     units = ("_ms", "_s", "_bytes", "_usd", "_tokens", "_mtok", "_chars")
     # What is counted, or has no unit.
-    counted = {"_sigma", "_cycle", "_min", "_size", "_attempts", "_connections", "_second", "_answers", "_top"}
+    counted = {
+        "_sigma",
+        "_cycle",
+        "_min",
+        "_size",
+        "_attempts",
+        "_connections",
+        "_second",
+        "_per_s",
+        "_answers",
+        "_top",
+    }
     counted |= {"_seed", "_port", "_turns", "_dimensions"}
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
@@ -258,3 +270,38 @@ def test_warm_up_costs_what_the_specification_says() -> None:
     budgets = [settings.haiku_ping_month_usd, settings.sonnet_warm_month_usd, settings.sonnet_stream_month_usd]
     assert costs == pytest.approx(budgets, abs=0.01)
     assert sum(costs) == pytest.approx(settings.warmup_month_usd, abs=0.01)
+
+
+# Adaptive retry mode
+
+
+class SetClock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def current_time(self) -> float:
+        return self.now_s
+
+
+def test_throttling_slows_this_client_down_and_success_speeds_it_up_again() -> None:
+    clock = SetClock()
+    rate = AdaptiveRate(10, clock)  # type: ignore[arg-type]
+
+    def send(count: int, *, throttled: bool = False) -> list[float]:
+        waits = []
+        for _ in range(count):
+            waits.append(rate.wait_s())
+            clock.now_s += 0.01
+            rate.answered(throttled=throttled)
+        return waits
+
+    assert set(send(300)) == {0.0}, "nothing is slowed down without throttling"
+    send(1, throttled=True)
+    slowed = [rate.wait_s() for _ in range(10)]
+    assert slowed == sorted(slowed)
+    assert slowed[-1] > 9 / 100, "ten at once now leave one after another"
+    assert slowed[-1] <= 10 / 10, "but never slower than the floor"
+    clock.now_s += 60
+    send(300)
+    clock.now_s += 60
+    assert max(rate.wait_s() for _ in range(10)) < slowed[-1]

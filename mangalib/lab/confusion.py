@@ -1,0 +1,35 @@
+"""How well the intent of a question is found: what held-out phrasings are, against what they are taken for."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from mangalib.serving.catalogue import Catalogue
+from mangalib.serving.routing import Intent, IntentClassifier, load_phrasings
+from mangalib.settings import Settings
+
+
+def confusion_matrix(settings: Settings) -> pd.DataFrame:
+    """Held-out phrasings by true intent (rows) and found intent (columns), slots filled with fixed examples."""
+    catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
+    classifier = IntentClassifier.from_data(settings, catalogue)
+    one, other = catalogue.items[0], catalogue.items[1]
+    slots = {
+        "title": one.title,
+        "title_ja": one.title_ja,
+        "title2": other.title,
+        "title2_ja": other.title_ja,
+        "genre": "horror",
+        "author": one.author,
+        "order": "MA-10001",
+    }
+    phrasings = load_phrasings(settings.data_dir / "query_templates.csv")
+    found = [
+        (phrasing.intent.value, classifier.classify(phrasing.template.format(**slots)).value)
+        for phrasing in phrasings
+        if phrasing.split == "held_out"
+    ]
+    names = [intent.value for intent in Intent]
+    true, taken_for = (pd.Series(column) for column in zip(*found, strict=True))
+    table: pd.DataFrame = pd.crosstab(true, taken_for)
+    return table.reindex(index=[n for n in names if n != Intent.DEFAULT], columns=names, fill_value=0)
