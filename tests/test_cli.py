@@ -96,6 +96,7 @@ def test_two_stacks_side_by_side_and_a_clean_end_each_way(tmp_path: Path) -> Non
         assert not Path(first["bedrock_ca"]).exists(), "no file is left either"
         two.kill()
         assert gone(theirs), "killed, it leaves no process behind either"
+        assert not Path(second["bedrock_ca"]).exists()
 
 
 def test_ctrl_c_while_starting_leaves_nothing(tmp_path: Path) -> None:

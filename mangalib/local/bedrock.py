@@ -104,7 +104,7 @@ class BedrockStandIn:
         self._latency = LatencyModel(LatencyProfile.from_settings(settings), rng)
         self._faults = FaultBook(KINDS, rng)
         self._rng = rng
-        self._transcripts: deque[dict[str, str]] = deque(maxlen=_TRANSCRIPTS)
+        self._transcripts: deque[dict[str, Any]] = deque(maxlen=_TRANSCRIPTS)
         self.stats = Stats()
         self.server: _CountingServer | None = None
 
@@ -212,7 +212,7 @@ class BedrockStandIn:
             }
         )
         await response.prepare(request)
-        transcript = {"model_id": model_id, "question": claude.messages[-1].content, "text": ""}
+        transcript: dict[str, Any] = {"model_id": model_id, "question": claude.messages[-1].content, "text": ""}
         self._transcripts.append(transcript)
         self.stats.open_streams += 1
         try:
@@ -226,12 +226,15 @@ class BedrockStandIn:
                     and await self._in_stream(request, response, fault)
                 ):
                     return response
-                if number and token_count:
+                # The wait for the first token is over already; from then on each is waited for.
+                if token_count and transcript["text"]:
                     await asyncio.sleep(self._latency.inter_token_s(token_count))
                 await response.write(self._encode(event))
                 self._bill(input_tokens if number == 0 else 0, token_count)
                 self.stats.events_sent += 1
-                transcript["text"] += event.get("delta", {}).get("text", "")
+                if text := event.get("delta", {}).get("text", ""):
+                    transcript["text"] += text
+                    transcript.setdefault("first_text_sent_at_s", event["local_sent_at_s"])
             await response.write_eof()
         except (asyncio.CancelledError, ConnectionError):
             self.stats.cancelled_streams += 1

@@ -7,11 +7,14 @@ closes: then whoever started it is gone, however it went.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import json
 import logging
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ log = logging.getLogger(__name__)
 Announce = Callable[[dict[str, str]], None]
 Serve = Callable[[Settings, Announce], Awaitable[None]]
 
+_FOLDER_PREFIX = "mangalib-"
+
 SERVICES = {
     "redis": "mangalib.local.redis",
     "aws": "mangalib.local.aws",
@@ -38,18 +43,35 @@ SERVICES = {
 }
 
 
+def make_stack_folder() -> Path:
+    """A new folder for one run of the stack; its owner's only."""
+    return Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+
+
+def remove_stack_folder(folder: Path) -> None:
+    """Remove such a folder; any other folder is left alone, whoever passes it."""
+    if folder.name.startswith(_FOLDER_PREFIX) and folder.parent == Path(tempfile.gettempdir()):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 async def _run(serve: Serve, settings: Settings, ready_file: Path) -> None:
+    def announce(addresses: dict[str, str]) -> None:
+        # As in the orchestrator: no full collection may stop what is being streamed.
+        gc.collect()
+        gc.freeze()
+        write_atomically(ready_file, json.dumps(addresses))
+
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     stdin_closes = await _until_stdin_closes(loop)
-    service: asyncio.Future[None] = asyncio.ensure_future(
-        serve(settings, lambda at: write_atomically(ready_file, json.dumps(at)))
-    )
+    service: asyncio.Future[None] = asyncio.ensure_future(serve(settings, announce))
     stopped = asyncio.ensure_future(stop.wait())
     ends: set[asyncio.Future[Any]] = {service, stopped, stdin_closes}
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if stdin_closes.done():
+        remove_stack_folder(ready_file.parent)
     stopped.cancel()
     stdin_closes.cancel()
     service.cancel()

@@ -6,11 +6,9 @@ import asyncio
 import json
 import os
 import secrets
-import shutil
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -25,7 +23,7 @@ from tqdm.auto import tqdm
 
 from mangalib.errors import StackError
 from mangalib.local import seed
-from mangalib.local.service import SERVICES
+from mangalib.local.service import SERVICES, make_stack_folder, remove_stack_folder
 from mangalib.local.tls import make_certificates
 from mangalib.serving.auth import issue_token
 from mangalib.settings import Settings, environment, load_settings
@@ -76,8 +74,8 @@ def running_stack(*, quiet: bool = False, **settings: object) -> Iterator[Stack]
     """
     load_settings(**settings)
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="mangalib-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = make_stack_folder()
+        stack.callback(remove_stack_folder, folder)
         yield stack.enter_context(_started(folder, settings, quiet))
 
 
