@@ -16,7 +16,6 @@ import string
 import time
 import uuid
 from collections import deque
-from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote
 
@@ -26,11 +25,11 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from mangalib.local import sigv4
 from mangalib.local.answers import AnswerWriter, tokens_of
+from mangalib.local.claude import LocalRequest, RefusalError, events_of, parse_request
 from mangalib.local.faults import KINDS, Fault, FaultBook
 from mangalib.local.latency import LatencyModel, LatencyProfile
 from mangalib.local.service import Announce
 from mangalib.local.tls import certificate_paths
-from mangalib.serving.bedrock import ClaudeRequest
 from mangalib.serving.catalogue import Catalogue
 from mangalib.serving.eventstream import encode_message
 from mangalib.settings import Settings
@@ -53,15 +52,6 @@ class Stats(msgspec.Struct):
     output_tokens: int = 0
     cancelled_streams: int = 0
     events_sent: int = 0
-
-
-class RefusalError(Exception):
-    """An answer other than 200, in the service's own form."""
-
-    def __init__(self, status: int, name: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.name = name
 
 
 class _CountingServer(web.Server):
@@ -126,7 +116,7 @@ class BedrockStandIn:
             self.stats.invocations += 1
             if model_id == self._settings.embedding_model_id:
                 return await self._embed(request, body)
-            claude = _claude_request(body)
+            claude = parse_request(body)
             if match["operation"] == "invoke":
                 return await self._invoke(request, model_id, claude)
             return await self._stream(request, model_id, claude)
@@ -171,7 +161,7 @@ class BedrockStandIn:
         self.stats.input_tokens += count
         return web.json_response({"embedding": vector, "inputTextTokenCount": count})
 
-    async def _invoke(self, request: web.BaseRequest, model_id: str, claude: ClaudeRequest) -> web.Response:
+    async def _invoke(self, request: web.BaseRequest, model_id: str, claude: LocalRequest) -> web.Response:
         started = time.monotonic()
         await self._before(request, self._faults.take_for_answer())
         text, stop_reason, tokens, input_tokens = self._answer(model_id, claude)
@@ -198,7 +188,7 @@ class BedrockStandIn:
 
     # Streams
 
-    async def _stream(self, request: web.BaseRequest, model_id: str, claude: ClaudeRequest) -> web.StreamResponse:
+    async def _stream(self, request: web.BaseRequest, model_id: str, claude: LocalRequest) -> web.StreamResponse:
         started = time.monotonic()
         fault = self._faults.take_for_stream()
         await self._before(request, fault)
@@ -218,7 +208,7 @@ class BedrockStandIn:
         try:
             await asyncio.sleep(wait_s)
             first_byte_ms = (time.monotonic() - started) * 1000
-            events = _events(model_id, stop_reason, tokens, input_tokens, self._rng, started, first_byte_ms)
+            events = events_of(model_id, stop_reason, tokens, input_tokens, self._rng, started, first_byte_ms)
             for number, (event, token_count) in enumerate(events):
                 if (
                     fault is not None
@@ -249,9 +239,14 @@ class BedrockStandIn:
         padding = "".join(self._rng.choices(_LETTERS, k=self._rng.randrange(4, 40)))
         return encode_message(_EVENT_HEADERS, msgspec.json.encode({"bytes": inner, "p": padding}))
 
-    def _answer(self, model_id: str, claude: ClaudeRequest) -> tuple[str, str, list[str], int]:
-        tokens = tokens_of(self._writer.write(model_id, claude))
-        stop_reason = "max_tokens" if len(tokens) > claude.max_tokens else "end_turn"
+    def _answer(self, model_id: str, claude: LocalRequest) -> tuple[str, str, list[str], int]:
+        text, stop_reason = self._writer.write(model_id, claude), "end_turn"
+        stops = [at for sequence in claude.stop_sequences if sequence and (at := text.find(sequence)) >= 0]
+        if stops:
+            text, stop_reason = text[: min(stops)], "stop_sequence"
+        tokens = tokens_of(text)
+        if len(tokens) > claude.max_tokens:
+            stop_reason = "max_tokens"
         kept = tokens[: claude.max_tokens]
         said = " ".join([claude.system, *(turn.content for turn in claude.messages)])
         return "".join(kept), stop_reason, kept, len(tokens_of(said))
@@ -334,85 +329,6 @@ class BedrockStandIn:
         except ValueError as error:
             return web.json_response({"message": str(error)}, status=400)
         return web.json_response({"message": f"no {request.method} {path}"}, status=404)
-
-
-def _claude_request(body: bytes) -> ClaudeRequest:
-    try:
-        raw = msgspec.json.decode(body)
-        turns = [{"role": m["role"], "content": _plain_text(m["content"])} for m in raw["messages"]]
-        request = msgspec.convert({**raw, "messages": turns, "system": raw.get("system") or ""}, ClaudeRequest)
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise RefusalError(400, "ValidationException", f"Malformed input request: {error}") from None
-    problem = _problem_with(request)
-    if problem:
-        raise RefusalError(400, "ValidationException", problem)
-    return request
-
-
-def _plain_text(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(block["text"] for block in content)
-
-
-def _problem_with(request: ClaudeRequest) -> str | None:
-    roles = [turn.role for turn in request.messages]
-    if request.anthropic_version != "bedrock-2023-05-31":
-        return "anthropic_version: must be bedrock-2023-05-31"
-    if request.max_tokens < 1:
-        return "max_tokens: must be at least 1"
-    if not roles or roles[0] != "user":
-        return "messages: first message must use the user role"
-    if any(role not in {"user", "assistant"} for role in roles):
-        return "messages: role must be user or assistant"
-    if any(one == other for one, other in pairwise(roles)):
-        return "messages: roles must alternate between user and assistant"
-    if any(not turn.content.strip() for turn in request.messages):
-        return "messages: text content blocks must be non-empty"
-    if roles[-1] == "assistant" and request.messages[-1].content != request.messages[-1].content.rstrip():
-        return "messages: final assistant content cannot end with trailing whitespace"
-    return None
-
-
-def _events(
-    model_id: str,
-    stop_reason: str,
-    tokens: list[str],
-    input_tokens: int,
-    rng: random.Random,
-    started: float,
-    first_byte_ms: float,
-) -> Any:
-    """Claude 3's events in order, each with the number of output tokens that it brings."""
-    message: dict[str, Any] = {
-        "id": f"msg_{uuid.uuid4().hex[:24]}",
-        "type": "message",
-        "role": "assistant",
-        "model": model_id,
-        "content": [],
-        "stop_reason": None,
-        "stop_sequence": None,
-        "usage": {"input_tokens": input_tokens, "output_tokens": 1},
-    }
-    yield {"type": "message_start", "message": message}, 0
-    yield {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}, 0
-    if rng.random() < 0.2:
-        yield {"type": "ping"}, 0
-    at = 0
-    while at < len(tokens):
-        size = rng.choice((1, 1, 1, 2, 3))
-        piece = tokens[at : at + size]
-        delta = {"type": "text_delta", "text": "".join(piece)}
-        yield {"type": "content_block_delta", "index": 0, "delta": delta}, len(piece)
-        at += size
-    yield {"type": "content_block_stop", "index": 0}, 0
-    delta_end = {"stop_reason": stop_reason, "stop_sequence": None}
-    yield {"type": "message_delta", "delta": delta_end, "usage": {"output_tokens": len(tokens)}}, 0
-    invocation = {
-        "inputTokenCount": input_tokens,
-        "outputTokenCount": len(tokens),
-        "invocationLatency": int((time.monotonic() - started) * 1000),
-        "firstByteLatency": int(first_byte_ms),
-    }
-    yield {"type": "message_stop", "amazon-bedrock-invocationMetrics": invocation}, 0
 
 
 def _abort(request: web.BaseRequest) -> None:

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 from mangalib.errors import BedrockError, ConnectionGoneError, MangaError, TransportError
 from mangalib.serving import metrics
 from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest, Turn
-from mangalib.serving.fanout import Branch, fan_out
+from mangalib.serving.fanout import CANCELLED, Branch, fan_out
 from mangalib.serving.gateway import ManagementApi
 from mangalib.serving.messages import Chunk, Done, Error, Metadata, Query, Status, encode
 from mangalib.serving.prompts import PromptStore, assemble
@@ -206,9 +206,12 @@ class Answer:
             self._status("retrieving", "Looking up manga for you...")
         outcomes = await fan_out(self._branches(intent, route))
         for name, outcome in outcomes.items():
+            if outcome.error == CANCELLED:
+                continue
             self._timeline[name] = self._at_ms(outcome.ended_s)
-            if outcome.error not in {None, "cancelled"}:
+            if outcome.error is not None:
                 self._degraded.append(name)
+                log.warning("without %s: %s", name, outcome.error, extra={"request_id": self.request_id})
         self._mark("fan_out")
         cached = outcomes["cache"].value if "cache" in outcomes else None
         if isinstance(cached, CachedAnswer):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-log = logging.getLogger(__name__)
+CANCELLED = "cancelled: another result settled the matter"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ async def fan_out(branches: Sequence[Branch]) -> dict[str, Outcome]:
 
     Never raises for a branch's failure. Returns an outcome for each branch, by name.
     """
-    outcomes = {branch.name: Outcome(error="cancelled") for branch in branches}
+    outcomes = {branch.name: Outcome(error=CANCELLED) for branch in branches}
     settled = asyncio.Event()
 
     async def run(branch: Branch) -> None:
@@ -47,13 +46,11 @@ async def fan_out(branches: Sequence[Branch]) -> dict[str, Outcome]:
                 outcome.error = None
         except TimeoutError:
             outcome.error = f"no result within {branch.deadline_ms:g} ms"
-        except Exception as error:  # whatever a look-up dies of, the answer goes on without it, and the log says why
+        except Exception as error:  # whatever a look-up dies of, the answer goes on without it; the outcome says why
             outcome.error = f"{type(error).__name__}: {error}"
         finally:
             outcome.ended_s = time.monotonic()
-        if outcome.error is not None:
-            log.warning("branch %s: %s", branch.name, outcome.error)
-        elif branch.settles and outcome.value is not None:
+        if branch.settles and outcome.value is not None:
             settled.set()
 
     async with asyncio.TaskGroup() as group:

@@ -57,6 +57,15 @@ class Client:
     answers: dict[str, Answer] = field(default_factory=dict)
 
 
+@dataclass
+class Running:
+    """An answer that is being made, its task, and the client that it goes to."""
+
+    answer: Answer
+    task: asyncio.Task[None]
+    client: Client
+
+
 class ConnectionRecord(msgspec.Struct, frozen=True):
     """What another orchestrator must know to take a connection over."""
 
@@ -72,7 +81,7 @@ class Orchestrator:
         self._settings = services.settings
         self._redis = redis
         self._clients: dict[str, Client] = {}
-        self._running: dict[tuple[str, str], tuple[Answer, asyncio.Task[None]]] = {}
+        self._running: dict[tuple[str, str], Running] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._watcher: asyncio.Task[None] | None = None
 
@@ -85,8 +94,8 @@ class Orchestrator:
         assert self._tasks is not None
         assert self._watcher is not None
         self._watcher.cancel()
-        for answer, _ in self._running.values():
-            answer.leave()
+        for running in self._running.values():
+            running.answer.leave()
         await self._tasks.__aexit__(None, None, None)
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -190,8 +199,8 @@ class Orchestrator:
                 limit = self._settings.messages_per_second
                 await self._post(connection_id, Error("rate_limited", f"More than {limit} messages a second."))
             return
-        if client.session.state is SessionState.DISCONNECTED:
-            return
+        if connection_id not in self._clients:
+            return  # gone while this message was on its way
         client.session.activity(time.monotonic())
         try:
             match parse_client_message(body):
@@ -235,11 +244,11 @@ class Orchestrator:
         key = (client.customer, resume.request_id)
         running = self._running.get(key)
         if running is not None:
-            answer, task = running
-            if answer.attach(client.connection_id, resume.after):
-                client.answers[resume.request_id] = answer
+            if running.answer.attach(client.connection_id, resume.after):
+                self._release(running)
+                self._hold(client, running)
                 return
-            await asyncio.wait([task])
+            await asyncio.wait([running.task])
         recorded = None
         with _redis_optional("an answer could not be looked up"):
             recorded = await self._services.replay.load(*key)
@@ -258,27 +267,30 @@ class Orchestrator:
         self._run(client, answer)
 
     def _run(self, client: Client, answer: Answer) -> None:
-        key = (client.customer, answer.request_id)
-        client.session.query_started(time.monotonic())
-        client.answers[answer.request_id] = answer
-        self._running[key] = (answer, self._spawn(self._run_to_end(client, answer)))
         if client.connection_id not in self._clients:
-            answer.leave()
+            return  # gone meanwhile; what there is of the answer is kept
+        key = (client.customer, answer.request_id)
+        running = Running(answer, self._spawn(self._run_to_end(key, answer)), client)
+        self._running[key] = running
+        self._hold(client, running)
 
-    async def _run_to_end(self, client: Client, answer: Answer) -> None:
+    async def _run_to_end(self, key: tuple[str, str], answer: Answer) -> None:
         try:
             await answer.run()
-        except ExceptionGroup:
-            log.exception("an answer's task failed", extra={"request_id": answer.request_id})
         finally:
-            self._running.pop((client.customer, answer.request_id), None)
-            for holder in {
-                id(c): c for c in [client, *self._clients.values()] if c.customer == client.customer
-            }.values():
-                if holder.answers.get(answer.request_id) is answer:
-                    del holder.answers[answer.request_id]
-                    if holder.session.state is not SessionState.DISCONNECTED:
-                        holder.session.query_ended(time.monotonic())
+            self._release(self._running.pop(key))
+
+    def _hold(self, client: Client, running: Running) -> None:
+        """The answer goes to that client from now on."""
+        running.client = client
+        client.answers[running.answer.request_id] = running.answer
+        client.session.query_started(time.monotonic())
+
+    def _release(self, running: Running) -> None:
+        """The answer has ended, or goes to another connection."""
+        del running.client.answers[running.answer.request_id]
+        if running.client.session.state is not SessionState.DISCONNECTED:
+            running.client.session.query_ended(time.monotonic())
 
     # Frames that belong to no answer
 

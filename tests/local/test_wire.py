@@ -96,6 +96,14 @@ def test_max_tokens_ends_an_answer(bedrock: Any) -> None:
     assert events[-2]["usage"]["output_tokens"] == 5
 
 
+def test_a_stop_sequence_ends_an_answer(bedrock: Any) -> None:
+    events = stream(bedrock, claude(stop_sequences=["by"]))
+    assert events[-2]["delta"]["stop_reason"] == "stop_sequence"
+    assert not any(
+        " by" in event["delta"].get("text", "") for event in events if event["type"] == "content_block_delta"
+    )
+
+
 @pytest.mark.parametrize(
     ("body", "model", "code", "status"),
     [

@@ -6,7 +6,8 @@ import asyncio
 import json
 import random
 import time
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import boto3
@@ -281,15 +282,66 @@ async def test_a_resumed_answer_of_somebody_else_is_not_found(plain: Connect) ->
     assert (frame["type"], frame["code"]) == ("error", "not_found")
 
 
-async def test_fifty_at_once_one_stalled_and_nothing_blocks_the_loop(stack: Stack, monkeypatch, tmp_path: Path) -> None:
-    """The orchestrator runs on this test's loop, under a detector that raises at any blocking call."""
+@asynccontextmanager
+async def orchestrator_here(stack: Stack, monkeypatch: pytest.MonkeyPatch, **changes: object) -> AsyncIterator[None]:
+    """The gateway's back end is an orchestrator on this test's own loop, with other settings; ended as by SIGTERM."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", stack.addresses["aws_access_key_id"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", stack.addresses["aws_secret_access_key"])
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(server.serve(stack.settings, lambda at: ready.set_result(at["orchestrator_url"])))
+    settings = stack.settings.model_copy(update=changes)
+    serving = asyncio.create_task(server.serve(settings, lambda at: ready.set_result(at["orchestrator_url"])))
     await asyncio.wait({ready, serving}, return_when=asyncio.FIRST_COMPLETED)
-    theirs = await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": ready.result()})
-    assert theirs["url"] == ready.result()
+    usual = json.loads((stack.folder / "orchestrator.json").read_text())["orchestrator_url"]
+    await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": ready.result()})
+    try:
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+        await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": usual})
+
+
+async def test_no_connection_to_the_model_in_time_is_a_clear_busy(
+    stack: Stack, plain: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.local("bedrock", "POST", "faults", {"kind": "stall", "after_events": 5, "delay_ms": 1500})
+    changes = {"pool_size": 1, "pool_max_size": 1, "acquire_timeout_s": 0.2}
+    async with orchestrator_here(stack, monkeypatch, **changes), plain() as first, plain("customer-013") as second:
+        held = await first.query(SIMPLE)
+        await first.next("chunk")
+        refused = await second.frames(await second.query(SIMPLE))
+        assert (refused[-1]["code"], refused[-1]["message"]) == (
+            "busy",
+            "We are very busy right now. Please try again in a moment.",
+        )
+        assert (await first.frames(held))[-1]["type"] == "done"
+        again = await second.frames(await second.query(SIMPLE))
+        assert again[-1]["type"] == "done", "a moment later it works"
+
+
+async def test_an_orchestrator_that_is_told_to_end_leaves_its_answers_to_the_next_one(
+    stack: Stack, plain: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with plain("customer-014") as customer:
+        whole = await customer.frames(await customer.query(RETRIEVAL))
+    async with orchestrator_here(stack, monkeypatch):
+        connecting = plain("customer-014")
+        customer = await connecting.__aenter__()
+        request_id, seen = await customer.query(RETRIEVAL), []
+        while not seen or seen[-1]["type"] != "chunk":
+            seen.append(await customer.next())
+    # The same connection, now served by another process that has never seen it.
+    await customer.send(action="resume", request_id=request_id, after=seen[-1]["seq"])
+    seen += await customer.frames(request_id)
+    await connecting.__aexit__(None, None, None)
+    assert [frame["seq"] for frame in seen] == list(range(len(seen)))
+    assert text_of(seen) == text_of(whole)
+
+
+async def test_fifty_at_once_one_stalled_and_nothing_blocks_the_loop(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The orchestrator runs on this test's loop, under a detector that raises at any blocking call."""
     finished: list[tuple[float, str]] = []
     started = time.monotonic()
 
@@ -299,10 +351,9 @@ async def test_fifty_at_once_one_stalled_and_nothing_blocks_the_loop(stack: Stac
             assert reply.error is None, reply.error
             finished.append((time.monotonic() - started, reply.text))
 
-    await asyncio.to_thread(
-        stack.local, "bedrock", "POST", "faults", {"kind": "stall", "after_events": 6, "delay_ms": 5000}
-    )
-    try:
+    fault = {"kind": "stall", "after_events": 6, "delay_ms": 5000}
+    await asyncio.to_thread(stack.local, "bedrock", "POST", "faults", fault)
+    async with orchestrator_here(stack, monkeypatch):
         with blockbuster_ctx() as detector:
             # One line to standard output an answer, and log lines: the only writes that are meant to be there.
             detector.functions["io.TextIOWrapper.write"].can_block_in("mangalib/serving/metrics.py", {"publish"})
@@ -311,11 +362,6 @@ async def test_fifty_at_once_one_stalled_and_nothing_blocks_the_loop(stack: Stac
             async with asyncio.TaskGroup() as group:
                 for number in range(50):
                     group.create_task(one(number))
-    finally:
-        serving.cancel()
-        await asyncio.wait([serving])
-        url = json.loads((stack.folder / "orchestrator.json").read_text())["orchestrator_url"]
-        await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": url})
     times = sorted(at for at, _ in finished)
     assert len(times) == 50
     assert times[49] >= 5.0, "one stream was stalled"
