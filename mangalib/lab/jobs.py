@@ -17,6 +17,7 @@ from typing import Any
 import papermill
 from papermill.exceptions import PapermillExecutionError
 from papermill.inspection import inspect_notebook
+from traitlets.config import Config
 
 from mangalib.atomic import write_atomically
 from mangalib.errors import NotebookError
@@ -71,7 +72,12 @@ def run_notebook(source: Path, parameters: Mapping[str, Any], output_dir: Path =
         try:
             with _environment(RESULTS_VARIABLE, str(results_file)):
                 papermill.execute_notebook(
-                    str(source), str(output), parameters=dict(parameters), cwd=str(source.parent), log_output=False
+                    str(source),
+                    str(output),
+                    parameters=dict(parameters),
+                    cwd=str(source.parent),
+                    # A kernel's sockets as files of its owner: over TCP, others on this machine could listen in.
+                    config=Config({"KernelManager": {"transport": "ipc"}}),
                 )
         except PapermillExecutionError as failure:
             error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
