@@ -168,8 +168,9 @@ class GatewayStandIn:
     async def management(self, request: web.BaseRequest) -> web.StreamResponse:
         """``@connections``, and the admin interface."""
         path = unquote(request.raw_path.partition("?")[0])
-        if path.startswith("/_local/"):
-            return await self._admin(request.method, path.removeprefix("/_local/"), await request.read())
+        admin = path.removeprefix(f"/{STAGE}")
+        if admin.startswith("/_local/"):
+            return await self._admin(request.method, admin.removeprefix("/_local/"), await request.read())
         if path == "/" and request.method == "GET":
             return web.Response(text="MangaAssist's local stack is running. Talk to it with: mangalib ask\n")
         prefix = f"/{STAGE}/@connections/"

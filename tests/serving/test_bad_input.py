@@ -53,6 +53,14 @@ async def test_no_valid_token_no_connection(stack: Stack) -> None:
             assert refused.value.response.status_code == 401, name
 
 
+@pytest.mark.parametrize("session", ["a%0d%0aconnectionId:%20evil", "x" * 200])
+async def test_a_crafted_session_id_is_refused(stack: Stack, session: str) -> None:
+    url = f"{stack.addresses['websocket_url']}?token={stack.addresses['token']}&session={session}"
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(url, proxy=None).__aenter__()
+    assert refused.value.response.status_code == 403
+
+
 @pytest.mark.parametrize(
     ("message", "code", "says"),
     [
