@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import msgspec
+from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
 from mangalib.errors import BedrockError, ConnectionGoneError, MangaError, TransportError
@@ -136,6 +137,8 @@ class Answer:
             if not self._finished:
                 self._tasks.create_task(self._keep())
                 self._producer = self._tasks.create_task(self._produce())
+        if self._producer is not None:
+            self._report()
 
     def attach(self, connection_id: str, after: int) -> bool:
         """Go on towards another connection, from behind frame ``after``; false when this answer is ending already."""
@@ -188,7 +191,6 @@ class Answer:
             self._producing = False
             self._finished = True
             self._wake()
-            self._report()
 
     async def _prepare(self) -> CachedAnswer | None:
         """From the question to the plan, or to an answer that exists already."""
@@ -311,7 +313,8 @@ class Answer:
     async def _remember(self, plan: Plan) -> None:
         turns = [*plan.request.messages, Turn("assistant", self._machine.text)]
         with self._logged("the conversation was not kept"):
-            await self._services.customers.remember(self._customer, self.session_id, turns)
+            async with asyncio.timeout(self._settings.profile_deadline_ms / 1000):
+                await self._services.customers.remember(self._customer, self.session_id, turns)
 
     def _report(self) -> None:
         metrics.publish(
@@ -346,7 +349,8 @@ class Answer:
             else:
                 self._cursor += 1
                 self._timeline.setdefault("first_frame", self._now_ms())
-                self._machine.sent(len(frame))
+                if _is(frame, "chunk"):
+                    self._machine.sent(len(frame))
 
     # Keeping it
 
@@ -410,7 +414,7 @@ class Answer:
     def _logged(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (RedisError, OSError, TimeoutError, RuntimeError) as error:
+        except (RedisError, ClientError, BotoCoreError, OSError, TimeoutError) as error:
             log.warning("%s: %s: %s", what, type(error).__name__, error, extra={"request_id": self.request_id})
 
 
@@ -423,4 +427,9 @@ def _continuing(request: ClaudeRequest, text: str) -> ClaudeRequest:
 
 
 def _statuses(frames: list[bytes]) -> list[Status]:
-    return [msgspec.json.decode(frame, type=Status) for frame in frames if b'"type":"status"' in frame[:20]]
+    return [msgspec.json.decode(frame, type=Status) for frame in frames if _is(frame, "status")]
+
+
+def _is(frame: bytes, kind: str) -> bool:
+    # The encoder puts the type first.
+    return frame.startswith(b'{"type":"' + kind.encode() + b'"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from urllib.parse import quote
 
@@ -10,9 +11,12 @@ import boto3
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import BotoCoreError, ClientError
 
 from mangalib.errors import SettingsError
 from mangalib.serving.connection import Endpoint
+
+log = logging.getLogger(__name__)
 
 REFRESH_S = 60.0
 
@@ -29,10 +33,13 @@ class Signer:
         self._frozen: ReadOnlyCredentials = self._source.get_frozen_credentials()
 
     async def keep_fresh(self) -> None:
-        """Runs until cancelled."""
+        """Runs until cancelled; while renewing fails, the last credentials stay in use and the failure is logged."""
         while True:
             await asyncio.sleep(REFRESH_S)
-            self._frozen = await asyncio.to_thread(self._source.get_frozen_credentials)
+            try:
+                self._frozen = await asyncio.to_thread(self._source.get_frozen_credentials)
+            except (BotoCoreError, ClientError) as error:
+                log.warning("credentials could not be renewed: %s", error)
 
     def sign(
         self, service: str, endpoint: Endpoint, method: str, target: str, body: bytes, headers: Mapping[str, str]

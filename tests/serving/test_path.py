@@ -17,6 +17,7 @@ from blockbuster import BlockingError, blockbuster_ctx
 from mangalib.local.stack import Stack
 from mangalib.serving import server
 from mangalib.serving.client import Client
+from mangalib.serving.messages import Chunk
 from mangalib.serving.prompts import PromptStore
 from mangalib.settings import Settings
 from tests.conftest import Connect, text_of
@@ -371,22 +372,26 @@ async def test_fifty_at_once_one_stalled_and_nothing_blocks_the_loop(
 
 
 async def test_metrics_of_concurrent_streams_are_apart_and_hold_no_text(stack: Stack) -> None:
-    async def one(number: int) -> tuple[str, int]:
+    async def one(number: int) -> tuple[str, int, int]:
         async with client(stack, f"customer-{number + 10:03d}") as customer:
             reply = await customer.answer(RETRIEVAL if number % 2 else SIMPLE, request_id=f"metrics-{number}")
             assert reply.metadata is not None
-            return reply.metadata.model_id, reply.metadata.tokens
+            chunks = sum(isinstance(received.frame, Chunk) for received in reply.frames)
+            return reply.metadata.model_id, reply.metadata.tokens, chunks
 
     expected = await asyncio.gather(*(one(number) for number in range(12)))
-    log = stack.log_of("orchestrator")
-    records = {}
+    # An answer's record is written when its last frame is out, a moment after the client has it.
+    await until(lambda: all(f'"metrics-{number}"' in stack.log_of("orchestrator") for number in range(12)))
+    log, records = stack.log_of("orchestrator"), {}
     for line in log.splitlines():
         record = json.loads(line)
         if str(record.get("request_id", "")).startswith("metrics-") and "_aws" in record:
             assert record["request_id"] not in records, "one record an answer"
             records[record["request_id"]] = record
-    for number, (model_id, tokens) in enumerate(expected):
+    for number, (model_id, tokens, chunks) in enumerate(expected):
         record = records[f"metrics-{number}"]
+        assert record["streaming_chunks_sent"] == [chunks]
+        assert record["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["model", "intent", "final_state"]]
         assert record["model"] == model_id
         assert record["streaming_tokens"] == [tokens]
         assert record["final_state"] == "completed"
