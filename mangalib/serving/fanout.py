@@ -36,7 +36,7 @@ async def fan_out(branches: Sequence[Branch]) -> dict[str, Outcome]:
     Never raises for a branch's failure. Returns an outcome for each branch, by name.
     """
     outcomes = {branch.name: Outcome(error=CANCELLED) for branch in branches}
-    settled = asyncio.Event()
+    tasks: list[asyncio.Task[None]] = []
 
     async def run(branch: Branch) -> None:
         outcome = outcomes[branch.name]
@@ -51,15 +51,10 @@ async def fan_out(branches: Sequence[Branch]) -> dict[str, Outcome]:
         finally:
             outcome.ended_s = time.monotonic()
         if branch.settles and outcome.value is not None:
-            settled.set()
+            for task in tasks:
+                if task is not asyncio.current_task():
+                    task.cancel()
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(run(branch)) for branch in branches]
-        waiting = {group.create_task(settled.wait())}
-        pending: set[asyncio.Task[Any]] = set(tasks)
-        while pending and not settled.is_set():
-            done, _ = await asyncio.wait(pending | waiting, return_when=asyncio.FIRST_COMPLETED)
-            pending -= done
-        for task in [*pending, *waiting]:
-            task.cancel()
+        tasks += [group.create_task(run(branch)) for branch in branches]
     return outcomes
