@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 
+import aiohttp
 import boto3
 import pytest
 from botocore.config import Config
@@ -12,7 +14,9 @@ from botocore.exceptions import ClientError
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from mangalib.local.gateway import GatewayStandIn
 from mangalib.local.stack import Stack, running_stack
+from mangalib.settings import load_settings
 from tests.conftest import QUICK, PlainClient
 
 SMALL = {
@@ -21,6 +25,7 @@ SMALL = {
     "session_idle_after_s": 1,
     "connection_lifetime_s": 6,
     "local_client_buffer_bytes": 256 * 1024,
+    "integration_timeout_s": 1,
 }
 
 
@@ -85,6 +90,40 @@ async def test_a_connection_lives_its_time_however_busy_it_is(stack: Stack) -> N
     assert pongs > 6, "longer than it may idle"
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1001
+
+
+async def test_a_back_end_that_is_late_is_said_to_the_client_and_the_connection_stays(stack: Stack) -> None:
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    late = await asyncio.start_server(never, "127.0.0.1", 0)
+    usual = json.loads((stack.folder / "orchestrator.json").read_text())["orchestrator_url"]
+    async with connected(stack) as socket:
+        customer = PlainClient(socket)
+        await customer.next("session")
+        url = f"http://127.0.0.1:{late.sockets[0].getsockname()[1]}"
+        await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": url})
+        try:
+            await customer.send(action="ping")
+            async with asyncio.timeout(5):
+                told = json.loads(await socket.recv())
+        finally:
+            await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": usual})
+        assert told["message"] == "Internal server error"
+        assert {"connectionId", "requestId"} <= told.keys()
+        await customer.send(action="ping")
+        assert (await customer.next("pong"))["type"] == "pong"
+    late.close()
+
+
+async def test_connections_beyond_the_rate_are_refused_until_a_second_has_passed() -> None:
+    settings = load_settings().model_copy(update={"new_connections_per_second": 3})
+    async with aiohttp.ClientSession() as http:
+        gateway = GatewayStandIn(settings, http)
+        assert [gateway._admit() for _ in range(5)] == [True, True, True, False, False]
+        gateway._handshakes[0] -= 1.5
+        assert [gateway._admit() for _ in range(2)] == [True, False]
 
 
 async def test_a_client_that_reads_nothing_fills_its_own_buffer_only(stack: Stack) -> None:
