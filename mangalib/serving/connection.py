@@ -58,7 +58,6 @@ class HttpConnection(asyncio.Protocol):
         self.endpoint = endpoint
         self.status = 0
         self.headers: dict[str, str] = {}
-        self.requests_sent = 0
         self.last_used = time.monotonic()
         self.on_lost: Callable[[HttpConnection], None] | None = None
         self._transport: asyncio.Transport | None = None
@@ -100,7 +99,6 @@ class HttpConnection(asyncio.Protocol):
         self.status, self.headers, self._body, self._buffered = 0, {}, [], 0
         self._complete = self._headers_done = self._answered = False
         self._parser = httptools.HttpResponseParser(self)
-        self.requests_sent += 1
         lines = [f"{method} {target} HTTP/1.1", f"host: {self.endpoint.host_header}", f"content-length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self._transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
