@@ -42,7 +42,7 @@ def frame_timeline(frames: dict[str, pd.DataFrame], budgets_ms: dict[str, float]
 def reading_progress(answers: dict[str, pd.DataFrame], budget_ms: float, note: str) -> go.Figure:
     """Characters on the screen over time, one line an answer."""
     figure = go.Figure()
-    styles = [(BLUE, "solid"), (ORANGE, "dash")]
+    styles = [(BLUE, "solid"), (GREEN, "dot")]  # neither looks like the dashed line of the budget
     for (name, table), (color, dash) in zip(answers.items(), styles, strict=False):
         line = {"color": color, "dash": dash, "width": 3, "shape": "hv"}
         figure.add_scatter(x=table["at_ms"], y=table["characters"], mode="lines", name=name, line=line)
