@@ -22,6 +22,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+_PROJECT = Path(__file__).resolve().parents[1]
+
+
 class Settings(BaseSettings):
     """All settings; immutable once read. See :func:`load_settings` for the readable error on a wrong value."""
 
@@ -38,7 +41,7 @@ class Settings(BaseSettings):
     aws_url: str | None = None
     redis_url: str | None = None
     token: SecretStr | None = None
-    data_dir: Path = Path(__file__).resolve().parents[1] / "data"
+    data_dir: Path = _PROJECT / "data"
     orchestrator_host: str = "127.0.0.1"
     orchestrator_port: Annotated[int, Field(ge=0, le=65535)] = 0
 
@@ -150,6 +153,29 @@ class Settings(BaseSettings):
     list_second_title_ms: Positive = 1800
     list_third_title_ms: Positive = 2200
     list_cards_ms: Positive = 2500
+
+    # 6. Benchmark: a run, its baseline, and when a change counts. Bands are shares: 0.25 is 25 % over.
+    benchmark_every_s: Positive = 900
+    per_intent: Count = 50
+    discarded_per_intent: Annotated[int, Field(ge=0)] = 5
+    benchmark_rate_per_s: Positive = 8
+    benchmark_timeout_s: Positive = 35
+    benchmark_seed: int = 1
+    store: str = str(_PROJECT / "papermill_runs" / "benchmark")
+    baseline_days: Positive = 7
+    look_back_days: Positive = 35
+    improvement_lasts_h: Positive = 24
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    effect_size_min: NonNegative = 0.5
+    p95_sev3: Positive = 0.10
+    p95_sev2: Positive = 0.25
+    p95_sev1: Positive = 0.50
+    target_sev3: Positive = 0.15
+    target_sev2: Positive = 0.30
+    target_sev1: Positive = 0.60
+    errors_sev3: Positive = 0.01
+    errors_sev2: Positive = 0.03
+    errors_sev1: Positive = 0.10
 
     # The local stand-ins' model of latency (medians; log-normal). These are assumptions, not measurements.
     local_dir: Path = Path()

@@ -1,0 +1,166 @@
+"""The detector: which runs are worse than the runs before them, since when, and by how much.
+
+>>> rows = replay(samples)                             # doctest: +SKIP
+>>> rows[rows["severity"] >= 2]                        # doctest: +SKIP
+
+It keeps no state but the samples: whoever replays the same store comes to the same verdict. Two rules: ``sequential``, ours,
+which sums evidence over runs (see ``charts``), and ``textbook``, the specification's own, to compare it with.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from mangalib.benchmark import textbook
+from mangalib.benchmark.charts import MIN_BASELINE_RUNS, LatencyCharts, Reading
+from mangalib.benchmark.errorcharts import ErrorCharts, ErrorReading
+from mangalib.benchmark.series import METRICS, POOLED, Series, summarise
+from mangalib.benchmark.severity import SURE_SD, WARNING, Bands
+from mangalib.settings import Settings, load_settings
+
+Rule = Literal["sequential", "textbook"]
+ERROR_RATE = "error_rate"
+COLUMNS = [
+    "run_id",
+    "started_at",
+    "intent",
+    "metric",
+    "severity",
+    "since",
+    "shift",
+    "shift_low",
+    "shift_high",
+    "reason",
+    "direction",
+]
+Row = tuple[object, ...]
+_SD_95 = 1.959964
+
+
+def replay(
+    samples: pd.DataFrame, *, rule: Rule = "sequential", settings: Settings | None = None, progress: bool = False
+) -> pd.DataFrame:
+    """Judge every run of ``samples`` by the runs before it.
+
+    Parameters
+    ----------
+    samples : DataFrame in the store's columns, over any span and in any order
+    rule : ``sequential`` or ``textbook``
+    settings : the bands of severity and the length of the baseline; by default those of the environment
+    progress : whether to show a bar
+
+    Returns
+    -------
+    DataFrame
+        One row per run, intent and metric (``first_token_ms``, ``total_ms``, ``error_rate``), and under ``sequential``
+        rows of intent ``*`` for what all intents show together. ``severity`` is 0 (none) to 3 (SEV-1). ``shift`` is that
+        of the 95th percentile over the baseline as a share (0.25 is 25 % more) with its 95 % interval ``shift_low`` to
+        ``shift_high``; for ``error_rate`` it is the share of requests that failed. ``since`` is the start of the first
+        run of the change, missing where there is none; ``direction`` is +1 where worse, -1 where better; ``reason`` says
+        it in words.
+
+    Raises
+    ------
+    DataError
+        A column is missing or of the wrong type, or a value cannot be (NaN, negative); names the run and the field.
+    """
+    settings = settings or load_settings()
+    if rule == "textbook":
+        return textbook.replay(samples, settings=settings, progress=progress)
+    return follow(summarise(samples), settings=settings, progress=progress)
+
+
+def follow(series: Series, *, settings: Settings, progress: bool = False, last: int | None = None) -> pd.DataFrame:
+    """The sequential rule on series; rows of the ``last`` runs only, where given."""
+    window_h = settings.baseline_days * 24
+    charts = LatencyCharts(series, window_h=window_h, accept_after_h=settings.improvement_lasts_h)
+    errors = ErrorCharts(series, window_h=window_h)
+    rows: list[Row] = []
+    runs = range(len(series.run_ids))
+    for run in tqdm(runs, desc="runs", disable=not progress, leave=False):
+        reading, error_reading = charts.step(run), errors.step(run)
+        if last is None or run >= len(runs) - last:
+            rows += _latency_rows(series, run, reading, Bands.of_p95(settings))
+            rows += _error_rows(series, run, error_reading, Bands.of_errors(settings))
+    return as_frame(rows)
+
+
+def as_frame(rows: list[Row]) -> pd.DataFrame:
+    """Rows as the table that :func:`replay` returns."""
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    for name in ("started_at", "since"):
+        table[name] = pd.to_datetime(table[name], utc=True)
+    return table.astype({"severity": "int64", "direction": "int64"})
+
+
+def _latency_rows(series: Series, run: int, reading: Reading, bands: Bands) -> list[Row]:
+    def share(deviations: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        return np.asarray(np.expm1(np.clip(reading.shift + deviations * reading.error, -50, 50)))
+
+    worse = reading.judged & (reading.direction > 0) & reading.strong
+    severity = np.where(worse, bands.judged(share(-SURE_SD), share(SURE_SD), reading.page), 0)
+    shift, low, high = share(0), share(-_SD_95), share(_SD_95)
+    rows: list[Row] = []
+    for at, (intent, metric) in enumerate(_names(series.intents, METRICS)):
+        changed = bool(reading.direction[at]) and bool(reading.judged[at])
+        since = series.times[reading.since[at]] if changed else pd.NaT
+        interval = tuple(float(part[at]) if reading.judged[at] else np.nan for part in (shift, low, high))
+        direction = int(reading.direction[at]) if reading.judged[at] else 0
+        count = run - int(reading.since[at]) + 1
+        reason = _latency_reason(reading, at, int(severity[at]), interval, count, bands)
+        head = (series.run_ids[run], series.times[run], intent, metric, int(severity[at]), since)
+        rows.append((*head, *interval, reason, direction))
+    return rows
+
+
+def _latency_reason(
+    reading: Reading, at: int, severity: int, interval: tuple[float, ...], count: int, bands: Bands
+) -> str:
+    if not reading.judged[at]:
+        runs = int(reading.baseline_runs[at])
+        if runs < MIN_BASELINE_RUNS:
+            return f"not judged: its baseline has {runs} of at least {MIN_BASELINE_RUNS} runs"
+        return "not judged: too few answers in this run"
+    if reading.direction[at] == 0:
+        return "as its baseline"
+    shift, low, high = (f"{100 * part:+.0f}" for part in interval)
+    over = f"p95 {shift} % ({low} to {high} %) for {count} run{'s' if count > 1 else ''}"
+    if reading.direction[at] < 0:
+        return f"improved: {over}"
+    what = "a slow tail" if reading.tail_moved[at] else "slower"
+    if severity < WARNING:
+        return f"{what}, but less than the {100 * bands.starts[0]:g} % that count: {over}"
+    return f"{what}: {over}"
+
+
+def _error_rows(series: Series, run: int, reading: ErrorReading, bands: Bands) -> list[Row]:
+    severity = np.where(reading.up, bands.judged(reading.low, reading.high, reading.page), 0)
+    # A single failure says little of the rate, and still is one more than there ever was.
+    surprising = reading.up & (severity == 0) & (reading.rate >= bands.starts[0])
+    severity = np.where(surprising, WARNING, severity)
+    rows: list[Row] = []
+    for at, intent in enumerate([*series.intents, POOLED]):
+        count = run - int(reading.since[at]) + 1
+        if not reading.judged[at]:
+            reason = "not judged: no requests, or no baseline yet"
+        elif not reading.up[at]:
+            reason = "as its baseline"
+        else:
+            reason = (
+                f"failing: {100 * reading.rate[at]:.1f} % of requests ({100 * reading.low[at]:.1f} to "
+                f"{100 * reading.high[at]:.1f} %) for {count} run{'s' if count > 1 else ''}, "
+                f"usually {100 * reading.usual[at]:.2g} %"
+            )
+        since = series.times[reading.since[at]] if reading.up[at] else pd.NaT
+        head = (series.run_ids[run], series.times[run], intent, ERROR_RATE, int(severity[at]), since)
+        interval = (float(reading.rate[at]), float(reading.low[at]), float(reading.high[at]))
+        rows.append((*head, *interval, reason, int(reading.up[at])))
+    return rows
+
+
+def _names(intents: list[str], metrics: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(intent, metric) for intent in [*intents, POOLED] for metric in metrics]

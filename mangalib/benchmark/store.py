@@ -1,0 +1,315 @@
+"""The benchmark store: Parquet files by date, one a run, in a local folder or on S3.
+
+A file appears whole or not at all, and none is ever changed. Days that are over are compacted: the new file is there before
+the old ones go, and a run that is in two files for a moment is read once, so that any number of machines may write, read and
+compact at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import re
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from mangalib.errors import DataError
+from mangalib.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_TIME = pa.timestamp("us", tz="UTC")
+SCHEMA = pa.schema(
+    [
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("started_at", _TIME, nullable=False),
+        pa.field("at", _TIME, nullable=False),
+        pa.field("sequence", pa.int32(), nullable=False),
+        pa.field("intent", pa.string(), nullable=False),
+        pa.field("model_id", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("first_token_ms", pa.float64()),
+        pa.field("total_ms", pa.float64()),
+        pa.field("tokens", pa.int32()),
+        pa.field("ok", pa.bool_(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("warmup", pa.bool_(), nullable=False),
+    ]
+)
+_NOT_NULL = [column.name for column in SCHEMA if not column.nullable]
+_WORDS = [column.name for column in SCHEMA if column.type == pa.string()]
+_PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
+_LISTINGS = 5
+_READERS = 4
+
+
+@dataclass
+class Loaded:
+    """Samples in the store's columns, the oldest run first, and files that could not be read at all, by name."""
+
+    samples: pd.DataFrame
+    unreadable: list[str] = field(default_factory=list)
+
+
+class Store:
+    """A store by its URL: a folder's path or ``s3://bucket/prefix``."""
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self.url = url
+        self._look_back_days = settings.look_back_days
+        self._local = "://" not in url
+        if self._local:
+            self._fs: pafs.FileSystem = pafs.LocalFileSystem()
+            self._base = str(Path(url).expanduser().resolve())
+        elif urlsplit(url).scheme == "s3":
+            endpoint = urlsplit(settings.aws_url) if settings.aws_url else None
+            options = {"scheme": endpoint.scheme, "endpoint_override": endpoint.netloc} if endpoint else {}
+            self._fs = pafs.S3FileSystem(region=settings.region, **options)
+            self._base = url.removeprefix("s3://").rstrip("/")
+        else:
+            raise DataError(f"store {url!r}: expected a folder or s3://bucket/prefix")
+
+    def append(self, samples: pd.DataFrame) -> str:
+        """Write one run; returns its file. Raises ``DataError`` when it is not one run in the store's columns, or is there
+        already; then nothing is written."""
+        table = _table_of(samples)
+        runs = samples[["run_id", "started_at"]].drop_duplicates()
+        if len(runs) != 1:
+            raise DataError(f"{len(runs)} runs; expected one: each has a file of its own")
+        run_id, started = str(runs["run_id"].iloc[0]), pd.Timestamp(runs["started_at"].iloc[0])
+        if not re.fullmatch(r"[\w.-]{1,100}", run_id):
+            raise DataError(f"run_id {run_id!r}: expected up to 100 letters, digits, dots, dashes and underscores")
+        return self._write(f"date={started:%Y-%m-%d}", f"run-{started:%H%M%S}-{run_id}.parquet", table, once=True)
+
+    def load(self, begin: datetime, end: datetime) -> Loaded:
+        """Runs that started from ``begin`` to ``end``, both included.
+
+        Raises ``DataError`` when a file has not the columns that a store has, naming the file and the column. A file that is
+        not Parquet, or only part of one, is left out and named.
+        """
+        days = [begin.date() + timedelta(days=n) for n in range((end.date() - begin.date()).days + 1)]
+        tables, unreadable = self._tables(days)
+        if not tables:
+            return Loaded(_empty(), unreadable)
+        whole = pa.concat_tables(tables).unify_dictionaries()
+        inside = pa.compute.and_(
+            pa.compute.greater_equal(whole["started_at"], pa.scalar(begin, _TIME)),
+            pa.compute.less_equal(whole["started_at"], pa.scalar(end, _TIME)),
+        )
+        samples = whole.filter(inside).to_pandas(self_destruct=True, split_blocks=True)
+        order = samples[["started_at"]].assign(run=samples["run_id"].astype(str), n=samples["sequence"])
+        if not order["started_at"].is_monotonic_increasing:
+            samples = samples.loc[order.sort_values(["started_at", "run", "n"], kind="stable").index]
+        return Loaded(samples.reset_index(drop=True), unreadable)
+
+    def newest(self) -> tuple[str, datetime] | None:
+        """Id and start of the newest run, or ``None`` in an empty store."""
+        for day in reversed(self._days()):
+            found = self._runs_of(day)
+            if found:
+                return max(found, key=lambda run: (run[1], run[0]))
+        return None
+
+    def started_at(self, run_id: str) -> datetime:
+        """When a run started; raises ``DataError`` naming the newest runs when there is no such run."""
+        known: list[tuple[str, datetime]] = []
+        for day in reversed(self._days()):
+            for known_id, started in self._runs_of(day):
+                if known_id == run_id:
+                    return started
+                known.append((known_id, started))
+        newest = ", ".join(name for name, _ in sorted(known, key=lambda run: run[1], reverse=True)[:3])
+        raise DataError(f"no run {run_id!r} in {self.url}; the newest are: {newest or 'none, it is empty'}")
+
+    def compact(self, today: date) -> int:
+        """Bring each day before yesterday, as far as a verdict looks back, into one file; returns how many files went."""
+        gone = 0
+        for day in self._days():
+            if today - timedelta(days=self._look_back_days + 2) <= day < today - timedelta(days=1):
+                # Somebody else may be compacting the same day: then it is done, by them or by the next run.
+                with contextlib.suppress(FileNotFoundError):
+                    gone += self._compact_day(day)
+        return gone
+
+    def _compact_day(self, day: date) -> int:
+        files = self._files(day)
+        if len(files) < 2:
+            return 0
+        tables = [table for table in (self._read(path) for path in files) if table is not None]
+        if len(tables) != len(files):
+            return 0
+        table = pa.concat_tables(_each_run_once(tables))
+        names = sorted(str(name) for name in table["run_id"].unique().to_pylist())
+        name = f"day-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:16]}.parquet"
+        written = self._write(f"date={day:%Y-%m-%d}", name, table.cast(SCHEMA), once=False)
+        old = [path for path in files if path != written]
+        for path in old:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.delete_file(path)
+        return len(old)
+
+    # Files
+
+    def _write(self, folder: str, name: str, table: pa.Table, *, once: bool) -> str:
+        path = f"{self._base}/{folder}/{name}"
+        if once and self._fs.get_file_info(path).type != pafs.FileType.NotFound:
+            raise DataError(f"{path}: is there already, and a run is written once")
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd")
+        try:
+            if self._local:
+                self._fs.create_dir(f"{self._base}/{folder}", recursive=True)
+                partial = f"{self._base}/{folder}/.{name}.{uuid.uuid4().hex}"
+                try:
+                    with self._fs.open_output_stream(partial) as stream:
+                        stream.write(buffer.getvalue())
+                    self._fs.move(partial, path)
+                finally:
+                    Path(partial).unlink(missing_ok=True)
+            else:
+                # On S3 an object is there when its upload is complete, and not before.
+                with self._fs.open_output_stream(path) as stream:
+                    stream.write(buffer.getvalue())
+        except OSError as error:
+            raise DataError(f"{path}: could not be written: {error}") from error
+        return path
+
+    def _days(self) -> list[date]:
+        entries = self._listed(self._base)
+        found = [match[1] for entry in entries if (match := _PARTITION.fullmatch(entry.base_name))]
+        return sorted(date.fromisoformat(day) for day in found)
+
+    def _files(self, day: date) -> list[str]:
+        entries = self._listed(f"{self._base}/date={day:%Y-%m-%d}")
+        names = [e.path for e in entries if e.type == pafs.FileType.File and e.base_name.endswith(".parquet")]
+        return sorted(path for path in names if not path.rsplit("/", 1)[-1].startswith((".", "_")))
+
+    def _listed(self, folder: str) -> list[pafs.FileInfo]:
+        try:
+            found: list[pafs.FileInfo] = self._fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        except OSError as error:
+            raise DataError(f"store {self.url}: {error}") from error
+        return found
+
+    def _tables(self, days: list[date]) -> tuple[list[pa.Table], list[str]]:
+        for _ in range(_LISTINGS):
+            files = [path for day in days for path in self._files(day)]
+            # A file that was listed and is gone was compacted meanwhile: what replaced it is in a new listing.
+            with contextlib.suppress(FileNotFoundError):
+                with ThreadPoolExecutor(_READERS) as threads:
+                    tables = list(zip(files, threads.map(self._read, files), strict=True))
+                unreadable = [path.rsplit("/", 1)[-1] for path, table in tables if table is None]
+                return _each_run_once([table for _, table in tables if table is not None]), unreadable
+        raise DataError(f"store {self.url}: its files changed {_LISTINGS} times while they were read; try again")
+
+    def _read(self, path: str) -> pa.Table | None:
+        """One file, or ``None`` when it is not a whole Parquet file."""
+        try:
+            with self._fs.open_input_file(path) as file:
+                parquet = pq.ParquetFile(file, read_dictionary=_WORDS)
+                present = [name for name in SCHEMA.names if name in parquet.schema_arrow.names]
+                table = parquet.read(columns=present)
+        except pa.ArrowInvalid:
+            log.warning("%s: not a whole Parquet file, left out", path)
+            return None
+        return _conforming(table, path)
+
+    def _runs_of(self, day: date) -> list[tuple[str, datetime]]:
+        tables, _ = self._tables([day])
+        runs = [table.select(["run_id", "started_at"]).group_by(["run_id", "started_at"]).aggregate([]) for table in tables]
+        return [(str(row["run_id"]), row["started_at"]) for table in runs for row in table.to_pylist()]
+
+
+def _table_of(samples: pd.DataFrame) -> pa.Table:
+    missing = [name for name in SCHEMA.names if name not in samples]
+    if missing:
+        raise DataError(f"column {missing[0]}: missing; expected {', '.join(SCHEMA.names)}")
+    columns = []
+    for column in SCHEMA:
+        try:
+            values = pa.Array.from_pandas(samples[column.name])
+            columns.append(values.cast(column.type))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise DataError(f"column {column.name}: expected {column.type}: {error}") from None
+        if not column.nullable and columns[-1].null_count:
+            raise DataError(f"column {column.name}: {columns[-1].null_count} values are missing; expected none")
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+_AS_READ = pa.schema([(c.name, pa.dictionary(pa.int32(), pa.string()) if c.name in _WORDS else c.type) for c in SCHEMA])
+
+
+def _conforming(table: pa.Table, path: str) -> pa.Table:
+    as_written = table.schema.names == _AS_READ.names and table.schema.types == _AS_READ.types
+    if as_written and not any(table[name].null_count for name in _NOT_NULL):
+        return pa.Table.from_arrays(table.columns, schema=_AS_READ)
+    columns = []
+    for column in SCHEMA:
+        if column.name not in table.column_names:
+            raise DataError(f"{path}: column {column.name} is missing; expected {', '.join(SCHEMA.names)}")
+        values = table[column.name]
+        expected = _AS_READ.field(column.name).type
+        try:
+            if _kind(values.type) != _kind(column.type) and not pa.types.is_null(values.type):
+                raise pa.ArrowTypeError(str(values.type))
+            if column.name in _WORDS and not pa.types.is_dictionary(values.type):
+                values = values.cast(pa.string()).dictionary_encode()
+            columns.append(values.cast(expected))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            raise DataError(f"{path}: column {column.name} is {values.type}; expected {column.type}") from None
+        if column.name in _NOT_NULL and columns[-1].null_count:
+            raise DataError(f"{path}: column {column.name} has {columns[-1].null_count} missing values; expected none")
+    return pa.Table.from_arrays(columns, schema=_AS_READ)
+
+
+def _kind(kind: pa.DataType) -> str:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_timestamp(kind):
+        return "UTC time" if kind.tz is not None else "time without zone"
+    for name in ("boolean", "integer", "floating", "string", "large_string"):
+        if getattr(pa.types, f"is_{name}")(kind):
+            return {"large_string": "string", "integer": "number", "floating": "number"}.get(name, name)
+    return str(kind)
+
+
+def _each_run_once(tables: list[pa.Table]) -> list[pa.Table]:
+    """The same tables without the runs that a table before has already."""
+    seen: set[str] = set()
+    kept = []
+    for table in tables:
+        runs = {str(name) for name in table["run_id"].unique().to_pylist()}
+        if runs & seen:
+            again = pa.array(sorted(runs & seen))
+            table = table.filter(pa.compute.invert(pa.compute.is_in(table["run_id"].cast(pa.string()), again)))
+        seen |= runs
+        kept.append(table)
+    return kept
+
+
+def _empty() -> pd.DataFrame:
+    frame: pd.DataFrame = SCHEMA.empty_table().to_pandas()
+    return frame
+
+
+def days_before(moment: datetime, days: float) -> datetime:
+    """``days`` before ``moment``, in UTC."""
+    return moment.astimezone(UTC) - timedelta(days=days)
+
+
+def iter_runs(samples: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """One table a run, the oldest first."""
+    for _, run in samples.groupby(["started_at", "run_id"], sort=True, observed=True):
+        yield run

@@ -1,0 +1,104 @@
+"""The specification's rule, to the letter: Mann-Whitney at alpha, Cohen's d large enough, severity by the run's p95.
+
+Each run stands alone against all requests of the baseline's days. It is here to be compared with: see ``detector``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr
+from tqdm.auto import tqdm
+
+from mangalib.benchmark.series import METRICS, Floats, check, impossible
+from mangalib.benchmark.severity import Bands
+from mangalib.errors import DataError
+from mangalib.settings import Settings
+
+MIN_SAMPLES = 2
+
+
+@dataclass
+class _Window:
+    """The requests of the last days in order of size, kept so while runs come and go."""
+
+    ordered: Floats = field(default_factory=lambda: np.empty(0))
+    runs: list[tuple[float, Floats]] = field(default_factory=list)
+
+    def add(self, hour: float, values: Floats) -> None:
+        values = np.sort(values)
+        self.ordered = np.insert(self.ordered, np.searchsorted(self.ordered, values), values)
+        self.runs.append((hour, values))
+
+    def forget_before(self, hour: float) -> None:
+        while self.runs and self.runs[0][0] < hour:
+            _, values = self.runs.pop(0)
+            first = np.searchsorted(self.ordered, values, side="left")
+            # Equal values stand next to each other: each takes its own place.
+            repeats = np.arange(len(values)) - np.searchsorted(values, values, side="left")
+            self.ordered = np.delete(self.ordered, first + repeats)
+
+
+def replay(samples: pd.DataFrame, *, settings: Settings, progress: bool = False) -> pd.DataFrame:
+    """Rows as ``detector.replay`` returns them, but for intent ``*``; ``since`` is the run itself, and ``shift`` the run's
+    p95 over the baseline's, without an interval."""
+    from mangalib.benchmark.detector import ERROR_RATE, as_frame
+
+    check(samples)
+    for run_id, problem in impossible(samples).items():
+        raise DataError(f"run {run_id}: {problem}")
+    if "warmup" in samples:
+        samples = samples[~samples["warmup"].astype(bool)]
+    samples = samples.assign(run_id=samples["run_id"].astype(str), intent=samples["intent"].astype(str))
+    bands, error_bands = Bands.of_p95(settings), Bands.of_errors(settings)
+    windows: dict[tuple[str, str], _Window] = {}
+    rows: list[tuple[object, ...]] = []
+    runs = samples.groupby(["started_at", "run_id"], sort=True)
+    for (started, run_id), run in tqdm(runs, desc="runs", disable=not progress, leave=False):
+        hour = started.timestamp() / 3600
+        for intent, part in run.groupby("intent", sort=True):
+            for metric in METRICS:
+                now = part.loc[part["ok"], metric].to_numpy(dtype=np.float64)
+                window = windows.setdefault((intent, metric), _Window())
+                window.forget_before(hour - settings.baseline_days * 24)
+                severity, shift, reason = _judge(now, window.ordered, settings, bands)
+                since = started if severity else pd.NaT
+                direction = int(severity > 0)
+                rows.append(
+                    (run_id, started, intent, metric, severity, since, shift, np.nan, np.nan, reason, direction)
+                )
+                window.add(hour, now)
+            rate = 1 - float(part["ok"].mean())
+            severity = int(error_bands.literal(np.array(rate)))
+            since = started if severity else pd.NaT
+            reason = f"{100 * rate:.1f} % of requests failed"
+            rows.append(
+                (run_id, started, intent, ERROR_RATE, severity, since, rate, np.nan, np.nan, reason, int(severity > 0))
+            )
+    return as_frame(rows)
+
+
+def _judge(now: Floats, before: Floats, settings: Settings, bands: Bands) -> tuple[int, float, str]:
+    if len(now) < MIN_SAMPLES or len(before) < MIN_SAMPLES:
+        return 0, math.nan, "not judged: too few requests, in this run or before it"
+    p_value = rank_test(now, before)
+    pooled = ((len(now) - 1) * now.var(ddof=1) + (len(before) - 1) * before.var(ddof=1)) / (len(now) + len(before) - 2)
+    d = (now.mean() - before.mean()) / math.sqrt(pooled) if pooled > 0 else 0.0
+    shift = float(np.quantile(now, 0.95) / np.quantile(before, 0.95)) - 1
+    reason = f"p95 {100 * shift:+.0f} %, p = {p_value:.2g}, d = {d:.2f}"
+    if p_value >= settings.alpha or d < settings.effect_size_min:
+        return 0, shift, reason
+    return int(bands.literal(np.array(shift))), shift, reason
+
+
+def rank_test(now: Floats, before: Floats) -> float:
+    """Two-sided p-value of the Mann-Whitney test with ``before`` in order, as scipy's asymptotic one with its correction
+    for continuity, but not for ties; 45 values against 30,000 without ranking the 30,000 again."""
+    n, m = len(now), len(before)
+    below = np.searchsorted(before, now, side="left") + np.searchsorted(before, now, side="right")
+    u = below.sum() / 2
+    z = (abs(u - n * m / 2) - 0.5) / math.sqrt(n * m * (n + m + 1) / 12)
+    return float(min(1.0, 2 * ndtr(-z)))
