@@ -12,6 +12,7 @@ MangaError
 ├── BedrockError             the model service answered with an error, name and status kept (model_error)
 ├── ConnectionGoneError      the client's WebSocket is no longer there
 ├── SlowClientError          the client takes its frames too slowly and its buffer is full
+├── ReleaseError             a release cannot be made, found or made active
 ├── StackError               the local stack could not start
 └── NotebookError            a notebook could not be run, or failed while running
 """
@@ -113,6 +114,10 @@ class ConnectionGoneError(MangaError):
 
 class SlowClientError(MangaError):
     """The gateway refused a frame because the client's buffer is full (``LimitExceededException``)."""
+
+
+class ReleaseError(MangaError):
+    """A release does not exist, cannot be, or could not be made active."""
 
 
 class StackError(MangaError):

@@ -105,6 +105,11 @@ class Settings(BaseSettings):
     customers_table: str = "manga-customers"
     orders_table: str = "manga-orders"
     sessions_table: str = "manga-sessions"
+    releases_table: str = "manga-releases"
+    incidents_table: str = "manga-incidents"
+    release_refresh_s: Positive = 5
+    query_log: Path | None = None
+    query_log_share: Annotated[float, Field(gt=0, le=1)] = 0.01
     history_turns: Count = 6
     catalogue_index: str = "manga-catalogue"
     haiku_ping_every_s: Positive = 30
@@ -159,6 +164,12 @@ class Settings(BaseSettings):
     per_intent: Count = 50
     discarded_per_intent: Annotated[int, Field(ge=0)] = 5
     benchmark_rate_per_s: Positive = 8
+    follow_up_after_s: Positive = 4
+    follow_up_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    japanese_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    title_zipf_exponent: NonNegative = 1.0
+    connect_ahead_s: Positive = 2
+    clock_tolerance_s: Positive = 60
     benchmark_timeout_s: Positive = 35
     benchmark_seed: int = 1
     store: str = str(_PROJECT / "papermill_runs" / "benchmark")

@@ -29,7 +29,7 @@ CHANNELS = (LOCATION, TAIL)
 # needs more, and a window of few runs needs more than a long one. An open change counts for as long as its evidence stays
 # within FADE_SD of what opens one. All set by simulation: see benchmarks/detector.py.
 OPEN_SD, OPEN_EXTRA_SD = np.array([3.9, 4.4]), 0.8
-PAGE_SD, PAGE_EXTRA_SD = np.array([4.15, 5.0]), 1.2
+PAGE_SD, PAGE_EXTRA_SD = np.array([4.25, 5.1]), 1.1
 FADE_SD = 0.5
 # The odds, as a logarithm, at which a change is over: a thousand to one.
 OVER_LOG_ODDS = 6.9
@@ -44,7 +44,8 @@ class Reading:
 
     ``direction`` is +1 where a series is worse than its baseline, -1 where better; ``since`` the run it began with;
     ``shift`` that of the 95th percentile as a logarithm, with its standard error ``error``; ``strong`` whether the
-    evidence still holds, ``page`` whether it was ever worth a page; ``judged`` whether there was anything to judge, and a baseline to judge it by.
+    evidence still holds, ``page`` whether it was ever worth a page; ``judged`` whether there was anything to judge, and a
+    baseline to judge it by.
     """
 
     direction: Ints
@@ -59,7 +60,8 @@ class Reading:
 
 
 class LatencyCharts:
-    """Follows all intents and metrics of ``series``; call :meth:`step` for each run, in order."""
+    """Follows all intents and metrics of ``series``: :meth:`step` for each run, in order, and :meth:`reading` for what is
+    to be known of it."""
 
     def __init__(self, series: Series, *, window_h: float, accept_after_h: float) -> None:
         runs, intents = series.values.shape[:2]
@@ -84,9 +86,10 @@ class LatencyCharts:
         self._page = np.zeros(shape, dtype=bool)
         self._floor = np.zeros(shape, dtype=np.intp)
         self._strong = np.zeros(shape, dtype=bool)
+        self._now: tuple[int, _Evidence, Fit, Bools]
 
-    def step(self, run: int) -> Reading:
-        """Judge one run; earlier ones must have been judged before."""
+    def step(self, run: int) -> None:
+        """Take one run in; earlier ones must have been taken before."""
         window = int(np.clip(run // 3, 1, LOOK_BACK))
         fit = self._baseline.fit(self._prior_sd())
         self._let_in(run - window, fit)
@@ -98,7 +101,7 @@ class LatencyCharts:
         self._open_what_began(run, evidence, judged)
         self._accept_what_lasts(run, residuals)
         self._changed[run] = (self._direction != 0).any(axis=1)
-        return self._reading(run, evidence, fit, judged)
+        self._now = run, evidence, fit, judged
 
     # What is normal
 
@@ -197,7 +200,9 @@ class LatencyCharts:
 
     # What is said of it
 
-    def _reading(self, run: int, evidence: _Evidence, fit: Fit, judged: Bools) -> Reading:
+    def reading(self) -> Reading:
+        """What is said of the run that was taken last."""
+        run, evidence, fit, judged = self._now
         moving = self._direction != 0
         worse = (self._direction > 0).any(axis=1)
         direction = np.where(worse, 1, np.where(moving.any(axis=1), -1, 0))

@@ -82,10 +82,11 @@ def follow(series: Series, *, settings: Settings, progress: bool = False, last: 
     rows: list[Row] = []
     runs = range(len(series.run_ids))
     for run in tqdm(runs, desc="runs", disable=not progress, leave=False):
-        reading, error_reading = charts.step(run), errors.step(run)
+        charts.step(run)
+        errors.step(run)
         if last is None or run >= len(runs) - last:
-            rows += _latency_rows(series, run, reading, Bands.of_p95(settings))
-            rows += _error_rows(series, run, error_reading, Bands.of_errors(settings))
+            rows += _latency_rows(series, run, charts.reading(), Bands.of_p95(settings))
+            rows += _error_rows(series, run, errors.reading(), Bands.of_errors(settings))
     return as_frame(rows)
 
 

@@ -43,7 +43,8 @@ class ErrorReading:
 
 
 class ErrorCharts:
-    """Follows the failures of all intents of ``series``; call :meth:`step` for each run, in order."""
+    """Follows the failures of all intents of ``series``: :meth:`step` for each run, in order, and :meth:`reading` for what is
+    to be known of it."""
 
     def __init__(self, series: Series, *, window_h: float) -> None:
         self._hours = series.hours
@@ -61,38 +62,52 @@ class ErrorCharts:
         self._since = np.zeros(columns, dtype=np.intp)
         self._floor = np.zeros(columns, dtype=np.intp)
         self._rate = np.zeros(columns)
+        self._run = -1
+        self._usual, self._judged = np.zeros(columns), np.zeros(columns, dtype=bool)
+        self._counts = np.zeros(columns), np.zeros(columns)
 
-    def step(self, run: int) -> ErrorReading:
-        """Judge one run; earlier ones must have been judged before."""
+    def step(self, run: int) -> None:
+        """Take one run in; earlier ones must have been taken before."""
         window = int(np.clip(run // 3, 1, LOOK_BACK))
         self._let_in(run - window)
-        failed, asked, healthy = self._baseline()
-        usual = (failed + _PRIOR_FAILURES) / (asked + 1)
         recent = np.arange(run, max(-1, run - window), -1)
-        bad, all_asked = np.cumsum(self._failed[recent], axis=0), np.cumsum(self._asked[recent], axis=0)
-        judged = (self._asked[run] > 0) & (healthy >= MIN_BASELINE_RUNS)
-        self._close_what_is_over(run, recent, usual, judged)
+        failed, asked, healthy = self._baseline()
+        self._usual = (failed + _PRIOR_FAILURES) / (asked + 1)
+        self._judged = (self._asked[run] > 0) & (healthy >= MIN_BASELINE_RUNS)
+        self._run = run
+        if self._up.any():
+            self._close_what_is_over(recent)
+        if self._up.any() or self._failed[recent].any():
+            self._open_what_began(recent)
+        else:
+            self._counts = self._failed[run], self._asked[run]
+        self._changed[run] |= self._up
+
+    def reading(self) -> ErrorReading:
+        """What is said of the run that was taken last."""
+        failed, asked = self._counts
+        low, high = _jeffreys(failed, asked)
+        since = np.where(self._up, self._since, self._run)
+        rate = failed / np.maximum(asked, 1)
+        return ErrorReading(self._up.copy(), since, rate, low, high, self._usual, self._page.copy(), self._judged)
+
+    def _open_what_began(self, recent: npt.NDArray[np.intp]) -> None:
+        failed, asked = np.cumsum(self._failed[recent], axis=0), np.cumsum(self._asked[recent], axis=0)
         reach = np.arange(len(recent))[:, None]
         first = np.where(self._up, self._since, self._floor)
-        chance = np.ones_like(bad)
-        if bad.any():
-            chance = np.where(bad > 0, gammainc(np.maximum(bad, 1), all_asked * usual), 1.0)
-        chance = np.where(reach > run - first, 1.0, chance)
-        best = chance.argmin(axis=0)
-        columns = np.arange(len(usual))
-        least, bad, all_asked = chance[best, columns], bad[best, columns], all_asked[best, columns]
-        opens = ~self._up & judged & (least <= OPEN_CHANCE)
-        self._since = np.where(opens, run - best, self._since)
+        chance = np.where(failed > 0, gammainc(np.maximum(failed, 1), asked * self._usual), 1.0)
+        chance = np.where(reach > self._run - first, 1.0, chance)
+        best, columns = chance.argmin(axis=0), np.arange(len(first))
+        least = chance[best, columns]
+        self._counts = failed[best, columns], asked[best, columns]
+        opens = ~self._up & self._judged & (least <= OPEN_CHANCE)
+        self._since = np.where(opens, self._run - best, self._since)
         self._up |= opens
         for column in np.flatnonzero(opens):
-            self._changed[self._since[column] : run + 1, column] = True
+            self._changed[self._since[column] : self._run + 1, column] = True
         self._page = (self._page | (least <= PAGE_CHANCE)) & self._up
-        self._changed[run] |= self._up
-        rate = bad / np.maximum(all_asked, 1)
-        self._rate = np.where(self._up & judged, np.maximum(rate, usual), self._rate)
-        low, high = _jeffreys(bad, all_asked)
-        since = np.where(self._up, self._since, run)
-        return ErrorReading(self._up.copy(), since, rate, low, high, usual, self._page.copy(), judged)
+        rate = np.maximum(self._counts[0] / np.maximum(self._counts[1], 1), self._usual)
+        self._rate = np.where(self._up & self._judged, rate, self._rate)
 
     def _let_in(self, until: int) -> None:
         while self._entered < until:
@@ -110,21 +125,17 @@ class ErrorCharts:
         columns = np.arange(len(start))
         return np.asarray(self._sums[self._entered] - self._sums[start, :, columns].T)
 
-    def _close_what_is_over(
-        self, run: int, recent: npt.NDArray[np.intp], usual: Floats, judged: npt.NDArray[np.bool_]
-    ) -> None:
-        if not self._up.any():
-            return
-        rate = np.maximum(self._rate, usual)
-        gain = self._asked[recent] * (rate - usual) - self._failed[recent] * np.log(rate / usual)
+    def _close_what_is_over(self, recent: npt.NDArray[np.intp]) -> None:
+        rate = np.maximum(self._rate, self._usual)
+        gain = self._asked[recent] * (rate - self._usual) - self._failed[recent] * np.log(rate / self._usual)
         odds = np.cumsum(gain, axis=0)
-        odds[np.arange(len(recent))[:, None] > run - self._since] = -np.inf
+        odds[np.arange(len(recent))[:, None] > self._run - self._since] = -np.inf
         best = odds.argmax(axis=0)
-        over = self._up & judged & (odds[best, np.arange(len(best))] >= OVER_LOG_ODDS)
+        over = self._up & self._judged & (odds[best, np.arange(len(best))] >= OVER_LOG_ODDS)
         for column in np.flatnonzero(over):
-            self._floor[column] = run - best[column]
+            self._floor[column] = self._run - best[column]
             self._up[column] = False
-            self._changed[self._floor[column] : run + 1, column] = False
+            self._changed[self._floor[column] : self._run + 1, column] = False
 
 
 def _jeffreys(failed: Floats, asked: Floats) -> tuple[Floats, Floats]:

@@ -55,8 +55,11 @@ class Series:
         return np.asarray(self.times.as_unit("ns").asi8 / 3.6e12, dtype=np.float64)
 
 
-def check(samples: pd.DataFrame) -> None:
-    """Raise ``DataError`` when a column that is needed is missing or of the wrong type."""
+def checked(samples: pd.DataFrame) -> pd.DataFrame:
+    """``samples`` with run ids and intents as categories, without requests that were discarded as warm-up.
+
+    Raises ``DataError`` when a column that is needed is missing or of the wrong type.
+    """
     for name, expected in NEEDED.items():
         if name not in samples:
             raise DataError(f"column {name}: missing; expected {expected}, beside {', '.join(samples.columns)}")
@@ -69,11 +72,15 @@ def check(samples: pd.DataFrame) -> None:
         }[expected]
         if not fits:
             raise DataError(f"column {name}: {kind}; expected {expected}")
+    if "warmup" in samples:
+        samples = samples[~samples["warmup"].to_numpy(dtype=bool)]
+    words = {name: samples[name].astype("category").cat.remove_unused_categories() for name in ("run_id", "intent")}
+    return samples.assign(**words)
 
 
 def impossible(samples: pd.DataFrame) -> dict[str, str]:
-    """Runs with values that cannot be, and in words the first of each: a latency that is NaN, negative or zero, a run
-    with two moments of start, a clock that went backwards within a run."""
+    """Of samples that were :func:`checked`, runs with values that cannot be, and in words the first of each: a latency that
+    is NaN, negative or zero, a run with two moments of start, a clock that went backwards within a run."""
     found: dict[str, str] = {}
     succeeded = samples["ok"].to_numpy(dtype=bool)
     for metric in METRICS:
@@ -83,9 +90,13 @@ def impossible(samples: pd.DataFrame) -> dict[str, str]:
             found.setdefault(
                 str(row["run_id"]), f"{metric} is {values[at]:g} for {row['intent']}; expected more than 0"
             )
-    starts = samples.groupby("run_id", observed=True, sort=False)["started_at"].agg(["min", "max"])
-    for run_id, row in starts[starts["min"] != starts["max"]].iterrows():
-        found.setdefault(str(run_id), f"started_at is both {row['min']} and {row['max']}; expected one moment a run")
+    runs, starts = samples["run_id"].cat.codes.to_numpy(), samples["started_at"].dt.tz_convert(None).to_numpy()
+    first = np.full(len(samples["run_id"].cat.categories), np.datetime64("NaT"), dtype=starts.dtype)
+    first[runs[::-1]] = starts[::-1]
+    for at in np.flatnonzero(first[runs] != starts):
+        row = samples.iloc[at]
+        problem = f"started_at is {first[runs[at]]} and {starts[at]}; expected one moment a run"
+        found.setdefault(str(row["run_id"]), problem)
     if "at" in samples:
         early = samples["at"] < samples["started_at"]
         for run_id in samples.loc[early, "run_id"].unique():
@@ -101,17 +112,19 @@ def summarise(samples: pd.DataFrame) -> Series:
     DataError
         A column is missing or of the wrong type, or a value cannot be; names the run, the field and the value.
     """
-    check(samples)
+    samples = checked(samples)
     for run_id, problem in impossible(samples).items():
         raise DataError(f"run {run_id}: {problem}")
-    if "warmup" in samples:
-        samples = samples[~samples["warmup"].astype(bool)]
+    return _summarised(samples)
+
+
+def _summarised(samples: pd.DataFrame) -> Series:
     # Several runs may start at the same moment; their ids then decide, so that every machine sees the same order.
     runs = samples[["run_id", "started_at"]].drop_duplicates("run_id")
     runs = runs.assign(run_id=runs["run_id"].astype(str)).sort_values(["started_at", "run_id"])
-    run_of = pd.Index(runs["run_id"]).get_indexer(pd.Index(samples["run_id"].astype(str)))
-    intents = sorted(samples["intent"].astype(str).unique())
-    intent_of = pd.Index(intents).get_indexer(pd.Index(samples["intent"].astype(str)))
+    run_of = _places(samples["run_id"], list(runs["run_id"]))
+    intents = sorted(str(name) for name in samples["intent"].cat.categories)
+    intent_of = _places(samples["intent"], intents)
     cell = run_of * len(intents) + intent_of
     shape = (len(runs), len(intents))
     succeeded = samples["ok"].to_numpy(dtype=bool)
@@ -132,6 +145,12 @@ def summarise(samples: pd.DataFrame) -> Series:
         asked=asked.reshape(shape),
         failed=failed.reshape(shape),
     )
+
+
+def _places(words: pd.Series, order: list[str]) -> npt.NDArray[np.intp]:
+    """Where in ``order`` each of the words, a column of categories, stands."""
+    of_category = pd.Index(order).get_indexer(pd.Index(words.cat.categories).astype(str))
+    return of_category[words.cat.codes.to_numpy()]
 
 
 def _by_cell(cell: npt.NDArray[Any], latencies: Floats, cells: int) -> tuple[Floats, Floats, Floats]:

@@ -6,12 +6,13 @@ What scipy has comes from scipy. Intervals are two-sided at ``level``; samples a
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
-from scipy.special import betaincinv, ndtr, ndtri
+from scipy import optimize
+from scipy.special import bdtrik, betainc, betaincinv, ndtr, ndtri, owens_t
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,13 +67,14 @@ def quantile_interval(samples: Floats, share: float, *, level: float = 0.95) -> 
     return Estimate(float(quantile(ordered, share)), float(quantile(ordered, low)), float(quantile(ordered, high)))
 
 
+@cache
 def quantile_bounds(n: int, share: float, *, level: float = 0.95) -> tuple[float, float]:
     """The shares ``u`` at which the sample quantiles bound the true one: ``P(Beta((n+1)u, (n+1)(1-u)) <= share)`` is
     ``(1 - level) / 2`` on either side (Hutson, 1999)."""
 
     def solve(probability: float) -> float:
         def missed(u: float) -> float:
-            return float(stats.beta.cdf(share, (n + 1) * u, (n + 1) * (1 - u))) - probability
+            return float(betainc((n + 1) * u, (n + 1) * (1 - u), share)) - probability
 
         return float(optimize.brentq(missed, 1e-9, 1 - 1e-12))
 
@@ -87,8 +89,8 @@ def order_statistic_interval(samples: Floats, share: float, *, level: float = 0.
     """
     ordered = np.sort(samples)
     n = len(ordered)
-    lower = int(stats.binom.ppf((1 - level) / 2, n, share))
-    upper = int(stats.binom.ppf((1 + level) / 2, n, share)) + 1
+    lower, upper = (math.ceil(bdtrik(probability, n, share)) for probability in ((1 - level) / 2, (1 + level) / 2))
+    upper += 1
     low = ordered[lower - 1] if lower >= 1 else 0.0
     high = ordered[upper - 1] if upper <= n else math.inf
     return Estimate(float(np.quantile(ordered, share)), float(low), float(high))
@@ -126,6 +128,8 @@ def tail_ratio(samples: Floats, *, level: float = 0.95) -> Estimate:
 
 def mann_whitney(now: Floats, before: Floats) -> float:
     """Two-sided p-value that both come from one distribution (Mann & Whitney, 1947)."""
+    from scipy import stats  # half a second to import, and a verdict does without it
+
     return float(stats.mannwhitneyu(now, before, alternative="two-sided", method="asymptotic").pvalue)
 
 
@@ -156,7 +160,7 @@ def hodges_lehmann(now: Floats, before: Floats, *, level: float = 0.95, at_most:
         thinned = thinned[np.linspace(0, m - 1, at_most).round().astype(np.intp)]
     differences = np.sort(np.subtract.outer(now, thinned).ravel())
     pairs = n * m
-    reach = stats.norm.ppf((1 + level) / 2) * math.sqrt(pairs * (n + m + 1) / 12)
+    reach = ndtri((1 + level) / 2) * math.sqrt(pairs * (n + m + 1) / 12)
     rank = max(0.0, (pairs / 2 - reach) / pairs)
     last = len(differences) - 1
     low, high = differences[round(rank * last)], differences[round((1 - rank) * last)]
@@ -184,11 +188,13 @@ def rank_test_power(d: float, n: int, m: int, *, alpha: float = 0.05) -> float:
 
 
 def _both_above(d: float) -> float:
-    """Probability that two shifted normal values both exceed one that is not shifted: the differences correlate by half."""
+    """Probability that two shifted normal values both exceed one that is not shifted: the differences correlate by half, and
+    their joint probability is Owen's (1956)."""
     at = d / math.sqrt(2)
-    return float(stats.multivariate_normal.cdf([at, at], mean=[0, 0], cov=[[1, 0.5], [0.5, 1]]))
+    return float(ndtr(at) - 2 * owens_t(at, 1 / math.sqrt(3)))
 
 
+@cache
 def smallest_detectable_d(n: int, m: int, *, power: float = 0.8, alpha: float = 0.05) -> float:
     """The shift, in standard deviations, that the rank test finds with that power."""
     return float(optimize.brentq(lambda d: rank_test_power(d, n, m, alpha=alpha) - power, 0.001, 10))

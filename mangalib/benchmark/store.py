@@ -228,7 +228,9 @@ class Store:
 
     def _runs_of(self, day: date) -> list[tuple[str, datetime]]:
         tables, _ = self._tables([day])
-        runs = [table.select(["run_id", "started_at"]).group_by(["run_id", "started_at"]).aggregate([]) for table in tables]
+        runs = [
+            table.select(["run_id", "started_at"]).group_by(["run_id", "started_at"]).aggregate([]) for table in tables
+        ]
         return [(str(row["run_id"]), row["started_at"]) for table in runs for row in table.to_pylist()]
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.special import ndtr
 from tqdm.auto import tqdm
 
-from mangalib.benchmark.series import METRICS, Floats, check, impossible
+from mangalib.benchmark.series import METRICS, Floats, checked, impossible
 from mangalib.benchmark.severity import Bands
 from mangalib.errors import DataError
 from mangalib.settings import Settings
@@ -47,12 +47,9 @@ def replay(samples: pd.DataFrame, *, settings: Settings, progress: bool = False)
     p95 over the baseline's, without an interval."""
     from mangalib.benchmark.detector import ERROR_RATE, as_frame
 
-    check(samples)
+    samples = checked(samples)
     for run_id, problem in impossible(samples).items():
         raise DataError(f"run {run_id}: {problem}")
-    if "warmup" in samples:
-        samples = samples[~samples["warmup"].astype(bool)]
-    samples = samples.assign(run_id=samples["run_id"].astype(str), intent=samples["intent"].astype(str))
     bands, error_bands = Bands.of_p95(settings), Bands.of_errors(settings)
     windows: dict[tuple[str, str], _Window] = {}
     rows: list[tuple[object, ...]] = []

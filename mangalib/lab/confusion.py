@@ -5,7 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from mangalib.serving.catalogue import Catalogue
-from mangalib.serving.routing import Intent, IntentClassifier, load_phrasings
+from mangalib.serving.classifier import IntentClassifier
+from mangalib.serving.phrasings import load_phrasings
+from mangalib.serving.routing import Intent
 from mangalib.settings import Settings
 
 

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from mangalib.errors import DataError
 from mangalib.serving.catalogue import Catalogue, Manga
+from mangalib.serving.release import Release, ReleaseStore
 from mangalib.serving.retrieval import AnswerCache, CachedAnswer
 from mangalib.serving.routing import Intent
 from mangalib.settings import Settings
@@ -44,6 +45,8 @@ def seed_dynamodb(settings: Settings) -> None:
         settings.customers_table: (("customer", "S"), None, "customers.jsonl"),
         settings.orders_table: (("customer", "S"), ("order_id", "S"), "orders.jsonl"),
         settings.sessions_table: (("customer", "S"), ("session_id", "S"), None),
+        settings.releases_table: (("release", "N"), None, None),
+        settings.incidents_table: (("incident", "S"), None, None),
     }
     for name, (hash_key, range_key, file) in tables.items():
         keys = [key for key in (hash_key, range_key) if key is not None]
@@ -59,6 +62,9 @@ def seed_dynamodb(settings: Settings) -> None:
             with table.batch_writer() as batch:
                 for item in read_json_lines(settings.data_dir / file):
                     batch.put_item(item)
+
+    releases = ReleaseStore(dynamodb.meta.client, settings.releases_table)
+    releases.activate(releases.create(Release(note="as built")).number, "the first")
 
 
 def seed_opensearch(settings: Settings) -> None:

@@ -26,13 +26,16 @@ from redis.exceptions import RedisError
 from mangalib.errors import BedrockError, ConnectionGoneError, MangaError, TransportError
 from mangalib.serving import metrics
 from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest, Turn
+from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.fanout import CANCELLED, Branch, fan_out
 from mangalib.serving.gateway import ManagementApi
 from mangalib.serving.messages import Chunk, Done, Error, Metadata, Query, Status, encode
 from mangalib.serving.prompts import PromptStore, assemble
+from mangalib.serving.querylog import QueryLog
+from mangalib.serving.release import ReleaseFollower
 from mangalib.serving.replay import Head, Plan, Recorded, ReplayStore
 from mangalib.serving.retrieval import AnswerCache, CachedAnswer, Customer, CustomerData, TitleSearch
-from mangalib.serving.routing import ROUTES, Intent, IntentClassifier, Route, named_intent
+from mangalib.serving.routing import ROUTES, Intent, Route, named_intent
 from mangalib.serving.stream import StreamMachine, StreamState
 from mangalib.settings import Settings
 
@@ -56,6 +59,8 @@ class Services:
     bedrock: BedrockRuntime
     management: ManagementApi
     replay: ReplayStore
+    releases: ReleaseFollower
+    query_log: QueryLog | None = None
 
 
 class Answer:
@@ -69,6 +74,7 @@ class Answer:
         self.query = head.query
         self._services = services
         self._settings = services.settings
+        self._release = services.releases.current
         self._customer = customer
         self._connection_id = connection_id
         self._plan = head.plan
@@ -79,7 +85,7 @@ class Answer:
         self._cursor = len(frames)
         self._saved = len(frames)
         self._machine = StreamMachine(
-            batch_size=self._settings.chunk_batch_size, shown=head.text, buffered=not head.query.stream
+            batch_size=self._release.batch_size(self._settings), shown=head.text, buffered=not head.query.stream
         )
         self._machine.metrics.tokens = head.tokens
         self._machine.metrics.input_tokens = head.input_tokens
@@ -198,15 +204,16 @@ class Answer:
         intent = named_intent(query.intent) if query.intent else services.classifier.classify(query.text)
         self._intent = intent.value
         self._mark("classified")
-        route = ROUTES[intent]
-        model_id = route.model_id(self._settings)
+        release = self._release
+        route = release.route(intent, ROUTES[intent])
+        model_id = release.model_id(intent, route, self._settings)
         self._mark("routed")
         if route.status_text:
             self._status("typing", route.status_text)
         if route.retrieval:
             self._status("checking", "Let me check...")
             self._status("retrieving", "Looking up manga for you...")
-        outcomes = await fan_out(self._branches(intent, route))
+        outcomes = await fan_out(self._branches(intent, route), parallel=release.optimisations.parallel_fan_out)
         for name, outcome in outcomes.items():
             if outcome.error == CANCELLED:
                 continue
@@ -220,12 +227,20 @@ class Answer:
             return cached
         if route.retrieval:
             self._status("preparing", "Preparing your answer...")
+        version = release.prompt_versions.get(intent)
+        preloaded = release.optimisations.preloaded_prompts
+        prompt = (
+            services.prompts.lookup(intent, version) if preloaded else await services.prompts.fetch(intent, version)
+        )
+        customer = (outcomes["customer"].value or Customer()) if "customer" in outcomes else Customer()
+        if services.query_log is not None:
+            services.query_log.offer(intent, query.text, customer.name)
         request = assemble(
-            services.prompts.lookup(intent),
+            prompt,
             query.text,
             route=route,
             titles=(outcomes["knn"].value or []) if "knn" in outcomes else [],
-            customer=(outcomes["customer"].value or Customer()) if "customer" in outcomes else Customer(),
+            customer=customer,
             max_tokens=self._settings.max_answer_tokens,
         )
         self._plan = Plan(intent.value, model_id, request)
@@ -235,11 +250,13 @@ class Answer:
     def _branches(self, intent: Intent, route: Route) -> list[Branch]:
         services, settings, text = self._services, self._settings, self.query.text
         branches = []
-        if route.shareable:
+        optimisations = self._release.optimisations
+        if route.shareable and optimisations.semantic_cache:
             look_up = partial(services.cache.get, intent, text)
             branches.append(Branch("cache", look_up, settings.cache_budget_ms, settles=True))
         if route.retrieval:
-            branches.append(Branch("knn", partial(services.search.nearest, text), settings.knn_deadline_ms))
+            search = partial(services.search.nearest, text, warm=optimisations.warm_pool)
+            branches.append(Branch("knn", search, settings.knn_deadline_ms))
         if route.knows_customer:
             fetch = partial(services.customers.fetch, self._customer, self.session_id)
             branches.append(Branch("customer", fetch, settings.profile_deadline_ms))
@@ -271,7 +288,8 @@ class Answer:
 
     async def _stream(self, model_id: str, request: ClaudeRequest) -> None:
         machine = self._machine
-        async with self._services.bedrock.stream(model_id, request) as stream:
+        warm = self._release.optimisations.warm_pool
+        async with self._services.bedrock.stream(model_id, request, warm=warm) as stream:
             self._mark("model_answered")
             async for events in stream:
                 machine.receive(events, self._now_ms())
@@ -298,6 +316,7 @@ class Answer:
             source=self._source,
             timeline=self._timeline,
             attempts=max(1, machine.metrics.attempts),
+            release=self._release.number,
             degraded=self._degraded,
         )
         self._append(Done(metadata, self.request_id, len(self._frames)))
@@ -384,7 +403,7 @@ class Answer:
     # Small things
 
     def _status(self, state: str, message: str) -> None:
-        if state not in self._seen_statuses:
+        if self._release.optimisations.status_messages and state not in self._seen_statuses:
             self._append(Status(state, message, self.request_id, len(self._frames)))
 
     def _frame_pending(self) -> None:

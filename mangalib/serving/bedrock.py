@@ -100,15 +100,18 @@ class BedrockRuntime:
         self._signer = signer
         self._endpoint = endpoint
         self._read_timeout_s = settings.read_timeout_s
+        self._connect_timeout_s = settings.connect_timeout_s
         self._rate = AdaptiveRate(settings.throttled_rate_min_per_s)
 
     @asynccontextmanager
-    async def stream(self, model_id: str, request: ClaudeRequest) -> AsyncIterator[ModelStream]:
+    async def stream(self, model_id: str, request: ClaudeRequest, *, warm: bool = True) -> AsyncIterator[ModelStream]:
         """Invoke with a response stream; leaving the block early closes the connection, which stops the generation.
+
+        Not ``warm``, over a new connection: only to measure what that costs.
 
         Raises ``BusyError``, ``BedrockError`` or ``TransportError``; nothing is retried here.
         """
-        async with self._pool.lease() as connection:
+        async with self._connection(warm) as connection:
             await self._post(connection, model_id, "invoke-with-response-stream", _claude_body(request))
             yield ModelStream(connection, self._read_timeout_s)
 
@@ -116,15 +119,27 @@ class BedrockRuntime:
         """Invoke Claude and wait for its whole answer, as JSON. Raises as :meth:`stream` does."""
         return await self._invoke(model_id, _claude_body(request))
 
-    async def embed(self, model_id: str, text: str, *, dimensions: int) -> list[float]:
+    async def embed(self, model_id: str, text: str, *, dimensions: int, warm: bool = True) -> list[float]:
         """The embedding of ``text``, normalised, of shape ``(dimensions,)``. Raises as :meth:`stream` does."""
         body = msgspec.json.encode({"inputText": text, "dimensions": dimensions, "normalize": True})
-        return msgspec.json.decode(await self._invoke(model_id, body), type=_Embedding).embedding
+        return msgspec.json.decode(await self._invoke(model_id, body, warm=warm), type=_Embedding).embedding
 
-    async def _invoke(self, model_id: str, body: bytes) -> bytes:
-        async with self._pool.lease() as connection:
+    async def _invoke(self, model_id: str, body: bytes, *, warm: bool = True) -> bytes:
+        async with self._connection(warm) as connection:
             await self._post(connection, model_id, "invoke", body)
             return await connection.read_all(timeout_s=self._read_timeout_s)
+
+    @asynccontextmanager
+    async def _connection(self, warm: bool) -> AsyncIterator[HttpConnection]:
+        if warm:
+            async with self._pool.lease() as connection:
+                yield connection
+            return
+        connection = await HttpConnection.open(self._endpoint, timeout_s=self._connect_timeout_s)
+        try:
+            yield connection
+        finally:
+            connection.close()
 
     async def _post(self, connection: HttpConnection, model_id: str, operation: str, body: bytes) -> None:
         target = f"{self._endpoint.path}/model/{path_segment(model_id)}/{operation}"

@@ -30,8 +30,10 @@ class Outcome:
     ended_s: float = 0.0
 
 
-async def fan_out(branches: Sequence[Branch]) -> dict[str, Outcome]:
+async def fan_out(branches: Sequence[Branch], *, parallel: bool = True) -> dict[str, Outcome]:
     """Run all branches side by side and wait for them, or for one that settles the matter; the rest is cancelled.
+
+    Not ``parallel``, they run one after another: only to measure what that would cost.
 
     Never raises for a branch's failure. Returns an outcome for each branch, by name.
     """
@@ -55,6 +57,12 @@ async def fan_out(branches: Sequence[Branch]) -> dict[str, Outcome]:
                 if task is not asyncio.current_task():
                     task.cancel()
 
-    async with asyncio.TaskGroup() as group:
-        tasks += [group.create_task(run(branch)) for branch in branches]
+    if parallel:
+        async with asyncio.TaskGroup() as group:
+            tasks += [group.create_task(run(branch)) for branch in branches]
+        return outcomes
+    for branch in branches:
+        await run(branch)
+        if branch.settles and outcomes[branch.name].value is not None:
+            break
     return outcomes

@@ -81,6 +81,7 @@ class Metadata(msgspec.Struct, frozen=True):
     source: str
     timeline: dict[str, float]
     attempts: int = 1
+    release: int = 0
     degraded: list[str] = []
 
 

@@ -44,6 +44,11 @@ class PromptStore:
                 return text
         return BUILT_IN_PROMPT
 
+    async def fetch(self, intent: Intent, version: int | None = None) -> str:
+        """As :meth:`lookup`, but from a table that is read for this one lookup: only to measure what that costs."""
+        await self.refresh()
+        return self.lookup(intent, version)
+
     async def refresh(self) -> bool:
         """Load every page of the table; returns whether it worked."""
         try:

@@ -27,10 +27,12 @@ class TitleSearch:
         self._opensearch = opensearch
         self._settings = settings
 
-    async def nearest(self, text: str) -> list[Manga]:
+    async def nearest(self, text: str, *, warm: bool = True) -> list[Manga]:
         """The ``knn_top`` titles nearest to ``text``, the nearest first."""
         settings = self._settings
-        vector = await self._bedrock.embed(settings.embedding_model_id, text, dimensions=settings.embedding_dimensions)
+        vector = await self._bedrock.embed(
+            settings.embedding_model_id, text, dimensions=settings.embedding_dimensions, warm=warm
+        )
         query = {"size": settings.knn_top, "query": {"knn": {"embedding": {"vector": vector, "k": settings.knn_top}}}}
         found = await self._opensearch.search(
             index=settings.catalogue_index, body=query, _source_excludes=["embedding"]

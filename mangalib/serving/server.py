@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable
 import boto3
 import uvloop
 from aiohttp import web
-from botocore.config import Config
 from opensearchpy import AsyncOpenSearch, AWSV4SignerAsyncAuth
 from redis import __version__ as redis_version
 from redis.asyncio import Redis
@@ -25,16 +24,18 @@ from redis.driver_info import DriverInfo
 from mangalib.errors import MangaError
 from mangalib.serving.answer import Services
 from mangalib.serving.auth import require_secret
-from mangalib.serving.aws import Signer
+from mangalib.serving.aws import Signer, dynamodb_client
 from mangalib.serving.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
 from mangalib.serving.catalogue import Catalogue
+from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.gateway import ManagementApi, management_endpoint, management_pool
 from mangalib.serving.metrics import log_as_json
 from mangalib.serving.orchestrator import Orchestrator
 from mangalib.serving.prompts import PromptStore
+from mangalib.serving.querylog import QueryLog
+from mangalib.serving.release import ReleaseFollower, ReleaseStore
 from mangalib.serving.replay import ReplayStore
 from mangalib.serving.retrieval import AnswerCache, CustomerData, TitleSearch
-from mangalib.serving.routing import IntentClassifier
 from mangalib.serving.warmup import keep_warm, warm_once
 from mangalib.settings import Settings, load_settings
 
@@ -47,12 +48,14 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
     require_secret(settings)
     session = boto3.Session(region_name=settings.region)
     signer = Signer(session, settings.region)
-    quick = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2}, max_pool_connections=20)
-    dynamodb = session.resource("dynamodb", endpoint_url=settings.aws_url, config=quick).meta.client
+    dynamodb = dynamodb_client(settings)
     catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
     classifier = await asyncio.to_thread(IntentClassifier.from_data, settings, catalogue)
     prompts = PromptStore(dynamodb, settings.prompts_table)
     await prompts.refresh()
+    releases = ReleaseFollower(ReleaseStore(dynamodb, settings.releases_table))
+    await releases.refresh()
+    query_log = QueryLog.from_settings(settings)
     bedrock_at, management_at = bedrock_endpoint(settings), management_endpoint(settings)
     async with contextlib.AsyncExitStack() as stack:
         redis = _redis(settings)
@@ -74,6 +77,8 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
             bedrock=bedrock,
             management=ManagementApi(management_connections, signer, management_at, settings),
             replay=ReplayStore(redis, ttl_s=settings.replay_ttl_s),
+            releases=releases,
+            query_log=query_log,
         )
         await warm_once(bedrock, settings)
         orchestrator = await stack.enter_async_context(Orchestrator(services, redis))
@@ -81,8 +86,13 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
             tasks = [
                 background.create_task(signer.keep_fresh()),
                 background.create_task(prompts.keep_fresh(settings.prompt_refresh_s)),
-                background.create_task(keep_warm(bedrock, settings)),
+                background.create_task(releases.follow(settings.release_refresh_s)),
+                background.create_task(
+                    keep_warm(bedrock, settings, lambda: releases.current.optimisations.model_warmup)
+                ),
             ]
+            if query_log is not None:
+                tasks.append(background.create_task(query_log.write()))
             yield orchestrator
             for task in tasks:
                 task.cancel()

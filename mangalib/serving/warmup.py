@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mangalib.errors import MangaError
@@ -87,11 +88,11 @@ async def warm_once(bedrock: BedrockRuntime, settings: Settings) -> None:
                 group.create_task(warm(bedrock, tier))
 
 
-async def keep_warm(bedrock: BedrockRuntime, settings: Settings) -> None:
-    """Make all tiers' calls at their intervals; runs until cancelled."""
+async def keep_warm(bedrock: BedrockRuntime, settings: Settings, wanted: Callable[[], bool]) -> None:
+    """Make all tiers' calls at their intervals, while they are ``wanted``; runs until cancelled."""
     async with asyncio.TaskGroup() as group:
         for tier in tiers(settings):
-            group.create_task(_repeat(bedrock, tier))
+            group.create_task(_repeat(bedrock, tier, wanted))
 
 
 async def warm(bedrock: BedrockRuntime, tier: Tier) -> bool:
@@ -110,7 +111,8 @@ async def warm(bedrock: BedrockRuntime, tier: Tier) -> bool:
     return True
 
 
-async def _repeat(bedrock: BedrockRuntime, tier: Tier) -> None:
+async def _repeat(bedrock: BedrockRuntime, tier: Tier, wanted: Callable[[], bool]) -> None:
     while True:
         await asyncio.sleep(tier.every_s)
-        await warm(bedrock, tier)
+        if wanted():
+            await warm(bedrock, tier)

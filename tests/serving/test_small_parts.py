@@ -12,9 +12,11 @@ import pytest
 from mangalib.errors import DataError, SettingsError
 from mangalib.serving.adaptive import AdaptiveRate
 from mangalib.serving.catalogue import Catalogue
+from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.fanout import Branch, fan_out
+from mangalib.serving.phrasings import load_phrasings
 from mangalib.serving.prompts import BUILT_IN_PROMPT, PromptStore
-from mangalib.serving.routing import ROUTES, Intent, IntentClassifier, load_phrasings
+from mangalib.serving.routing import ROUTES, Intent
 from mangalib.serving.warmup import tiers
 from mangalib.settings import Settings, environment, load_settings
 
@@ -56,7 +58,7 @@ def test_a_secret_is_never_shown(monkeypatch) -> None:
 
 
 def test_every_duration_and_size_says_its_unit() -> None:
-    units = ("_ms", "_s", "_bytes", "_usd", "_tokens", "_mtok", "_chars")
+    units = ("_ms", "_s", "_bytes", "_usd", "_tokens", "_mtok", "_chars", "_h", "_days")
     # What is counted, or has no unit.
     counted = {
         "_sigma",
@@ -70,7 +72,7 @@ def test_every_duration_and_size_says_its_unit() -> None:
         "_answers",
         "_top",
     }
-    counted |= {"_seed", "_port", "_turns", "_dimensions"}
+    counted |= {"_seed", "_port", "_turns", "_dimensions", "per_intent", "_share", "_exponent", "alpha", "_sev1", "_sev2", "_sev3"}
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             assert name.endswith(units) or any(name.endswith(end) for end in counted), name

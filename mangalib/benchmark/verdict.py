@@ -1,0 +1,266 @@
+"""The verdict on a run: how bad, what, since when, and by how much; in one sentence for who is woken by it.
+
+It is worked out from the store alone, so that every machine comes to the same one. What is done about it is in ``incidents``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mangalib.benchmark import statistics, textbook
+from mangalib.benchmark.charts import MIN_BASELINE_RUNS
+from mangalib.benchmark.detector import ERROR_RATE, follow
+from mangalib.benchmark.series import METRICS, POOLED, Floats, checked, impossible, summarise
+from mangalib.benchmark.severity import NAMES, SURE_SD, Bands
+from mangalib.benchmark.store import Store, days_before
+from mangalib.errors import DataError
+from mangalib.serving.routing import ROUTES, Intent
+from mangalib.settings import Settings
+
+SLOWER, FAILING, TARGET = "slower", "failing", "over target"
+# The detector needs this many runs to call anything normal, and the one to judge.
+MIN_RUNS = MIN_BASELINE_RUNS * 3 // 2
+_MS = {"first_token_ms": "first token", "total_ms": "whole answer"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: of what kind, where, how bad, since when, and in words."""
+
+    kind: str
+    intent: str
+    metric: str
+    severity: int
+    since: datetime | None
+    shift: float
+    shift_low: float
+    shift_high: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of a run. ``still_open`` are the (intent, metric) that are worse than their baseline, however little;
+    ``comparison`` is a table by intent and metric, see :func:`compared`; ``notes`` say what was left out or not judged."""
+
+    run_id: str
+    started_at: datetime
+    severity: int
+    sentence: str
+    findings: list[Finding]
+    improved: list[str]
+    still_open: list[tuple[str, str]]
+    comparison: pd.DataFrame
+    baseline_runs: int
+    baseline_days: float
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values, for ``--json`` and result records; times in ISO 8601, missing numbers as ``null``."""
+        findings = [asdict(finding) | {"severity": NAMES[finding.severity]} for finding in self.findings]
+        for finding in findings:
+            finding["since"] = finding["since"].isoformat() if finding["since"] else None
+        plain = {
+            "run_id": self.run_id,
+            "started_at": self.started_at.isoformat(),
+            "severity": NAMES[self.severity],
+            "sentence": self.sentence,
+            "findings": findings,
+            "improved": self.improved,
+            "baseline_runs": self.baseline_runs,
+            "baseline_days": round(self.baseline_days, 2),
+            "comparison": self.comparison.to_dict("records"),
+            "notes": self.notes,
+        }
+        return _without_nan(plain)
+
+
+def judge(store: Store, settings: Settings, *, run_id: str | None = None) -> Verdict:
+    """The verdict on ``run_id``, or on the newest run, against the runs before it.
+
+    Raises
+    ------
+    DataError
+        The store is empty or has no such run, too few runs before it, a file without the columns of a store, or values in
+        the judged run that cannot be. Earlier runs with such values are left out, which the notes say.
+    """
+    if run_id is None:
+        newest = store.newest()
+        if newest is None:
+            raise DataError(f"the store {store.url} is empty; `mangalib benchmark` makes a run")
+        run_id, started = newest
+    else:
+        started = store.started_at(run_id)
+    loaded = store.load(days_before(started, settings.look_back_days), started)
+    notes = [f"{name} is not a whole Parquet file and was left out" for name in loaded.unreadable]
+    return judge_samples(loaded.samples, settings, run_id=run_id, notes=notes)
+
+
+def judge_samples(samples: pd.DataFrame, settings: Settings, *, run_id: str, notes: list[str]) -> Verdict:
+    """The verdict on the newest of ``samples``, which is run ``run_id``; raises as :func:`judge`."""
+    samples = checked(samples)
+    wrong = impossible(samples)
+    if run_id in wrong:
+        raise DataError(f"run {run_id} cannot be judged: {wrong[run_id]}")
+    notes = notes + [f"run {name} was left out: {problem}" for name, problem in wrong.items()]
+    if wrong:
+        samples = samples[~samples["run_id"].isin(wrong.keys())]
+    series = summarise(samples)
+    runs = len(series.run_ids)
+    if runs < MIN_RUNS:
+        before = {1: "it is the only run"}.get(runs, f"{runs - 1} runs came before it")
+        raise DataError(
+            f"no verdict on run {run_id} yet: {before}, and {MIN_RUNS - 1} are needed to say what is normal"
+        )
+    rows = follow(series, settings=settings, last=1)
+    started = series.times[-1].to_pydatetime()
+    begin = days_before(started, settings.baseline_days)
+    is_judged = (samples["run_id"] == run_id).to_numpy()
+    in_baseline = ~is_judged & (samples["started_at"] >= begin).to_numpy()
+    now, before_now = samples[is_judged], samples[in_baseline]
+    findings = sorted(_worse(rows) + _over_target(now, rows, settings), key=lambda finding: -finding.severity)
+    notes += _gaps(rows, now, before_now)
+    first = series.times[series.times >= pd.Timestamp(begin)][0]
+    span_days = (series.times[-1] - first) / pd.Timedelta(days=1)
+    if span_days < settings.baseline_days * 0.9:
+        notes.append(f"the baseline is young: {span_days:.1f} of {settings.baseline_days:g} days")
+    baseline_runs = int((series.times >= pd.Timestamp(begin)).sum()) - 1
+    worse = rows[rows["direction"] > 0]
+    return Verdict(
+        run_id=run_id,
+        started_at=started,
+        severity=max((finding.severity for finding in findings), default=0),
+        sentence=_sentence(findings, rows, baseline_runs, span_days),
+        findings=findings,
+        improved=[f"{_name(row)} {row.reason}" for row in rows[rows["direction"] < 0].itertuples()],
+        still_open=[(row.intent, row.metric) for row in worse.itertuples()],
+        comparison=compared(now, before_now),
+        baseline_runs=baseline_runs,
+        baseline_days=span_days,
+        notes=notes,
+    )
+
+
+def compared(now: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
+    """The run beside all requests of the baseline's days, by intent and metric: ``p50``, ``p95`` (ms), their shifts in ms and
+    as shares with 95 % intervals, ``probability_slower`` (that a request of now is slower than one of then; 0.5 is no
+    change), ``p_value`` and Cohen's ``d`` of the textbook, and ``visible_d``: the smallest shift, in standard deviations of a
+    request, that so many requests show four times in five."""
+    rows = []
+    for intent in sorted(now["intent"].unique()):
+        for metric in METRICS:
+            a, b = (_latencies(part, intent, metric) for part in (now, before))
+            row: dict[str, Any] = {"intent": intent, "metric": metric, "answers": len(a), "baseline_answers": len(b)}
+            if len(a) >= 5 and len(b) >= 5:
+                row |= _compared(a, np.sort(b))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _compared(now: Floats, ordered: Floats) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for name, share in (("p50", 0.5), ("p95", 0.95)):
+        present, past = (statistics.quantile_interval(values, share) for values in (now, ordered))
+        ratio = statistics.ratio_interval(present, past)
+        row |= {name: present.value, f"{name}_baseline": past.value}
+        for end, value in zip(("", "_low", "_high"), ratio, strict=True):
+            row |= {f"{name}_shift{end}": value - 1, f"{name}_shift_ms{end}": (value - 1) * past.value}
+    row["probability_slower"] = statistics.probability_slower(now, ordered)
+    row["p_value"] = textbook.rank_test(now, ordered)
+    row["cohens_d"] = statistics.cohens_d(now, ordered)
+    row["visible_d"] = statistics.smallest_detectable_d(len(now), len(ordered))
+    return row
+
+
+def _latencies(samples: pd.DataFrame, intent: str, metric: str) -> Floats:
+    chosen = (samples["intent"] == intent).to_numpy() & samples["ok"].to_numpy(dtype=bool)
+    return samples[metric].to_numpy(dtype=np.float64, na_value=np.nan)[chosen]
+
+
+def _worse(rows: pd.DataFrame) -> list[Finding]:
+    return [
+        Finding(
+            FAILING if row.metric == ERROR_RATE else SLOWER,
+            row.intent,
+            row.metric,
+            int(row.severity),
+            row.since.to_pydatetime() if pd.notna(row.since) else None,
+            float(row.shift),
+            float(row.shift_low),
+            float(row.shift_high),
+            row.reason,
+        )
+        for row in rows[rows["severity"] > 0].itertuples()
+    ]
+
+
+def _over_target(now: pd.DataFrame, rows: pd.DataFrame, settings: Settings) -> list[Finding]:
+    """First tokens later than their budget; but for intents that are slower than usual: there that is what is wrong."""
+    bands, level = Bands.of_target(settings), 2 * float(_normal_cdf(SURE_SD)) - 1
+    slower = set(rows.loc[(rows["direction"] > 0) & (rows["metric"] == METRICS[0]), "intent"])
+    found = []
+    for intent in sorted(set(now["intent"].unique()) & set(Intent)):
+        values = _latencies(now, intent, METRICS[0])
+        if intent in slower or POOLED in slower or len(values) < 5:
+            continue
+        budget_ms = (
+            settings.retrieval_first_token_budget_ms
+            if ROUTES[Intent(intent)].large_model
+            else settings.simple_first_token_budget_ms
+        )
+        p95 = statistics.quantile_interval(values, 0.95, level=level)
+        over, low, high = (value / budget_ms - 1 for value in p95)
+        severity = int(bands.judged(np.array(low), np.array(high), np.array(True)))
+        if severity:
+            reason = f"first token p95 {p95.value:.0f} ms, {100 * over:+.0f} % over its budget of {budget_ms:g} ms"
+            found.append(Finding(TARGET, intent, METRICS[0], severity, None, over, low, high, reason))
+    return found
+
+
+def _normal_cdf(deviation: float) -> float:
+    return 0.5 * (1 + math.erf(deviation / math.sqrt(2)))
+
+
+def _gaps(rows: pd.DataFrame, now: pd.DataFrame, before: pd.DataFrame) -> list[str]:
+    here, then = (set(part["intent"].unique()) for part in (now, before))
+    notes = [f"{intent} was asked before, and not in this run" for intent in sorted(then - here)]
+    notes += [f"{intent} is new: nothing to compare it with" for intent in sorted(here - then)]
+    unjudged = rows[rows["reason"].str.startswith("not judged") & rows["intent"].isin(here & then)]
+    notes += [f"{_name(row)} {row.reason}" for row in unjudged.itertuples()]
+    answered = set(now.loc[now["ok"].to_numpy(dtype=bool), "intent"].unique())
+    notes += [f"{intent}: every request failed, so there are no latencies" for intent in sorted(here - answered)]
+    return notes
+
+
+def _sentence(findings: list[Finding], rows: pd.DataFrame, runs: int, days: float) -> str:
+    if not findings:
+        small = rows[rows["direction"] > 0]
+        extra = f"; {_name(next(small.itertuples()))} {small['reason'].iloc[0]}" if len(small) else ""
+        return f"All right: nothing is worse than in the {runs} runs of the last {days:.1f} days{extra}."
+    worst = findings[0]
+    where = "all intents together" if worst.intent == POOLED else worst.intent
+    others = sorted({finding.intent for finding in findings} - {worst.intent, POOLED})
+    also = f" (also {', '.join(others)})" if others else ""
+    since = f", since {worst.since:%d %b %H:%M} UTC" if worst.since else ""
+    what = f"{_MS[worst.metric]} " if worst.kind == SLOWER else ""
+    return f"{NAMES[worst.severity]}: {where}{also}: {what}{worst.reason}{since}."
+
+
+def _name(row: Any) -> str:
+    return f"{'all intents' if row.intent == POOLED else row.intent}, {_MS.get(row.metric, 'errors')}:"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,250 @@
+"""Releases: everything about the chat that can be changed without a new build, as versions that can be taken back.
+
+A release says which model and prompt version each intent gets, how many deltas make a chunk, and which of the ten
+optimisations are on. Releases are kept in DynamoDB and never changed; one item, number 0, says which is active and what was
+before. Orchestrators follow it within ``release_refresh_s``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from botocore.exceptions import BotoCoreError, ClientError
+
+from mangalib.errors import ReleaseError
+from mangalib.serving.routing import Intent, Route
+from mangalib.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_POINTER = 0
+_KEPT_ACTIVATIONS = 200
+_ATTEMPTS = 5
+
+
+class Optimisations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ten optimisations, on or off. ``follow_up_prediction`` and ``trending_answers`` switch pre-computation, of which
+    there is none yet."""
+
+    warm_pool: bool = True
+    preloaded_prompts: bool = True
+    model_warmup: bool = True
+    parallel_fan_out: bool = True
+    chunk_batching: bool = True
+    follow_up_prediction: bool = True
+    status_messages: bool = True
+    model_routing: bool = True
+    semantic_cache: bool = True
+    trending_answers: bool = True
+
+
+OPTIMISATIONS = Optimisations.__struct_fields__
+
+
+class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One release. ``models`` is intent to model id, ``prompt_versions`` intent to version; what they do not name, and a
+    ``chunk_batch_size`` of ``None``, is as in the code and the settings."""
+
+    number: int = 0
+    note: str = ""
+    created_at: str = ""
+    models: dict[str, str] = {}
+    prompt_versions: dict[str, int] = {}
+    chunk_batch_size: int | None = None
+    optimisations: Optimisations = Optimisations()
+
+    def __post_init__(self) -> None:
+        for name in (*self.models, *self.prompt_versions):
+            if name not in set(Intent):
+                raise ReleaseError(f"intent {name!r}; expected one of {', '.join(Intent)}")
+        if self.chunk_batch_size is not None and self.chunk_batch_size < 1:
+            raise ReleaseError(f"chunk_batch_size {self.chunk_batch_size}; expected 1 or more")
+
+    def route(self, intent: Intent, usual: Route) -> Route:
+        """An intent's way under this release: without model routing all take the careful one."""
+        if self.optimisations.model_routing:
+            return usual
+        return msgspec.structs.replace(usual, large_model=True, retrieval=True)
+
+    def model_id(self, intent: Intent, route: Route, settings: Settings) -> str:
+        """The model that answers an intent."""
+        return self.models.get(intent) or route.model_id(settings)
+
+    def batch_size(self, settings: Settings) -> int:
+        """Deltas in a chunk."""
+        if not self.optimisations.chunk_batching:
+            return 1
+        return self.chunk_batch_size or settings.chunk_batch_size
+
+
+class Activation(msgspec.Struct, frozen=True):
+    """That a release became active: when, and why."""
+
+    release: int
+    at: str
+    why: str
+
+
+class Pointer(msgspec.Struct, frozen=True):
+    """Which release is active (0: none was made yet), all activations, the newest last, and releases that were taken back.
+
+    ``generation`` counts changes, so that of two changes at the same time only one is made.
+    """
+
+    active: int = 0
+    activations: list[Activation] = []
+    bad: list[int] = []
+    generation: int = 0
+
+
+class ReleaseStore:
+    """Releases in DynamoDB; ``dynamodb`` is a boto3 client that takes plain Python values. All calls block.
+
+    Raises ``ReleaseError`` for a release that does not exist or cannot be, and when the table cannot be reached.
+    """
+
+    def __init__(self, dynamodb: Any, table: str) -> None:
+        self._dynamodb = dynamodb
+        self._table = table
+
+    def pointer(self) -> Pointer:
+        """Which release is active."""
+        item = self._get(_POINTER)
+        return Pointer() if item is None else msgspec.json.decode(str(item["body"]), type=Pointer)
+
+    def all(self) -> list[Release]:
+        """All releases, the oldest first."""
+        items: list[dict[str, Any]] = []
+        more: dict[str, Any] = {}
+        while True:
+            page = self._call("scan", **more)
+            items += page["Items"]
+            if "LastEvaluatedKey" not in page:
+                break
+            more = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+        releases = [_decoded(item) for item in items if int(item["release"]) != _POINTER]
+        return sorted(releases, key=lambda release: release.number)
+
+    def get(self, number: int) -> Release:
+        """One release; number 0 is how things are without any."""
+        if number == _POINTER:
+            return Release()
+        item = self._get(number)
+        if item is None:
+            known = ", ".join(str(release.number) for release in self.all()) or "none"
+            raise ReleaseError(f"no release {number}; there are: {known}")
+        return _decoded(item)
+
+    def create(self, release: Release) -> Release:
+        """Keep a new release, numbered next, and return it; it is not active yet."""
+        for _ in range(_ATTEMPTS):
+            number = max((known.number for known in self.all()), default=_POINTER) + 1
+            numbered = msgspec.structs.replace(release, number=number, created_at=_now())
+            item = {"release": number, "body": msgspec.json.encode(numbered).decode()}
+            if self._put(item, "attribute_not_exists(#r)", {"#r": "release"}, {}):
+                return numbered
+        raise ReleaseError("others are making releases at the same time; try again")
+
+    def activate(self, number: int, why: str) -> Release:
+        """Make a release active; one that was taken back before counts as good again."""
+        release = self.get(number)
+        for _ in range(_ATTEMPTS):
+            before = self.pointer()
+            bad = [other for other in before.bad if other != number]
+            if self._point(before, number, why, bad):
+                return release
+        raise ReleaseError("others are changing the active release at the same time; try again")
+
+    def rollback(self, why: str, *, bad: int | None = None) -> tuple[int, Release]:
+        """Take the active release back: the last one before it that was not taken back is active again.
+
+        ``bad`` is the release that is meant, by default whichever is active; if another is active by now, nothing is done.
+        Returns the number that was taken back and the release that is active.
+        """
+        for _ in range(_ATTEMPTS):
+            before = self.pointer()
+            meant = before.active if bad is None else bad
+            if before.active != meant:
+                return meant, self.get(before.active)
+            spoilt = {*before.bad, meant}
+            good = [past.release for past in before.activations if past.release not in spoilt]
+            if not good:
+                raise ReleaseError(f"release {meant} is the first: there is no good one before it to go back to")
+            target = self.get(good[-1])
+            if self._point(before, target.number, why, sorted(spoilt)):
+                return meant, target
+        raise ReleaseError("others are changing the active release at the same time; try again")
+
+    def _point(self, before: Pointer, number: int, why: str, bad: list[int]) -> bool:
+        activations = [*before.activations, Activation(number, _now(), why)][-_KEPT_ACTIVATIONS:]
+        after = Pointer(number, activations, bad, before.generation + 1)
+        item = {"release": _POINTER, "generation": after.generation, "body": msgspec.json.encode(after).decode()}
+        return self._put(
+            item,
+            "attribute_not_exists(#r) OR #g = :before",
+            {"#r": "release", "#g": "generation"},
+            {":before": before.generation},
+        )
+
+    def _get(self, number: int) -> dict[str, Any] | None:
+        item: dict[str, Any] | None = self._call("get_item", Key={"release": number}, ConsistentRead=True).get("Item")
+        return item
+
+    def _put(self, item: dict[str, Any], condition: str, names: dict[str, str], values: dict[str, Any]) -> bool:
+        more = {"ExpressionAttributeValues": values} if values else {}
+        try:
+            self._dynamodb.put_item(
+                TableName=self._table,
+                Item=item,
+                ConditionExpression=condition,
+                ExpressionAttributeNames=names,
+                **more,
+            )
+        except self._dynamodb.exceptions.ConditionalCheckFailedException:
+            return False
+        except (ClientError, BotoCoreError) as error:
+            raise ReleaseError(f"table {self._table}: {error}") from error
+        return True
+
+    def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = getattr(self._dynamodb, operation)(TableName=self._table, **arguments)
+        except (ClientError, BotoCoreError) as error:
+            raise ReleaseError(f"table {self._table}: {error}") from error
+        return answer
+
+
+class ReleaseFollower:
+    """The active release, looked at without any I/O; an answer keeps the one it began with."""
+
+    def __init__(self, store: ReleaseStore) -> None:
+        self._store = store
+        self.current = Release()
+
+    async def refresh(self) -> None:
+        """Look which release is active; while that fails, the last known one stays in force, and the failure is logged."""
+        try:
+            number = await asyncio.to_thread(lambda: self._store.pointer().active)
+            if number != self.current.number:
+                self.current = await asyncio.to_thread(self._store.get, number)
+                log.info("release %d is active: %s", number, self.current.note)
+        except (ReleaseError, msgspec.MsgspecError) as error:
+            log.warning("the active release could not be read, release %d stays: %s", self.current.number, error)
+
+    async def follow(self, every_s: float) -> None:
+        """Refresh in the background; runs until cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            await self.refresh()
+
+
+def _decoded(item: dict[str, Any]) -> Release:
+    return msgspec.json.decode(str(item["body"]), type=Release)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
