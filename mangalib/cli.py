@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
+import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,40 @@ import click
 from tqdm.auto import tqdm
 
 from mangalib.atomic import write_atomically
+from mangalib.commands.benchmark import benchmark, verdict
+from mangalib.commands.release import release
+from mangalib.commands.service import service, sigterm_as_interrupt
 from mangalib.errors import AuthError, MangaError, SettingsError
-from mangalib.settings import load_settings
+from mangalib.settings import Settings
 
 SUPERVISE_EVERY_S = 0.5
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def cli() -> None:
+@click.option(
+    "--stack",
+    "ready_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Talk to the local stack whose ready file this is (`mangalib up --ready-file`).",
+)
+def cli(ready_file: Path | None) -> None:
     """MangaAssist's streaming and latency laboratory."""
+    if ready_file is not None:
+        _reach(ready_file)
+
+
+def _reach(ready_file: Path) -> None:
+    """Put a local stack's addresses and keys into this process's environment."""
+    try:
+        addresses = json.loads(ready_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--stack {ready_file}: {error}; expected the ready file of `mangalib up`") from None
+    for name, value in addresses.items():
+        upper = name.upper()
+        if name in Settings.model_fields:
+            os.environ[f"MANGA_{upper}"] = str(value)
+        elif name.startswith("aws_"):
+            os.environ[upper] = str(value)
 
 
 @cli.command()
@@ -35,7 +59,7 @@ def up(ready_file: Path | None) -> None:
     """Start the local stack, print its addresses, and run until Ctrl-C or SIGTERM."""
     from mangalib.local.stack import running_stack
 
-    with _sigterm_as_interrupt(), suppress(KeyboardInterrupt), running_stack() as stack:
+    with sigterm_as_interrupt(), suppress(KeyboardInterrupt), running_stack() as stack:
         text = json.dumps(stack.addresses, indent=2)
         if ready_file is not None:
             write_atomically(ready_file, text + "\n")
@@ -61,20 +85,8 @@ def ask(text: str, session_id: str | None, as_json: bool) -> None:
 
     Uses MANGA_WEBSOCKET_URL and MANGA_TOKEN; without them a local stack is started for this question.
     """
-    settings = load_settings()
-    if settings.websocket_url is not None:
-        if settings.token is None:
-            raise SettingsError("MANGA_TOKEN is not set; expected the JWT that goes with MANGA_WEBSOCKET_URL")
-        _ask_at(settings.websocket_url, settings.token.get_secret_value(), text, session_id, as_json)
-        return
-    from mangalib.local.stack import running_stack
-
-    with _sigterm_as_interrupt(), running_stack(quiet=as_json) as stack:
-        _ask_at(stack.addresses["websocket_url"], stack.addresses["token"], text, session_id, as_json)
-
-
-def _ask_at(url: str, token: str, text: str, session_id: str | None, as_json: bool) -> None:
-    failed = asyncio.run(_ask(url, token, text, session_id, as_json))
+    with service(quiet=as_json) as (url, token):
+        failed = asyncio.run(_ask(url, token, text, session_id, as_json))
     if failed:
         sys.exit(1)
 
@@ -149,7 +161,7 @@ def run(
         jobs.check_parameters(source, values)
     runs = []
     for source in tqdm(sources, desc="notebooks", disable=len(sources) < 2 or as_json):
-        with _sigterm_as_interrupt():
+        with sigterm_as_interrupt():
             done = jobs.run_notebook(source, values, output_dir or jobs.RUNS)
         runs.append(done)
         if not as_json:
@@ -176,18 +188,8 @@ def _value(text: str) -> Any:
         return text
 
 
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """End on SIGTERM as on Ctrl-C: through the same clean-up."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+for command in (benchmark, verdict, release):
+    cli.add_command(command)
 
 
 def main() -> None:

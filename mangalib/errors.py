@@ -13,6 +13,7 @@ MangaError
 ├── ConnectionGoneError      the client's WebSocket is no longer there
 ├── SlowClientError          the client takes its frames too slowly and its buffer is full
 ├── ReleaseError             a release cannot be made, found or made active
+├── ActionError              a page or a rollback could not be done
 ├── StackError               the local stack could not start
 └── NotebookError            a notebook could not be run, or failed while running
 """
@@ -118,6 +119,10 @@ class SlowClientError(MangaError):
 
 class ReleaseError(MangaError):
     """A release does not exist, cannot be, or could not be made active."""
+
+
+class ActionError(MangaError):
+    """Something that an incident asks for could not be done, or must not be done because it cannot be noted."""
 
 
 class StackError(MangaError):

@@ -169,6 +169,12 @@ class Settings(BaseSettings):
     japanese_share: Annotated[float, Field(ge=0, le=1)] = 0.3
     title_zipf_exponent: NonNegative = 1.0
     connect_ahead_s: Positive = 2
+    pagerduty_url: str = "https://events.pagerduty.com/v2/enqueue"
+    pagerduty_routing_key: SecretStr | None = None
+    sns_topic_arn: str | None = None
+    page_timeout_s: Positive = 10
+    page_attempts: Count = 5
+    page_backoff_s: Positive = 0.5
     clock_tolerance_s: Positive = 60
     benchmark_timeout_s: Positive = 35
     benchmark_seed: int = 1
@@ -223,7 +229,7 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def _describe(name: str, value: object, expected: str) -> str:
-    secret = name in {"jwt_secret", "token"}
+    secret = name in {"jwt_secret", "token", "pagerduty_routing_key"}
     return f"MANGA_{name.upper()}={'***' if secret else repr(value)}: {expected}"
 
 

@@ -13,8 +13,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 ALLOWED = {
     "serving": {"serving", "settings", "errors"},
     "local": {"local", "serving", "settings", "errors", "atomic"},
-    "lab": {"lab", "local", "serving", "settings", "errors", "atomic"},
-    "cli": {"lab", "local", "serving", "settings", "errors", "atomic"},
+    "benchmark": {"benchmark", "serving", "settings", "errors", "atomic"},
+    "lab": {"lab", "local", "benchmark", "serving", "settings", "errors", "atomic"},
+    "commands": {"commands", "lab", "local", "benchmark", "serving", "settings", "errors"},
+    "cli": {"commands", "lab", "local", "benchmark", "serving", "settings", "errors", "atomic"},
     "settings": {"errors"},
     "errors": set(),
     "atomic": set(),

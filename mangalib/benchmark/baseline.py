@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mangalib.benchmark.series import Floats
+from mangalib.benchmark.series import Bools, Floats, Ints
 
 _HARMONICS = 3
 _DAYS = 7
@@ -71,7 +71,7 @@ class Baseline:
         self._oldest = np.zeros(series, dtype=np.intp)
         self.runs = np.zeros(series)
 
-    def add(self, run: int, values: Floats, healthy: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], fit: Fit) -> None:
+    def add(self, run: int, values: Floats, healthy: Bools, fit: Fit) -> None:
         """Take a run's ``values`` (series, channels) where ``healthy``; a stray one is drawn in to three deviations."""
         expected = fit.expected(self._rows[run : run + 1])[0]
         known = (fit.runs >= _PRIOR_RUNS)[:, None]
@@ -88,7 +88,7 @@ class Baseline:
             self._change(self._oldest, held, -1.0)
             self._oldest[expired] += 1
 
-    def _change(self, runs: np.ndarray[tuple[int], np.dtype[np.intp]], which: np.ndarray, sign: float) -> None:  # type: ignore[type-arg]
+    def _change(self, runs: Ints, which: Bools, sign: float) -> None:
         weight = np.where(which, sign, 0.0)
         rows = self._rows[runs]
         values = self._values[runs, np.arange(len(runs))]
@@ -107,4 +107,4 @@ class Baseline:
         used = np.einsum("spq,sqp->s", doubt, self._xx)
         degrees = np.maximum(self.runs - used, 0.0)[:, None]
         variance = (np.maximum(left, 0.0) + _PRIOR_RUNS * prior_sd**2) / (degrees + _PRIOR_RUNS)
-        return Fit(weights, np.sqrt(variance), doubt, self.runs.copy())
+        return Fit(weights, np.sqrt(variance), np.asarray(doubt, dtype=np.float64), self.runs.copy())

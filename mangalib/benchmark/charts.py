@@ -16,10 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mangalib.benchmark.baseline import Baseline, Fit, features
-from mangalib.benchmark.series import LOCATION, METRICS, P95, TAIL, Floats, Series
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.intp]
+from mangalib.benchmark.series import LOCATION, METRICS, P95, TAIL, Bools, Floats, Ints, Series
 
 # Evidence is looked for in the newest 1 to LOOK_BACK runs; a run joins the baseline when it has left that window.
 LOOK_BACK = 32
@@ -110,7 +107,7 @@ class LatencyCharts:
         sampling = np.where(self._seen > 0, self._spread_sum / seen * self._rate_sum / seen, 0.01)
         pooled = [sampling[self._metric[: self._own] == m].mean() for m in range(len(METRICS))]
         variances = np.concatenate([sampling, pooled])[:, None] * _PRIOR_SPREAD**2
-        return np.sqrt(variances + np.array([1.0, 0.0, 1.0]) * _PRIOR_WANDER**2)
+        return np.asarray(np.sqrt(variances + np.array([1.0, 0.0, 1.0]) * _PRIOR_WANDER**2))
 
     def _let_in(self, until: int, fit: Fit) -> None:
         while self._entered < until:

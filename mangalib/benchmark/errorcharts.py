@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import betaincinv, gammainc
 
 from mangalib.benchmark.charts import OVER_LOG_ODDS
-from mangalib.benchmark.series import Floats, Series
+from mangalib.benchmark.series import Bools, Floats, Ints, Series
 
 LOOK_BACK = 8
 MIN_BASELINE_RUNS = 8
@@ -32,14 +31,14 @@ class ErrorReading:
     ``usual`` the baseline's.
     """
 
-    up: npt.NDArray[np.bool_]
-    since: npt.NDArray[np.intp]
+    up: Bools
+    since: Ints
     rate: Floats
     low: Floats
     high: Floats
     usual: Floats
-    page: npt.NDArray[np.bool_]
-    judged: npt.NDArray[np.bool_]
+    page: Bools
+    judged: Bools
 
 
 class ErrorCharts:
@@ -91,7 +90,7 @@ class ErrorCharts:
         rate = failed / np.maximum(asked, 1)
         return ErrorReading(self._up.copy(), since, rate, low, high, self._usual, self._page.copy(), self._judged)
 
-    def _open_what_began(self, recent: npt.NDArray[np.intp]) -> None:
+    def _open_what_began(self, recent: Ints) -> None:
         failed, asked = np.cumsum(self._failed[recent], axis=0), np.cumsum(self._asked[recent], axis=0)
         reach = np.arange(len(recent))[:, None]
         first = np.where(self._up, self._since, self._floor)
@@ -125,7 +124,7 @@ class ErrorCharts:
         columns = np.arange(len(start))
         return np.asarray(self._sums[self._entered] - self._sums[start, :, columns].T)
 
-    def _close_what_is_over(self, recent: npt.NDArray[np.intp]) -> None:
+    def _close_what_is_over(self, recent: Ints) -> None:
         rate = np.maximum(self._rate, self._usual)
         gain = self._asked[recent] * (rate - self._usual) - self._failed[recent] * np.log(rate / self._usual)
         odds = np.cumsum(gain, axis=0)

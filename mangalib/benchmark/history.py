@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.special import gammaincinv, ndtr
 
-from mangalib.benchmark.series import METRICS, Floats, Series, summarise_sorted
+from mangalib.benchmark.series import METRICS, Bools, Floats, Ints, Series, summarise_sorted
+from mangalib.serving.routing import ROUTES, Intent
 from mangalib.settings import Settings
 
 # Medians in ms of the first token and of the whole answer, as on the local stack.
@@ -79,16 +80,12 @@ class Change:
     metrics: tuple[str, ...] = METRICS
 
 
-def simulate(
-    past: Past, changes: Sequence[Change], rng: np.random.Generator
-) -> tuple[Floats, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]:
+def simulate(past: Past, changes: Sequence[Change], rng: np.random.Generator) -> tuple[Floats, Bools]:
     """Latencies in ms of shape (runs, intents, metrics, samples), and which requests failed (runs, intents, samples)."""
     intents = list(past.levels_ms)
     shape = (past.runs, len(intents), len(METRICS), past.samples)
     level = np.log(np.array([past.levels_ms[intent] for intent in intents]))[None, :, :, None]
-    hours = past.times_s / 3600
-    cycle = 1 + past.daily * np.cos((hours - _PEAK_HOUR_UTC) / 24 * 2 * math.pi)
-    cycle *= 1 + past.weekly * np.cos(hours / (7 * 24) * 2 * math.pi)
+    cycle = _cycle(past, past.times_s / 3600)
     run_level = rng.normal(0.0, past.wander, shape[:3])[..., None]
     # A request that is slow to its first token tends to be slow in all.
     luck = rng.normal(size=shape)
@@ -98,6 +95,13 @@ def simulate(
     for change in changes:
         _apply(change, logs, failed, intents, rng)
     return np.exp(logs), failed
+
+
+def _cycle(past: Past, hours: Floats) -> Floats:
+    """How the level swings over the day and the week, as factors."""
+    daily = 1 + past.daily * np.cos((hours - _PEAK_HOUR_UTC) / 24 * 2 * math.pi)
+    weekly = 1 + past.weekly * np.cos(hours / (7 * 24) * 2 * math.pi)
+    return np.asarray(daily * weekly, dtype=np.float64)
 
 
 def _spread(luck: Floats, past: Past, rng: np.random.Generator) -> Floats:
@@ -115,7 +119,7 @@ def _spread(luck: Floats, past: Past, rng: np.random.Generator) -> Floats:
 def _apply(
     change: Change,
     logs: Floats,
-    failed: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+    failed: Bools,
     intents: list[str],
     rng: np.random.Generator,
 ) -> None:
@@ -151,7 +155,7 @@ def series(past: Past, changes: Sequence[Change], rng: np.random.Generator) -> S
     succeeded = (~failed).sum(axis=-1).astype(np.float64)
     times = pd.DatetimeIndex(pd.to_datetime(past.times_s[made], unit="s", utc=True))
     return Series(
-        run_ids=[f"past-{index:06d}" for index in np.flatnonzero(made)],
+        run_ids=[_run_id(index) for index in np.flatnonzero(made).tolist()],
         times=times,
         intents=list(past.levels_ms),
         values=values,
@@ -163,42 +167,75 @@ def series(past: Past, changes: Sequence[Change], rng: np.random.Generator) -> S
 
 
 def samples(past: Past, changes: Sequence[Change], rng: np.random.Generator, settings: Settings) -> pd.DataFrame:
-    """The same as samples in the store's columns."""
-    from mangalib.serving.routing import ROUTES, Intent
-
+    """The same as samples in the store's columns, the oldest run first."""
     latencies, failed = simulate(past, changes, rng)
     made = np.flatnonzero(rng.random(past.runs) >= past.missing)
     latencies, failed = latencies[made], failed[made]
-    intents = np.array(list(past.levels_ms))
-    models = np.array([ROUTES[Intent(intent)].model_id(settings) for intent in intents])
+    intents = list(past.levels_ms)
+    models = [ROUTES[Intent(intent)].model_id(settings) for intent in intents]
     run, intent, sequence = (axis.ravel() for axis in np.indices(failed.shape))
-    started = pd.to_datetime(past.times_s[made], unit="s", utc=True).as_unit("us")
+    started = pd.to_datetime(past.times_s[made], unit="s", utc=True).as_unit("us")[run]
     lost = failed.ravel()
     first, total = (np.where(lost, np.nan, latencies[:, :, metric].ravel()) for metric in range(len(METRICS)))
-    total = np.fmax(first, total)
-    begun = started[run]
+    count = len(lost)
     return pd.DataFrame(
         {
-            "run_id": pd.Categorical.from_codes(run, categories=[f"past-{index:06d}" for index in made]),
-            "started_at": begun,
-            "at": begun + pd.to_timedelta(sequence * len(intents) + intent, unit="s"),
+            "run_id": _of_category(run, [_run_id(index) for index in made.tolist()]),
+            "started_at": started,
+            "at": started + pd.to_timedelta(sequence * len(intents) + intent, unit="s"),
             "sequence": sequence.astype(np.int32),
-            "intent": pd.Categorical.from_codes(intent, categories=intents),
-            "model_id": pd.Categorical.from_codes(intent, categories=models)
-            if len(set(models)) == len(models)
-            else models[intent],
-            "source": "model",
-            "origin": "synthetic",
+            "intent": _of_category(intent, intents),
+            "model_id": pd.Categorical([models[index] for index in intent]),
+            "source": pd.Categorical(["model"]).repeat(count),
+            "origin": pd.Categorical(["synthetic"]).repeat(count),
             "first_token_ms": first,
-            "total_ms": total,
+            "total_ms": np.fmax(first, total),
             "tokens": np.where(lost, 0, 100).astype(np.int32),
             "ok": ~lost,
-            "error": pd.Series(np.where(lost, "model_error", None), dtype="object"),
-            "warmup": False,
+            "error": pd.Series(lost).map({True: "model_error", False: None}),
+            "warmup": np.zeros(count, dtype=bool),
         }
     )
 
 
-def hours_before(moment: datetime, days: float) -> datetime:
-    """``days`` before ``moment``."""
-    return moment - timedelta(days=days)
+def before(measured: pd.DataFrame, past: Past, rng: np.random.Generator) -> pd.DataFrame:
+    """A past for one run that was really measured: its own latencies, drawn again for every run of the days before it, each
+    run's level wandering around the cycle of the day. ``past`` says how many runs, and how they wander.
+
+    So a service that was measured once can be compared with "the last seven days"; what that past cannot show is anything
+    that the one run did not.
+    """
+    started = measured["started_at"].iloc[0]
+    template = measured.loc[measured["ok"] & ~measured["warmup"]].sort_values(["intent", "sequence"])
+    sizes = template.groupby("intent", sort=True, observed=True).size().to_numpy()
+    first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    step = pd.Timedelta(seconds=_DAY_S / past.runs_per_day)
+    times = pd.DatetimeIndex([started - step * back for back in range(past.runs, 0, -1)])
+    hours = (times.as_unit("ns").asi8 - started.value) / 3.6e12 + started.timestamp() / 3600
+    cycle = _cycle(past, hours) / _cycle(past, np.array([started.timestamp() / 3600]))
+    drawn = first[None].repeat(sizes, axis=1) + np.floor(
+        rng.random((past.runs, len(template))) * sizes.repeat(sizes)
+    ).astype(np.intp)
+    level = np.exp(rng.normal(0, past.wander, (past.runs, len(sizes)))) * cycle[:, None]
+    factor = level.repeat(sizes, axis=1).ravel()
+    rows = template.iloc[drawn.ravel()].reset_index(drop=True)
+    run = np.arange(past.runs).repeat(len(template))
+    sequence = np.tile(np.concatenate([np.arange(size) for size in sizes]), past.runs)
+    begun = times[run]
+    changed = {
+        "run_id": _of_category(run, [_run_id(index) for index in range(past.runs)]),
+        "started_at": begun,
+        "at": begun + pd.to_timedelta(sequence, unit="s"),
+        "sequence": sequence.astype(np.int32),
+        "intent": template["intent"].to_numpy()[np.tile(np.arange(len(template)), past.runs)],
+        **{metric: rows[metric].to_numpy() * factor for metric in METRICS},
+    }
+    return rows.assign(**changed)
+
+
+def _of_category(codes: Ints, categories: list[str]) -> Any:
+    return pd.Categorical(codes).rename_categories(dict(enumerate(categories)))
+
+
+def _run_id(index: int) -> str:
+    return f"past-{index:06d}"

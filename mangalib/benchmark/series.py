@@ -16,6 +16,8 @@ import pandas as pd
 from mangalib.errors import DataError
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.intp]
 
 METRICS = ("first_token_ms", "total_ms")
 POOLED = "*"

@@ -114,6 +114,15 @@ class Store:
             samples = samples.loc[order.sort_values(["started_at", "run", "n"], kind="stable").index]
         return Loaded(samples.reset_index(drop=True), unreadable)
 
+    def require_past(self, now: datetime, tolerance_s: float) -> None:
+        """Raise ``DataError`` when the newest run lies in the future: then this machine's clock is wrong, or that one's was."""
+        newest = self.newest()
+        if newest is not None and newest[1] > now + timedelta(seconds=tolerance_s):
+            raise DataError(
+                f"the clock says {now:%Y-%m-%d %H:%M} UTC, and the store's newest run {newest[0]} is of "
+                f"{newest[1]:%Y-%m-%d %H:%M}: set the clock right, or take that run out"
+            )
+
     def newest(self) -> tuple[str, datetime] | None:
         """Id and start of the newest run, or ``None`` in an empty store."""
         for day in reversed(self._days()):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -53,10 +54,12 @@ def replay(samples: pd.DataFrame, *, settings: Settings, progress: bool = False)
     bands, error_bands = Bands.of_p95(settings), Bands.of_errors(settings)
     windows: dict[tuple[str, str], _Window] = {}
     rows: list[tuple[object, ...]] = []
-    runs = samples.groupby(["started_at", "run_id"], sort=True)
-    for (started, run_id), run in tqdm(runs, desc="runs", disable=not progress, leave=False):
+    runs = samples.groupby(["started_at", "run_id"], sort=True, observed=True)
+    for key, run in tqdm(runs, desc="runs", disable=not progress, leave=False):
+        started, run_id = cast(tuple[pd.Timestamp, str], key)
         hour = started.timestamp() / 3600
-        for intent, part in run.groupby("intent", sort=True):
+        for name, part in run.groupby("intent", sort=True, observed=True):
+            intent = str(name)
             for metric in METRICS:
                 now = part.loc[part["ok"], metric].to_numpy(dtype=np.float64)
                 window = windows.setdefault((intent, metric), _Window())

@@ -66,7 +66,7 @@ class Verdict:
         findings = [asdict(finding) | {"severity": NAMES[finding.severity]} for finding in self.findings]
         for finding in findings:
             finding["since"] = finding["since"].isoformat() if finding["since"] else None
-        plain = {
+        plain: dict[str, Any] = {
             "run_id": self.run_id,
             "started_at": self.started_at.isoformat(),
             "severity": NAMES[self.severity],
@@ -78,7 +78,7 @@ class Verdict:
             "comparison": self.comparison.to_dict("records"),
             "notes": self.notes,
         }
-        return _without_nan(plain)
+        return {name: _without_nan(value) for name, value in plain.items()}
 
 
 def judge(store: Store, settings: Settings, *, run_id: str | None = None) -> Verdict:
@@ -138,8 +138,8 @@ def judge_samples(samples: pd.DataFrame, settings: Settings, *, run_id: str, not
         severity=max((finding.severity for finding in findings), default=0),
         sentence=_sentence(findings, rows, baseline_runs, span_days),
         findings=findings,
-        improved=[f"{_name(row)} {row.reason}" for row in rows[rows["direction"] < 0].itertuples()],
-        still_open=[(row.intent, row.metric) for row in worse.itertuples()],
+        improved=[f"{_name(row)} {row['reason']}" for row in _records(rows[rows["direction"] < 0])],
+        still_open=[(row["intent"], row["metric"]) for row in _records(worse)],
         comparison=compared(now, before_now),
         baseline_runs=baseline_runs,
         baseline_days=span_days,
@@ -180,23 +180,23 @@ def _compared(now: Floats, ordered: Floats) -> dict[str, float]:
 
 def _latencies(samples: pd.DataFrame, intent: str, metric: str) -> Floats:
     chosen = (samples["intent"] == intent).to_numpy() & samples["ok"].to_numpy(dtype=bool)
-    return samples[metric].to_numpy(dtype=np.float64, na_value=np.nan)[chosen]
+    return np.asarray(samples[metric].to_numpy(dtype=np.float64, na_value=np.nan)[chosen])
 
 
 def _worse(rows: pd.DataFrame) -> list[Finding]:
     return [
         Finding(
-            FAILING if row.metric == ERROR_RATE else SLOWER,
-            row.intent,
-            row.metric,
-            int(row.severity),
-            row.since.to_pydatetime() if pd.notna(row.since) else None,
-            float(row.shift),
-            float(row.shift_low),
-            float(row.shift_high),
-            row.reason,
+            FAILING if row["metric"] == ERROR_RATE else SLOWER,
+            row["intent"],
+            row["metric"],
+            int(row["severity"]),
+            row["since"].to_pydatetime() if pd.notna(row["since"]) else None,
+            float(row["shift"]),
+            float(row["shift_low"]),
+            float(row["shift_high"]),
+            row["reason"],
         )
-        for row in rows[rows["severity"] > 0].itertuples()
+        for row in _records(rows[rows["severity"] > 0])
     ]
 
 
@@ -232,7 +232,7 @@ def _gaps(rows: pd.DataFrame, now: pd.DataFrame, before: pd.DataFrame) -> list[s
     notes = [f"{intent} was asked before, and not in this run" for intent in sorted(then - here)]
     notes += [f"{intent} is new: nothing to compare it with" for intent in sorted(here - then)]
     unjudged = rows[rows["reason"].str.startswith("not judged") & rows["intent"].isin(here & then)]
-    notes += [f"{_name(row)} {row.reason}" for row in unjudged.itertuples()]
+    notes += [f"{_name(row)} {row['reason']}" for row in _records(unjudged)]
     answered = set(now.loc[now["ok"].to_numpy(dtype=bool), "intent"].unique())
     notes += [f"{intent}: every request failed, so there are no latencies" for intent in sorted(here - answered)]
     return notes
@@ -240,8 +240,8 @@ def _gaps(rows: pd.DataFrame, now: pd.DataFrame, before: pd.DataFrame) -> list[s
 
 def _sentence(findings: list[Finding], rows: pd.DataFrame, runs: int, days: float) -> str:
     if not findings:
-        small = rows[rows["direction"] > 0]
-        extra = f"; {_name(next(small.itertuples()))} {small['reason'].iloc[0]}" if len(small) else ""
+        small = _records(rows[rows["direction"] > 0])
+        extra = f"; {_name(small[0])} {small[0]['reason']}" if small else ""
         return f"All right: nothing is worse than in the {runs} runs of the last {days:.1f} days{extra}."
     worst = findings[0]
     where = "all intents together" if worst.intent == POOLED else worst.intent
@@ -252,8 +252,13 @@ def _sentence(findings: list[Finding], rows: pd.DataFrame, runs: int, days: floa
     return f"{NAMES[worst.severity]}: {where}{also}: {what}{worst.reason}{since}."
 
 
-def _name(row: Any) -> str:
-    return f"{'all intents' if row.intent == POOLED else row.intent}, {_MS.get(row.metric, 'errors')}:"
+def _name(row: dict[str, Any]) -> str:
+    where = "all intents" if row["intent"] == POOLED else row["intent"]
+    return f"{where}, {_MS.get(row['metric'], 'errors')}:"
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return [dict(zip(rows.columns, row, strict=True)) for row in rows.itertuples(index=False, name=None)]
 
 
 def _without_nan(value: Any) -> Any:

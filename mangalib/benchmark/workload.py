@@ -31,6 +31,9 @@ _FOLLOW_UPS = {
 _GENRES = ("fantasy", "horror", "romance", "sports", "mystery", "comedy")
 _SENDABLE = frozenset(intent for intent in Intent if intent is not Intent.DEFAULT)
 
+# An intent, the text where it is given, and the origin.
+_Start = tuple[Intent, str | None, str]
+
 
 @dataclass(frozen=True)
 class Question:
@@ -64,7 +67,8 @@ def make_workload(
     writer = _Writer(settings, rng)
     asked = _interleaved(per_intent, rng)
     drawn = _drawn(read_query_log(production), per_intent, rng) if production is not None else []
-    starts = [(intent, None, SYNTHETIC) for intent in asked] + [(intent, text, PRODUCTION) for intent, text in drawn]
+    starts: list[_Start] = [(intent, None, SYNTHETIC) for intent in asked]
+    starts += [(intent, text, PRODUCTION) for intent, text in drawn]
     if drawn:
         rng.shuffle(starts)
     return _timed(starts, writer, rng, rate_per_s or settings.benchmark_rate_per_s, settings)
@@ -111,7 +115,7 @@ def _drawn(logged: list[tuple[Intent, str]], at_most: int, rng: random.Random) -
 
 
 def _timed(
-    starts: list[tuple[Intent, str | None, str]],
+    starts: list[_Start],
     writer: _Writer,
     rng: random.Random,
     rate_per_s: float,

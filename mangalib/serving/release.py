@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -63,6 +64,29 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ReleaseError(f"intent {name!r}; expected one of {', '.join(Intent)}")
         if self.chunk_batch_size is not None and self.chunk_batch_size < 1:
             raise ReleaseError(f"chunk_batch_size {self.chunk_batch_size}; expected 1 or more")
+
+    def changed(
+        self,
+        note: str,
+        models: dict[str, str],
+        prompt_versions: dict[str, int],
+        chunk_batch_size: int | None,
+        *,
+        off: Sequence[str] = (),
+        on: Sequence[str] = (),
+    ) -> Release:
+        """This release with other models, prompts, batch size or optimisations; raises ``ReleaseError`` naming what is wrong."""
+        for name in (*off, *on):
+            if name not in OPTIMISATIONS:
+                raise ReleaseError(f"optimisation {name!r}; expected one of {', '.join(OPTIMISATIONS)}")
+        switched = dict.fromkeys(off, False) | dict.fromkeys(on, True)
+        return Release(
+            note=note,
+            models={**self.models, **models},
+            prompt_versions={**self.prompt_versions, **prompt_versions},
+            chunk_batch_size=self.chunk_batch_size if chunk_batch_size is None else chunk_batch_size,
+            optimisations=msgspec.structs.replace(self.optimisations, **switched),
+        )
 
     def route(self, intent: Intent, usual: Route) -> Route:
         """An intent's way under this release: without model routing all take the careful one."""
