@@ -6,7 +6,7 @@ Each run stands alone against all requests of the baseline's days. It is here to
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections import deque
 from typing import cast
 
 import numpy as np
@@ -22,25 +22,36 @@ from mangalib.settings import Settings
 MIN_SAMPLES = 2
 
 
-@dataclass
-class _Window:
-    """The requests of the last days in order of size, kept so while runs come and go."""
+class TextbookRule:
+    """Judges the runs of one series, in order, each against all requests of the days before it."""
 
-    ordered: Floats = field(default_factory=lambda: np.empty(0))
-    runs: list[tuple[float, Floats]] = field(default_factory=list)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._bands = Bands.of_p95(settings)
+        self._ordered: Floats = np.empty(0)
+        self._runs: deque[tuple[float, Floats]] = deque()
 
-    def add(self, hour: float, values: Floats) -> None:
-        values = np.sort(values)
-        self.ordered = np.insert(self.ordered, np.searchsorted(self.ordered, values), values)
-        self.runs.append((hour, values))
+    def learn(self, hours: Floats, latencies: Floats) -> None:
+        """Take runs (runs, requests) as the baseline's without judging them."""
+        self._ordered = np.sort(latencies, axis=None)
+        self._runs.extend((float(hour), np.sort(run)) for hour, run in zip(hours, latencies, strict=True))
 
-    def forget_before(self, hour: float) -> None:
-        while self.runs and self.runs[0][0] < hour:
-            _, values = self.runs.pop(0)
-            first = np.searchsorted(self.ordered, values, side="left")
+    def judge(self, hour: float, now: Floats) -> tuple[int, float, str]:
+        """Severity of a run with latencies ``now``, its p95 over the baseline's as a share, and the numbers in words."""
+        self._forget_before(hour - self._settings.baseline_days * 24)
+        verdict = _judge(now, self._ordered, self._settings, self._bands)
+        values = np.sort(now)
+        self._ordered = np.insert(self._ordered, np.searchsorted(self._ordered, values), values)
+        self._runs.append((hour, values))
+        return verdict
+
+    def _forget_before(self, hour: float) -> None:
+        while self._runs and self._runs[0][0] < hour:
+            _, values = self._runs.popleft()
+            first = np.searchsorted(self._ordered, values, side="left")
             # Equal values stand next to each other: each takes its own place.
             repeats = np.arange(len(values)) - np.searchsorted(values, values, side="left")
-            self.ordered = np.delete(self.ordered, first + repeats)
+            self._ordered = np.delete(self._ordered, first + repeats)
 
 
 def replay(samples: pd.DataFrame, *, settings: Settings, progress: bool = False) -> pd.DataFrame:
@@ -51,8 +62,8 @@ def replay(samples: pd.DataFrame, *, settings: Settings, progress: bool = False)
     samples = checked(samples)
     for run_id, problem in impossible(samples).items():
         raise DataError(f"run {run_id}: {problem}")
-    bands, error_bands = Bands.of_p95(settings), Bands.of_errors(settings)
-    windows: dict[tuple[str, str], _Window] = {}
+    error_bands = Bands.of_errors(settings)
+    rules: dict[tuple[str, str], TextbookRule] = {}
     rows: list[tuple[object, ...]] = []
     runs = samples.groupby(["started_at", "run_id"], sort=True, observed=True)
     for key, run in tqdm(runs, desc="runs", disable=not progress, leave=False):
@@ -62,15 +73,13 @@ def replay(samples: pd.DataFrame, *, settings: Settings, progress: bool = False)
             intent = str(name)
             for metric in METRICS:
                 now = part.loc[part["ok"], metric].to_numpy(dtype=np.float64)
-                window = windows.setdefault((intent, metric), _Window())
-                window.forget_before(hour - settings.baseline_days * 24)
-                severity, shift, reason = _judge(now, window.ordered, settings, bands)
+                rule = rules.setdefault((intent, metric), TextbookRule(settings))
+                severity, shift, reason = rule.judge(hour, now)
                 since = started if severity else pd.NaT
                 direction = int(severity > 0)
                 rows.append(
                     (run_id, started, intent, metric, severity, since, shift, np.nan, np.nan, reason, direction)
                 )
-                window.add(hour, now)
             rate = 1 - float(part["ok"].mean())
             severity = int(error_bands.literal(np.array(rate)))
             since = started if severity else pd.NaT
