@@ -194,6 +194,18 @@ class Settings(BaseSettings):
     errors_sev2: Positive = 0.03
     errors_sev1: Positive = 0.10
 
+    # 7. What each of the ten optimisations is expected to save.
+    expected_warm_pool_saving_ms: Positive = 150
+    expected_prompts_saving_ms: Positive = 50
+    expected_warmup_saving_ms: Positive = 200
+    expected_fan_out_saving_ms: Positive = 400
+    expected_batching_saving_share: Positive = 0.15
+    expected_follow_up_saving_ms: Positive = 1500
+    expected_status_saving_ms: Positive = 500
+    expected_routing_saving_ms: Positive = 600
+    expected_cache_saving_ms: Positive = 2000
+    expected_trending_saving_ms: Positive = 1200
+
     # The local stand-ins' model of latency (medians; log-normal). These are assumptions, not measurements.
     local_dir: Path = Path()
     local_seed: int = 1

@@ -22,7 +22,17 @@ _SUMMARY_CHARS = 1024
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-def actions_of(settings: Settings, releases: ReleaseStore) -> Actions:
+def sns_client(settings: Settings) -> Any:
+    """A client of SNS that does not keep an incident waiting for long."""
+    config = Config(
+        connect_timeout=settings.page_timeout_s,
+        read_timeout=settings.page_timeout_s,
+        retries={"total_max_attempts": settings.page_attempts, "mode": "standard"},
+    )
+    return boto3.Session(region_name=settings.region).client("sns", endpoint_url=settings.aws_url, config=config)
+
+
+def actions_of(settings: Settings, releases: ReleaseStore, sns: Any) -> Actions:
     """The actions that the settings allow: pages by PagerDuty where there is a routing key, by SNS where there is a topic."""
     pages: dict[str, Act] = {}
     resolved: dict[str, Act] = {}
@@ -30,7 +40,7 @@ def actions_of(settings: Settings, releases: ReleaseStore) -> Actions:
         pager = PagerDuty(settings)
         pages["pagerduty"], resolved["pagerduty"] = pager.trigger, pager.resolve
     if settings.sns_topic_arn is not None:
-        pages["sns"] = Topic(settings).publish
+        pages["sns"] = Topic(sns, settings.sns_topic_arn).publish
     # The first run of a change is known to a run or two.
     slack = timedelta(seconds=2 * settings.benchmark_every_s)
     return Actions(pages, lambda incident: roll_back(incident, releases, slack), resolved)
@@ -93,17 +103,11 @@ class PagerDuty:
 
 
 class Topic:
-    """An SNS topic, for who is paged by mail or message instead of PagerDuty, or as well."""
+    """An SNS topic, for who is paged by mail or message instead of PagerDuty, or as well; ``sns`` is a boto3 client."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._topic = settings.sns_topic_arn
-        config = Config(
-            connect_timeout=settings.page_timeout_s,
-            read_timeout=settings.page_timeout_s,
-            retries={"total_max_attempts": settings.page_attempts, "mode": "standard"},
-        )
-        session = boto3.Session(region_name=settings.region)
-        self._sns = session.client("sns", endpoint_url=settings.aws_url, config=config)
+    def __init__(self, sns: Any, topic_arn: str) -> None:
+        self._sns = sns
+        self._topic = topic_arn
 
     def publish(self, incident: Incident) -> str:
         """Send the incident's sentence to all who subscribed."""

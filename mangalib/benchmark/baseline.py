@@ -15,10 +15,10 @@ from mangalib.benchmark.series import Bools, Floats, Ints
 
 _HARMONICS = 3
 _DAYS = 7
-FEATURES = 1 + 2 * _HARMONICS + _DAYS
+FEATURES = 1 + 2 * _HARMONICS + 2 + _DAYS
 # Ratio of noise to prior variance: a run's level scatters by about 8 %, the daily cycle by 15, 7 and 5 % in its three
-# harmonics, a day of the week by 5 %; the level itself is free.
-_RIDGE = np.diag([1e-6] + [0.3, 0.3, 1.3, 1.3, 2.5, 2.5] + [2.5] * _DAYS)
+# harmonics, the weekly one by 8 %, a day of the week beyond it by 4 %; the level itself is free.
+_RIDGE = np.diag([1e-6] + [0.3, 0.3, 1.3, 1.3, 2.5, 2.5] + [1.0, 1.0] + [4.0] * _DAYS)
 # What is believed of the spread before there are runs, and how many runs that belief is worth.
 _PRIOR_RUNS = 10.0
 _CLIP_SD = 3.0
@@ -26,7 +26,8 @@ _CLIP_SD = 3.0
 
 def features(hours: Floats) -> Floats:
     """Rows of the regression for moments in hours since the epoch: shape (moments, FEATURES)."""
-    angle = 2 * np.pi * hours[:, None] / 24 * np.arange(1, _HARMONICS + 1)
+    cycles_a_day = np.append(np.arange(1.0, _HARMONICS + 1), 1 / _DAYS)
+    angle = 2 * np.pi * hours[:, None] / 24 * cycles_a_day
     # Days of the week as hats: each is 1 at its noon (UTC) and falls to 0 at its neighbours' noon.
     apart = np.abs((hours[:, None] / 24 - 0.5 - np.arange(_DAYS)) % _DAYS)
     hats = np.clip(1 - np.minimum(apart, _DAYS - apart), 0, None)

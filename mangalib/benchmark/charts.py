@@ -42,7 +42,7 @@ class Reading:
     ``direction`` is +1 where a series is worse than its baseline, -1 where better; ``since`` the run it began with;
     ``shift`` that of the 95th percentile as a logarithm, with its standard error ``error``; ``strong`` whether the
     evidence still holds, ``page`` whether it was ever worth a page; ``judged`` whether there was anything to judge, and a
-    baseline to judge it by.
+    baseline to judge it by; ``tail_only`` whether the rest of the requests is as it was.
     """
 
     direction: Ints
@@ -52,7 +52,7 @@ class Reading:
     strong: Bools
     page: Bools
     judged: Bools
-    tail_moved: Bools
+    tail_only: Bools
     baseline_runs: Floats
 
 
@@ -214,7 +214,8 @@ class LatencyCharts:
         series = np.arange(len(direction))
         shift, error = evidence.means[best, series, channel], evidence.errors[best, series, channel]
         strong, page = ((flag & moving & relevant).any(axis=1) for flag in (self._strong, self._page))
-        return Reading(direction, since, shift, error, strong, page, judged, tail_moved, fit.runs)
+        tail_only = tail_moved & ~(moving & relevant)[:, CHANNELS.index(LOCATION)]
+        return Reading(direction, since, shift, error, strong, page, judged, tail_only, fit.runs)
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def _latency_reason(
     over = f"p95 {shift} % ({low} to {high} %) for {count} run{'s' if count > 1 else ''}"
     if reading.direction[at] < 0:
         return f"improved: {over}"
-    what = "a slow tail" if reading.tail_moved[at] else "slower"
+    what = "a slow tail" if reading.tail_only[at] else "slower"
     if severity < WARNING:
         return f"{what}, but less than the {100 * bands.starts[0]:g} % that count: {over}"
     return f"{what}: {over}"

@@ -131,6 +131,13 @@ class Store:
                 return max(found, key=lambda run: (run[1], run[0]))
         return None
 
+    def require_newest(self) -> tuple[str, datetime]:
+        """Id and start of the newest run; raises ``DataError`` in an empty store."""
+        newest = self.newest()
+        if newest is None:
+            raise DataError(f"the store {self.url} is empty; `mangalib benchmark` makes a run")
+        return newest
+
     def started_at(self, run_id: str) -> datetime:
         """When a run started; raises ``DataError`` naming the newest runs when there is no such run."""
         known: list[tuple[str, datetime]] = []

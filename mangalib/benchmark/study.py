@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from mangalib.benchmark import history
+from mangalib.benchmark import history, statistics
 from mangalib.benchmark.detector import ERROR_RATE, follow
 from mangalib.benchmark.history import Change, Past
-from mangalib.benchmark.series import METRICS, Bools, Floats, Ints
-from mangalib.benchmark.textbook import TextbookRule
+from mangalib.benchmark.series import METRICS, Floats, Ints
+from mangalib.benchmark.textbook import TextbookRule, rank_test
 from mangalib.settings import Settings
 
 LEARNING_DAYS = 7.0
@@ -132,7 +132,7 @@ def delays(judge: Judge, past: Past, change: Change, seed: int, *, level: int = 
     return [_first(severity[:, names.index(case)] >= level) for case in cases]
 
 
-def _first(seen: Bools) -> int:
+def _first(seen: Any) -> int:
     at = np.flatnonzero(seen)
     return int(at[0]) + 1 if len(at) else NEVER
 
@@ -180,3 +180,33 @@ def as_table(rows: list[dict[str, object]]) -> pd.DataFrame:
         if name in table:
             table[name] = table[name].where(table[name] < NEVER)
     return table
+
+
+def single_run_rules(past: Past, change: Change | None, seed: int, settings: Settings) -> dict[str, float]:
+    """Share of runs and series of a day after the seven that simple rules alarm at, each run and series alone:
+    Mann-Whitney alone, the run's p95 over two bands, and Mann-Whitney with Cohen's d and p95."""
+    first = round(LEARNING_DAYS * past.runs_per_day)
+    changes = [] if change is None else [replace(change, first=first, intents=None, metrics=METRICS)]
+    latencies, _ = history.simulate(replace(past, days=LEARNING_DAYS + 1), changes, np.random.default_rng(seed))
+    counts = np.zeros(4)
+    total = 0
+    for intent in range(latencies.shape[1]):
+        for metric in range(latencies.shape[2]):
+            before = np.sort(latencies[:first, intent, metric], axis=None)
+            before_p95 = np.quantile(before, 0.95)
+            for now in latencies[first:, intent, metric]:
+                total += 1
+                unlikely = rank_test(now, before) < settings.alpha
+                over = np.quantile(now, 0.95) / before_p95 - 1
+                large = statistics.cohens_d(now, before) >= settings.effect_size_min
+                rules = unlikely, over >= settings.p95_sev3, over >= settings.p95_sev2
+                counts += [*rules, unlikely and large and over >= settings.p95_sev3]
+    return dict(zip(SINGLE_RUN_RULES, (counts / total).tolist(), strict=True))
+
+
+SINGLE_RUN_RULES = (
+    "Mann-Whitney p < .05",
+    "raw p95 +10 % (SEV-3)",
+    "raw p95 +25 % (SEV-2)",
+    "p < .05, d >= 0.5, p95 +10 %",
+)

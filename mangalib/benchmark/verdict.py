@@ -91,10 +91,7 @@ def judge(store: Store, settings: Settings, *, run_id: str | None = None) -> Ver
         the judged run that cannot be. Earlier runs with such values are left out, which the notes say.
     """
     if run_id is None:
-        newest = store.newest()
-        if newest is None:
-            raise DataError(f"the store {store.url} is empty; `mangalib benchmark` makes a run")
-        run_id, started = newest
+        run_id, started = store.require_newest()
     else:
         started = store.started_at(run_id)
     loaded = store.load(days_before(started, settings.look_back_days), started)
@@ -209,11 +206,7 @@ def _over_target(now: pd.DataFrame, rows: pd.DataFrame, settings: Settings) -> l
         values = _latencies(now, intent, METRICS[0])
         if intent in slower or POOLED in slower or len(values) < 5:
             continue
-        budget_ms = (
-            settings.retrieval_first_token_budget_ms
-            if ROUTES[Intent(intent)].large_model
-            else settings.simple_first_token_budget_ms
-        )
+        budget_ms = ROUTES[Intent(intent)].first_token_budget_ms(settings)
         p95 = statistics.quantile_interval(values, 0.95, level=level)
         over, low, high = (value / budget_ms - 1 for value in p95)
         severity = int(bands.judged(np.array(low), np.array(high), np.array(True)))

@@ -141,7 +141,8 @@ def _act(found: Any, settings: Settings) -> list[Any]:
     log_as_json()
     dynamodb = dynamodb_client(settings)
     known = incidents.IncidentStore(dynamodb, settings.incidents_table)
-    possible = actions.actions_of(settings, ReleaseStore(dynamodb, settings.releases_table))
+    releases = ReleaseStore(dynamodb, settings.releases_table)
+    possible = actions.actions_of(settings, releases, actions.sns_client(settings))
     return incidents.act(found, known, possible)
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import boto3
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -30,7 +29,7 @@ async def compare_warm_and_cold(lab: Laboratory, *, samples: int, question: str)
     if stack is None:
         raise SettingsError("MANGA_WEBSOCKET_URL is set; a cold model can be made on the local stack only")
     endpoint = bedrock_endpoint(settings)
-    dynamodb = _dynamodb(lab)
+    dynamodb = lab.dynamodb
     prompts = PromptStore(dynamodb, settings.prompts_table)
     await prompts.refresh()
 
@@ -69,14 +68,3 @@ async def _timed_ms(action: Action) -> float:
     started = time.perf_counter()
     await action()
     return (time.perf_counter() - started) * 1000
-
-
-def _dynamodb(lab: Laboratory) -> Any:
-    assert lab.stack is not None
-    return boto3.resource(
-        "dynamodb",
-        endpoint_url=lab.settings.aws_url,
-        region_name=lab.settings.region,
-        aws_access_key_id=lab.stack.addresses["aws_access_key_id"],
-        aws_secret_access_key=lab.stack.addresses["aws_secret_access_key"],
-    ).meta.client

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import atexit
 from contextlib import ExitStack
+from functools import cached_property
 from typing import Any
+
+import boto3
 
 from mangalib.errors import SettingsError
 from mangalib.local.stack import Stack, running_stack
@@ -39,6 +42,24 @@ class Laboratory:
         if self.stack is None:
             return "measured against the service named in the settings"
         return "local stack: the model's and the search's times come from a model of latency, not from the cloud"
+
+    @cached_property
+    def dynamodb(self) -> Any:
+        """A client of the service's DynamoDB that takes plain Python values."""
+        return boto3.resource("dynamodb", **self._aws).meta.client
+
+    @cached_property
+    def sns(self) -> Any:
+        """A client of the service's SNS."""
+        return boto3.client("sns", **self._aws)
+
+    @property
+    def _aws(self) -> dict[str, Any]:
+        found = {"endpoint_url": self.settings.aws_url, "region_name": self.settings.region}
+        if self.stack is not None:
+            for name in ("aws_access_key_id", "aws_secret_access_key"):
+                found[name] = self.stack.addresses[name]
+        return found
 
     def client(self) -> Client:
         """A new conversation, to be entered with ``async with``."""

@@ -36,7 +36,7 @@ def frame_timeline(frames: dict[str, pd.DataFrame], budgets_ms: dict[str, float]
     for name, budget_ms in budgets_ms.items():
         _budget_line(figure, budget_ms, f"budget, {name}: {budget_ms:g} ms", rows[name] - 0.3, rows[name] + 0.3)
     figure.update_yaxes(tickvals=list(rows.values()), ticktext=list(rows), autorange="reversed", zeroline=False)
-    return _laid_out(figure, "Every frame of an answer, when it arrived", "ms since the query was sent", "", note, 330)
+    return laid_out(figure, "Every frame of an answer, when it arrived", "ms since the query was sent", "", note, 330)
 
 
 def reading_progress(answers: dict[str, pd.DataFrame], budget_ms: float, note: str) -> go.Figure:
@@ -48,7 +48,7 @@ def reading_progress(answers: dict[str, pd.DataFrame], budget_ms: float, note: s
         figure.add_scatter(x=table["at_ms"], y=table["characters"], mode="lines", name=name, line=line)
     top = max(table["characters"].max() for table in answers.values())
     _budget_line(figure, budget_ms, f"first-token budget: {budget_ms:g} ms", 0, float(top))
-    return _laid_out(
+    return laid_out(
         figure, "What can be read, and when", "ms since the query was sent", "characters on screen", note, 380
     )
 
@@ -76,7 +76,7 @@ def stage_gantt(measured: pd.DataFrame, budget: pd.DataFrame, budget_ms: float, 
     figure.add_annotation(
         x=budget_ms, y=1.0, yref="paper", text=f"budget {budget_ms:g} ms", showarrow=False, xanchor="left", xshift=4
     )
-    return _laid_out(figure, title, "ms since the query was received", "", note, 430)
+    return laid_out(figure, title, "ms since the query was received", "", note, 430)
 
 
 def warm_against_cold(table: pd.DataFrame, note: str) -> go.Figure:
@@ -93,7 +93,7 @@ def warm_against_cold(table: pd.DataFrame, note: str) -> go.Figure:
             textposition="outside",
         )
     figure.update_yaxes(type="log")
-    return _laid_out(figure, "Warm against cold", "", "median, ms (logarithmic)", note, 380)
+    return laid_out(figure, "Warm against cold", "", "median, ms (logarithmic)", note, 380)
 
 
 def confusion(matrix: pd.DataFrame, note: str) -> go.Figure:
@@ -111,7 +111,7 @@ def confusion(matrix: pd.DataFrame, note: str) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_xaxes(automargin=True)
-    return _laid_out(
+    return laid_out(
         figure, "Held-out phrasings: what they are, and what they were taken for", "found", "true", note, 460
     )
 
@@ -121,13 +121,16 @@ def _budget_line(figure: go.Figure, at_ms: float, label: str, low: float, high: 
     figure.add_scatter(x=[at_ms, at_ms], y=[low, high], mode="lines", name=label, line=line)
 
 
-def _laid_out(figure: go.Figure, title: str, x: str, y: str, note: str, height: int) -> go.Figure:
+def laid_out(figure: go.Figure, title: str, x: str | None, y: str | None, note: str, height: int) -> go.Figure:
+    """The look that all pictures share; an axis whose title is ``None`` keeps the one it has."""
     figure.update_layout(
         title={"text": f"{title}<br><sub>{note}</sub>", "y": 0.95, "yanchor": "top", "x": 0.02},
-        xaxis_title=x,
-        yaxis_title=y,
         height=height,
         margin={"t": 110, "l": 90, "r": 60, "b": 55},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     )
+    if x is not None:
+        figure.update_xaxes(title_text=x)
+    if y is not None:
+        figure.update_yaxes(title_text=y)
     return figure

@@ -39,6 +39,7 @@ SERVICES = {
     "bedrock": "mangalib.local.bedrock",
     "opensearch": "mangalib.local.opensearch",
     "gateway": "mangalib.local.gateway",
+    "pagerduty": "mangalib.local.pagerduty",
     "orchestrator": "mangalib.serving.server",
 }
 

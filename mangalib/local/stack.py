@@ -56,11 +56,12 @@ class Stack:
         return found
 
     def local(self, service: str, method: str, path: str, body: object = None) -> Any:
-        """Call the admin interface of ``bedrock``, ``gateway`` or ``opensearch``: its ``/_local/{path}``."""
+        """Call the admin interface of ``bedrock``, ``gateway``, ``opensearch`` or ``pagerduty``: its ``/_local/{path}``."""
         base = {
             "bedrock": self.addresses["bedrock_url"],
             "gateway": self.addresses["page_url"].rstrip("/"),
             "opensearch": self.addresses["opensearch_url"],
+            "pagerduty": self.addresses["pagerduty_url"].removesuffix("/v2/enqueue"),
         }[service]
         return _call(f"{base}/_local/{path}", method, body, self.addresses["bedrock_ca"])
 
@@ -128,6 +129,8 @@ _ADDRESSES = (
     "opensearch_url",
     "aws_url",
     "redis_url",
+    "pagerduty_url",
+    "pagerduty_routing_key",
 )
 
 
