@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -26,6 +29,7 @@ QUICK = {
     "stream_timeout_s": 8,
     "keep_alive_s": 1,
     "prompt_refresh_s": 1,
+    "release_refresh_s": 0.1,
     "send_timeout_s": 2,
     # Calls in the background would be counted, and would meet faults, that a test meant for its own query.
     "haiku_ping_every_s": 100_000,
@@ -36,6 +40,16 @@ QUICK = {
     "knn_deadline_ms": 4000,
     "profile_deadline_ms": 4000,
 }
+
+
+# Runs that notebooks and commands make here must not become the baseline of who works on this machine.
+os.environ["MANGA_STORE"] = tempfile.mkdtemp(prefix="mangalib-test-store-")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_store_is_left() -> Iterator[None]:
+    yield
+    shutil.rmtree(os.environ["MANGA_STORE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

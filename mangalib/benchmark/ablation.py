@@ -137,6 +137,7 @@ async def ablate(
                 rng.shuffle(order)
                 for variant in order:
                     await asyncio.to_thread(releases.activate, variants[variant], "ablation")
+                    await asyncio.sleep(settings.release_refresh_s)
                     await _until_followed(connect, variants[variant])
                     pausing = variant in {ALL_ON, "model_warmup"}
                     for row in await _block(connect, questions, pause_s if pausing else None):

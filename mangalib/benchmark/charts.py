@@ -24,10 +24,11 @@ MIN_BASELINE_RUNS = 8
 CHANNELS = (LOCATION, TAIL)
 # Deviations of a window's mean that open a change, and that are worth a page; by channel. The tail's mean is skewed and so
 # needs more, and a window of few runs needs more than a long one. An open change counts for as long as its evidence stays
-# within FADE_SD of what opens one. All set by simulation: see benchmarks/detector.py.
+# within FADE_SD of what opens one, and is taken for chance when it has fallen by FORGET_SD. All set by simulation: see
+# benchmarks/detector.py.
 OPEN_SD, OPEN_EXTRA_SD = np.array([3.9, 4.4]), 0.8
-PAGE_SD, PAGE_EXTRA_SD = np.array([4.25, 5.1]), 1.1
-FADE_SD = 0.5
+PAGE_SD, PAGE_EXTRA_SD = np.array([4.3, 5.1]), 1.05
+FADE_SD, FORGET_SD = 0.5, 2.0
 # The odds, as a logarithm, at which a change is over: a thousand to one.
 OVER_LOG_ODDS = 6.9
 # How fast the channels' scatter falls with more samples in a run, beside the run's own wander.
@@ -113,9 +114,12 @@ class LatencyCharts:
         while self._entered < until:
             run = self._entered
             pooled_changed = self._changed[run, self._own :][self._metric]
-            values = self._residuals(np.array([run]), fit)[0] + fit.expected(self._rows[run : run + 1])[0]
+            expected = fit.expected(self._rows[run : run + 1])[0]
+            values = self._residuals(np.array([run]), fit)[0] + expected
             values[self._own :][fit.runs[self._own - len(METRICS) : self._own] < MIN_BASELINE_RUNS] = np.nan
-            healthy = np.isfinite(values).all(axis=1) & ~self._changed[run] & ~pooled_changed
+            healthy = np.isfinite(values[:, LOCATION]) & ~self._changed[run] & ~pooled_changed
+            # What a run says nothing of is taken to be as expected.
+            values = np.where(np.isfinite(values), values, expected)
             self._baseline.add(run, values, healthy, fit)
             own = healthy[: self._own]
             self._spread_sum += np.where(own, self._spreads[run], 0.0)
@@ -156,11 +160,16 @@ class LatencyCharts:
         best = odds.argmax(axis=0)
         over = (self._direction != 0) & judged[:, None] & (np.take_along_axis(odds, best[None], 0)[0] >= OVER_LOG_ODDS)
         for series, channel in np.argwhere(over):
-            self._floor[series, channel] = run - best[series, channel]
-            self._direction[series, channel] = 0
-            self._page[series, channel] = False
-            if not self._direction[series].any():
-                self._changed[self._floor[series, channel] : run + 1, series] = False
+            floor = run - best[series, channel]
+            self._close(series, channel, floor, healthy_from=floor, run=run)
+
+    def _close(self, series: int, channel: int, floor: int, *, healthy_from: int, run: int) -> None:
+        """A change is over, or was none: evidence of another is looked for from run ``floor`` on."""
+        self._floor[series, channel] = floor
+        self._direction[series, channel] = 0
+        self._page[series, channel] = False
+        if not self._direction[series].any():
+            self._changed[max(healthy_from, self._entered) : run + 1, series] = False
 
     def _open_what_began(self, run: int, evidence: _Evidence, judged: Bools) -> None:
         scores = evidence.scores[:, :, CHANNELS]
@@ -174,7 +183,7 @@ class LatencyCharts:
         opens = (self._direction == 0) & judged[:, None] & (strongest >= OPEN_SD)
         self._direction = np.where(opens, sign, self._direction)
         self._since = np.where(opens, run - best, self._since)
-        worth_a_page = (scores - PAGE_EXTRA_SD / (reach + 1)).max(axis=0) >= PAGE_SD
+        worth_a_page = (scores - PAGE_EXTRA_SD / (reach + 1) ** 1.5).max(axis=0) >= PAGE_SD
         self._page = (self._page | worth_a_page) & (self._direction > 0)
         self._strong = strongest >= OPEN_SD - FADE_SD
         means = np.take_along_axis(evidence.means[:, :, CHANNELS], best[None], 0)[0]
@@ -182,6 +191,8 @@ class LatencyCharts:
         self._level = np.where(running, np.where(np.sign(means) == self._direction, means, self._level), 0.0)
         for series, channel in np.argwhere(opens):
             self._changed[self._since[series, channel] : run + 1, series] = True
+        for series, channel in np.argwhere(running & (strongest < OPEN_SD - FORGET_SD)):
+            self._close(series, channel, run + 1, healthy_from=self._since[series, channel], run=run)
 
     def _accept_what_lasts(self, run: int, residuals: Floats) -> None:
         """An improvement that has lasted becomes the new normal; a rise never does by itself."""
@@ -254,7 +265,8 @@ def _trimmed_mean(values: npt.NDArray[Any]) -> Floats:
     count = present.sum(axis=1)
     total = np.where(present, values, 0.0).sum(axis=1)
     trim = count >= 4
-    outer = np.where(present, values, -np.inf).max(axis=1) + np.where(present, values, np.inf).min(axis=1)
-    total = np.where(trim, total - np.where(trim, outer, 0.0), total)
+    highest = np.where(present, values, -np.inf).max(axis=1, initial=-np.inf)
+    lowest = np.where(present, values, np.inf).min(axis=1, initial=np.inf)
+    total = total - np.where(trim, highest, 0.0) - np.where(trim, lowest, 0.0)
     kept = count - 2 * trim
     return np.where(kept > 0, total / np.maximum(kept, 1), np.nan)

@@ -133,8 +133,10 @@ def _latency_reason(
     if reading.direction[at] < 0:
         return f"improved: {over}"
     what = "a slow tail" if reading.tail_only[at] else "slower"
-    if severity < WARNING:
+    if severity < WARNING and interval[0] < bands.starts[0]:
         return f"{what}, but less than the {100 * bands.starts[0]:g} % that count: {over}"
+    if severity < WARNING:
+        return f"perhaps {what}, but not surely: {over}"
     return f"{what}: {over}"
 
 

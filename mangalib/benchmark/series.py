@@ -23,6 +23,8 @@ METRICS = ("first_token_ms", "total_ms")
 POOLED = "*"
 TAIL_SHARE = 0.1
 MIN_SAMPLES = 5
+# Fewer answers have no tail: their slowest tenth is a single one.
+MIN_TAIL_SAMPLES = 20
 
 # What of a run's latencies is followed. LOCATION: mean of the logarithms. TAIL: how far the slowest tenth lies above
 # it, which a shift of all requests leaves alone. P95: the logarithm of the 95th percentile.
@@ -38,8 +40,9 @@ class Series:
     """Runs in the order of time, by intent and metric.
 
     ``values`` has shape (runs, intents, metrics, 3): LOCATION, TAIL, P95; NaN where a run has fewer than
-    ``MIN_SAMPLES`` answers of an intent. ``counts`` are answers, ``spreads`` the variances of their logarithms, both of
-    shape (runs, intents, metrics); ``asked`` and ``failed`` count requests, of shape (runs, intents).
+    ``MIN_SAMPLES`` answers of an intent, for TAIL fewer than ``MIN_TAIL_SAMPLES``. ``counts`` are answers, ``spreads`` the
+    variances of their logarithms, both of shape (runs, intents, metrics); ``asked`` and ``failed`` count requests, of
+    shape (runs, intents).
     """
 
     run_ids: list[str]
@@ -173,6 +176,8 @@ def summarise_sorted(logs: Floats) -> tuple[Floats, Floats]:
     size = logs.shape[-1]
     location = logs.mean(axis=-1)
     tail = logs @ _weights_above(1 - TAIL_SHARE, size) - location
+    if size < MIN_TAIL_SAMPLES:
+        tail = np.full_like(location, np.nan)
     p95 = logs @ _weights_around(0.95, size)
     return np.stack([location, tail, p95], axis=-1), logs.var(axis=-1, ddof=1)
 

@@ -26,6 +26,15 @@ from mangalib.settings import Settings
 SLOWER, FAILING, TARGET = "slower", "failing", "over target"
 # The detector needs this many runs to call anything normal, and the one to judge.
 MIN_RUNS = MIN_BASELINE_RUNS * 3 // 2
+_SAME_TIME_H = 1.5
+_SHIFTS = [
+    f"{name}_shift{unit}{end}" for name in ("p50", "p95") for unit in ("", "_ms") for end in ("", "_low", "_high")
+]
+_COMPARED = [
+    *("intent", "metric", "answers", "baseline_answers", "p50", "p50_baseline", "p95", "p95_baseline"),
+    *_SHIFTS,
+    *("probability_slower", "p_value", "cohens_d", "visible_d"),
+]
 _MS = {"first_token_ms": "first token", "total_ms": "whole answer"}
 
 
@@ -137,7 +146,7 @@ def judge_samples(samples: pd.DataFrame, settings: Settings, *, run_id: str, not
         findings=findings,
         improved=[f"{_name(row)} {row['reason']}" for row in _records(rows[rows["direction"] < 0])],
         still_open=[(row["intent"], row["metric"]) for row in _records(worse)],
-        comparison=compared(now, before_now),
+        comparison=compared(now, _same_time_of_day(before_now, started)),
         baseline_runs=baseline_runs,
         baseline_days=span_days,
         notes=notes,
@@ -145,7 +154,7 @@ def judge_samples(samples: pd.DataFrame, settings: Settings, *, run_id: str, not
 
 
 def compared(now: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
-    """The run beside all requests of the baseline's days, by intent and metric: ``p50``, ``p95`` (ms), their shifts in ms and
+    """The run beside requests of the baseline, by intent and metric: ``p50``, ``p95`` (ms), their shifts in ms and
     as shares with 95 % intervals, ``probability_slower`` (that a request of now is slower than one of then; 0.5 is no
     change), ``p_value`` and Cohen's ``d`` of the textbook, and ``visible_d``: the smallest shift, in standard deviations of a
     request, that so many requests show four times in five."""
@@ -157,7 +166,16 @@ def compared(now: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
             if len(a) >= 5 and len(b) >= 5:
                 row |= _compared(a, np.sort(b))
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).reindex(columns=_COMPARED)
+
+
+def _same_time_of_day(before: pd.DataFrame, moment: datetime) -> pd.DataFrame:
+    """Requests of runs within 90 minutes of the same time of day: a shift that each evening brings is none. All of them,
+    where there are not that many runs yet."""
+    starts = before["started_at"]
+    apart_h = (starts - pd.Timestamp(moment)).dt.total_seconds().to_numpy() / 3600 % 24
+    near = np.minimum(apart_h, 24 - apart_h) <= _SAME_TIME_H
+    return before[near] if starts[near].nunique() >= MIN_RUNS else before
 
 
 def _compared(now: Floats, ordered: Floats) -> dict[str, float]:

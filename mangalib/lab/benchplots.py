@@ -131,7 +131,8 @@ def delays(by_rule: Mapping[str, Mapping[str, Sequence[int]]], note: str) -> go.
             )
         figure.update_xaxes(title_text="runs", row=1, col=column)
     figure.update_yaxes(title_text="% of changes seen", row=1, col=1)
-    return laid_out(figure, "How soon a change is seen (a run is 15 minutes)", None, None, note, 400)
+    laid_out(figure, "How soon a change is seen (a run is 15 minutes)", None, None, note, 420)
+    return figure.update_layout(legend={"y": -0.25, "yanchor": "top"}, margin={"b": 90})
 
 
 def incident_life(incident: Incident, runs: pd.DataFrame, note: str) -> go.Figure:

@@ -1,0 +1,192 @@
+"""The incident drill: from a bad release to its rollback, with nothing but the product's own commands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+
+from mangalib.benchmark import ablation, history
+from mangalib.benchmark.store import Store, iter_runs
+from mangalib.local.stack import Stack, running_stack
+from mangalib.serving.client import Client
+from mangalib.serving.release import ReleaseStore
+from mangalib.settings import environment, load_settings
+from tests.benchmark.test_incidents import Receiver
+from tests.conftest import QUICK
+from tests.serving.test_release import dynamodb_of
+
+MANGALIB = [sys.executable, "-m", "mangalib.cli"]
+# Models that answer quickly, and still so slowly that it is they who set the pace.
+DRILL = {
+    **QUICK,
+    "local_haiku_first_token_ms": 60,
+    "local_sonnet_first_token_ms": 150,
+    "local_knn_ms": 100,
+    "local_cold_after_s": 1,
+    "local_cold_min_ms": 300,
+    "local_cold_max_ms": 400,
+    "haiku_ping_every_s": 0.25,
+    "sonnet_warm_every_s": 0.25,
+    "simple_first_token_budget_ms": 5000,
+    "retrieval_first_token_budget_ms": 5000,
+}
+
+
+@pytest.fixture(scope="module")
+def drill_stack() -> Iterator[Stack]:
+    with running_stack(quiet=True, **DRILL) as running:
+        yield running
+
+
+@pytest.fixture
+def env(drill_stack: Stack, tmp_path: Path) -> dict[str, str]:
+    ready = tmp_path / "stack.json"
+    ready.write_text(json.dumps(drill_stack.addresses), encoding="utf-8")
+    settings = {"release_refresh_s": 0.5, "store": str(tmp_path / "store"), "page_backoff_s": 0.01}
+    budgets = {name: DRILL[name] for name in DRILL if name.endswith("first_token_budget_ms")}
+    return {**environment({**settings, **budgets}), "STACK": str(ready)}
+
+
+def mangalib(env: dict[str, str], *arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [*MANGALIB, "--stack", env["STACK"], *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=env,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def one_run(env: dict[str, str]) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(mangalib(env, "benchmark", "--per-intent", "13", "--rate", "16", "--json"))
+    return report
+
+
+def test_a_bad_release_is_seen_paged_and_taken_back_once(drill_stack: Stack, env: dict[str, str]) -> None:
+    receiver = Receiver()
+    options: dict[str, Any] = {
+        "endpoint_url": drill_stack.addresses["aws_url"],
+        "region_name": "us-west-2",
+        "aws_access_key_id": drill_stack.addresses["aws_access_key_id"],
+        "aws_secret_access_key": drill_stack.addresses["aws_secret_access_key"],
+    }
+    sns, sqs = boto3.client("sns", **options), boto3.client("sqs", **options)
+    topic = sns.create_topic(Name="on-call")["TopicArn"]
+    queue = sqs.create_queue(QueueName="on-call")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+    addresses = {**drill_stack.addresses, "pagerduty_url": receiver.url, "pagerduty_routing_key": "key"}
+    Path(env["STACK"]).write_text(json.dumps(addresses), encoding="utf-8")
+    env = env | {"MANGA_SNS_TOPIC_ARN": topic}
+    try:
+        good = one_run(env)
+        assert good["releases"] == [1]
+        assert good["failed"] == 0
+        store = Store(env["MANGA_STORE"], load_settings())
+        measured = store.load(*[store.started_at(good["run_id"])] * 2).samples
+        # A laptop's runs differ more than a server's: the past wanders by 15 %.
+        for run in iter_runs(history.before(measured, history.Past(wander=0.15, daily=0), np.random.default_rng(1))):
+            store.append(run)
+        calm = json.loads(mangalib(env, "verdict", "--act", "--fail-on", "sev2", "--json"))
+        assert calm["baseline_runs"] == 672
+        assert calm["incidents"] == []
+
+        number = mangalib(env, "release", "create", "--off", "model_routing", "--note", "one model").strip()
+        mangalib(env, "release", "activate", number, "--why", "drill")
+        bad = one_run(env)
+        assert bad["releases"] == [int(number)]
+        seen = json.loads(mangalib(env, "verdict", "--act", "--json"))
+        assert seen["severity"] == "SEV-1"
+        assert "slower" in seen["sentence"]
+        mangalib(env, "verdict", "--act", "--fail-on", "sev1", code=1)
+
+        listed = json.loads(mangalib(env, "release", "list", "--json"))
+        assert listed["pointer"]["active"] == 1
+        assert listed["pointer"]["bad"] == [int(number)]
+        assert f"{number}  taken back" in mangalib(env, "release", "list")
+        time.sleep(0.5)
+        healed = one_run(env)
+        assert healed["releases"] == [1]
+        green = json.loads(mangalib(env, "verdict", "--act", "--fail-on", "sev2", "--json"))
+        assert green["severity"] == "none", green["sentence"]
+        assert green["incidents"][0]["resolved"]
+
+        events = [(body["event_action"], body["dedup_key"]) for body in receiver.bodies]
+        assert [action for action, _ in events] == ["trigger", "resolve"]
+        assert len({key for _, key in events}) == 1
+        assert "release 2 taken back, release 1 is active again" in json.dumps(receiver.bodies[0])
+        messages = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
+        assert len(messages) == 1
+        assert "SEV-1" in json.loads(messages[0]["Body"])["Message"]
+    finally:
+        receiver.close()
+
+
+def test_an_interrupted_run_keeps_what_was_answered(env: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        [*MANGALIB, "--stack", env["STACK"], "benchmark", "--per-intent", "400", "--rate", "20"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time_out = time.monotonic() + 60
+    seen = ""
+    assert process.stderr is not None
+    while "/3200" not in seen.split("|")[-1] or " 0/3200" in seen.split("|")[-1]:
+        assert time.monotonic() < time_out
+        seen += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "questions are kept" in errors
+    store = Store(env["MANGA_STORE"], load_settings())
+    newest = store.require_newest()
+    assert newest[0] in output
+    assert 0 < len(store.load(newest[1], newest[1]).samples) < 3200
+
+
+async def test_each_optimisation_is_switched_off_alone_and_what_it_saves_is_measured(drill_stack: Stack) -> None:
+    releases = ReleaseStore(dynamodb_of(drill_stack), drill_stack.settings.releases_table)
+    before = releases.pointer().active
+    questions = {
+        ablation.SIMPLE: ["Hello there"],
+        ablation.RETRIEVAL: ["Tell me about One Piece"],
+        ablation.SHARED: ["What is your return policy?"],
+        ablation.AFTER_A_PAUSE: ["Hello there"],
+    }
+
+    def connect() -> Client:
+        addresses = drill_stack.addresses
+        return Client(addresses["websocket_url"], addresses["token"], settings=drill_stack.settings)
+
+    settings = drill_stack.settings
+    measured = await ablation.ablate(
+        connect, releases, questions, settings, rounds=2, pause_s=1.5, rng=random.Random(1)
+    )
+    table = ablation.savings(measured, settings).set_index("optimisation")
+    assert len(table) == 10
+    assert list(table.index[table["saving"].isna()]) == ["follow_up_prediction", "trending_answers"]
+    assert set(measured["variant"]) == {ablation.ALL_ON, *table.index[table["saving"].notna()]}
+    assert measured.groupby("variant").size().drop([ablation.ALL_ON, "model_warmup"]).eq(2 * 3).all()
+    for clear in ("model_warmup", "chunk_batching", "status_messages", "model_routing", "semantic_cache"):
+        assert table.loc[clear, "saving"] > 0, clear
+    assert table.loc["model_warmup", "saving"] > 150, "the cold start that the model of latency has"
+    assert (table["low"].dropna() <= table["saving"].dropna()).all()
+    assert await asyncio.to_thread(lambda: releases.pointer().active) == before
