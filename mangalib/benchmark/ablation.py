@@ -200,17 +200,16 @@ async def _until_followed(connect: Callable[[], Client], number: int) -> None:
 async def _block(
     connect: Callable[[], Client], questions: Mapping[str, list[str]], pause_s: float | None
 ) -> list[dict[str, object]]:
-    """Every question once, side by side on connections of their own; what comes after a pause comes first."""
-    parts: list[tuple[str, ...]] = [(SIMPLE, RETRIEVAL, SHARED)]
+    """Every question once, side by side on connections of their own; first those that come after a pause each."""
+    rows: list[dict[str, object]] = []
     if pause_s is not None:
-        parts.insert(0, (AFTER_A_PAUSE,))
-        await asyncio.sleep(pause_s)
-    rows = []
-    for kinds in parts:
-        async with asyncio.TaskGroup() as group:
-            tasks = [(kind, group.create_task(_ask(connect, text))) for kind in kinds for text in questions[kind]]
-        rows += [{"kind": kind, **task.result()} for kind, task in tasks]
-    return rows
+        for text in questions[AFTER_A_PAUSE]:
+            await asyncio.sleep(pause_s)
+            rows.append({"kind": AFTER_A_PAUSE, **await _ask(connect, text)})
+    kinds = (SIMPLE, RETRIEVAL, SHARED)
+    async with asyncio.TaskGroup() as group:
+        tasks = [(kind, group.create_task(_ask(connect, text))) for kind in kinds for text in questions[kind]]
+    return rows + [{"kind": kind, **task.result()} for kind, task in tasks]
 
 
 async def _ask(connect: Callable[[], Client], question: str) -> dict[str, object]:

@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from botocore.exceptions import BotoCoreError, ClientError
 
 from mangalib.benchmark.severity import ALERT, CRITICAL, NAMES, WARNING
 from mangalib.benchmark.verdict import TARGET, Finding, Verdict
 from mangalib.errors import ActionError, MangaError
+from mangalib.serving.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -85,31 +85,21 @@ class IncidentStore:
     table cannot be reached: then nothing is done, rather than twice."""
 
     def __init__(self, dynamodb: Any, table: str) -> None:
-        self._dynamodb = dynamodb
-        self._table = table
+        self._table = Table(dynamodb, table, key="incident", error=ActionError)
 
     def open_one(self, kind: str) -> Incident | None:
         """The incident of that kind that is open, if one is."""
-        pointer = self._get(f"open:{kind}")
+        pointer = self._table.get(f"open:{kind}")
         return self.get(str(pointer["body"])) if pointer is not None and pointer["body"] else None
 
     def get(self, incident: str) -> Incident | None:
         """One incident by its id."""
-        item = self._get(incident)
-        return None if item is None else msgspec.json.decode(str(item["body"]), type=Incident)
+        item = self._table.get(incident)
+        return None if item is None else _decoded(item)
 
     def all(self) -> list[Incident]:
         """All incidents, the oldest first."""
-        items: list[dict[str, Any]] = []
-        more: dict[str, Any] = {}
-        while True:
-            page = self._call("scan", **more)
-            items += page["Items"]
-            if "LastEvaluatedKey" not in page:
-                break
-            more = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
-        bodies = [str(item["body"]) for item in items if not str(item["incident"]).startswith("open:")]
-        found = [msgspec.json.decode(body, type=Incident) for body in bodies]
+        found = [_decoded(item) for item in self._table.all() if not str(item["incident"]).startswith("open:")]
         return sorted(found, key=lambda incident: incident.events[0].at)
 
     def follow(self, verdict: Verdict) -> list[Incident]:
@@ -120,7 +110,7 @@ class IncidentStore:
     def _follow(self, kind: str, verdict: Verdict) -> Incident | None:
         findings = [finding for finding in verdict.findings if (finding.kind == TARGET) == (kind == TARGET)]
         for _ in range(_ATTEMPTS):
-            pointer = self._get(f"open:{kind}")
+            pointer = self._table.get(f"open:{kind}")
             name = str(pointer["body"]) if pointer is not None else ""
             before = self.get(name) if name else None
             if before is not None and datetime.fromisoformat(before.run_started_at) > verdict.started_at:
@@ -130,72 +120,51 @@ class IncidentStore:
             if after is None:
                 return None
             # The incident first, then what points to it: cut off in between, the next verdict writes the same again.
-            if self._write(after) and self._point(kind, name, after, pointer is not None):
+            points_to = {"incident": f"open:{kind}", "body": "" if after.resolved else after.incident}
+            if self._write(after) and self._table.put(points_to, instead_of=pointer):
                 return self.get(after.incident)
         raise ActionError("others are changing the incident at the same time; try again")
 
     def claim(self, incident: Incident, action: str) -> bool:
         """Whether this caller, and nobody else, is to do it. One that has failed for certain may be claimed again."""
         for _ in range(_ATTEMPTS):
-            item = self._get(incident.incident)
+            item = self._table.get(incident.incident)
             assert item is not None
-            known = msgspec.json.decode(str(item["body"]), type=Incident)
+            known = _decoded(item)
             if action in known.actions and known.actions[action].state != FAILED:
                 return False
-            if self._note(item, known, action, Action(CLAIMED, _now())):
+            if self._note(item, action, Action(CLAIMED, _now())):
                 return True
         return False
 
     def settle(self, incident: Incident, action: str, outcome: Action) -> None:
         """Note what came of an action that was claimed."""
         for _ in range(_ATTEMPTS):
-            item = self._get(incident.incident)
+            item = self._table.get(incident.incident)
             assert item is not None
-            if self._note(item, msgspec.json.decode(str(item["body"]), type=Incident), action, outcome):
+            if self._note(item, action, outcome):
                 return
         log.error("incident %s: that %s is %s could not be noted", incident.incident, action, outcome.state)
 
-    def _note(self, item: dict[str, Any], known: Incident, action: str, outcome: Action) -> bool:
+    def _note(self, item: dict[str, Any], action: str, outcome: Action) -> bool:
+        known = _decoded(item)
         after = msgspec.structs.replace(known, actions={**known.actions, action: outcome})
-        return self._put(known.incident, msgspec.json.encode(after).decode(), before=str(item["body"]))
+        return self._table.put(_encoded(after), instead_of=item)
 
     def _write(self, incident: Incident) -> bool:
         """Write an incident unless another has changed it meanwhile; actions that are noted in it stay."""
-        item = self._get(incident.incident)
-        if item is None:
-            return self._put(incident.incident, msgspec.json.encode(incident).decode(), new=True)
-        known = msgspec.json.decode(str(item["body"]), type=Incident)
-        merged = msgspec.structs.replace(incident, actions=known.actions)
-        return self._put(incident.incident, msgspec.json.encode(merged).decode(), before=str(item["body"]))
+        item = self._table.get(incident.incident)
+        if item is not None:
+            incident = msgspec.structs.replace(incident, actions=_decoded(item).actions)
+        return self._table.put(_encoded(incident), instead_of=item)
 
-    def _point(self, kind: str, before: str, after: Incident, exists: bool) -> bool:
-        name = "" if after.resolved else after.incident
-        return self._put(f"open:{kind}", name, before=before if exists else None, new=not exists)
 
-    def _get(self, key: str) -> dict[str, Any] | None:
-        item: dict[str, Any] | None = self._call("get_item", Key={"incident": key}, ConsistentRead=True).get("Item")
-        return item
+def _encoded(incident: Incident) -> dict[str, Any]:
+    return {"incident": incident.incident, "body": msgspec.json.encode(incident).decode()}
 
-    def _put(self, key: str, body: str, *, before: str | None = None, new: bool = False) -> bool:
-        condition: dict[str, Any] = {}
-        if new:
-            condition = {"ConditionExpression": "attribute_not_exists(incident)"}
-        elif before is not None:
-            condition = {"ConditionExpression": "body = :before", "ExpressionAttributeValues": {":before": before}}
-        try:
-            self._dynamodb.put_item(TableName=self._table, Item={"incident": key, "body": body}, **condition)
-        except self._dynamodb.exceptions.ConditionalCheckFailedException:
-            return False
-        except (ClientError, BotoCoreError) as error:
-            raise ActionError(f"table {self._table}: {error}") from error
-        return True
 
-    def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = getattr(self._dynamodb, operation)(TableName=self._table, **arguments)
-        except (ClientError, BotoCoreError) as error:
-            raise ActionError(f"table {self._table}: {error}") from error
-        return answer
+def _decoded(item: dict[str, Any]) -> Incident:
+    return msgspec.json.decode(str(item["body"]), type=Incident)
 
 
 def act(verdict: Verdict, store: IncidentStore, actions: Actions) -> list[Incident]:

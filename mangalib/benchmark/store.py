@@ -12,7 +12,7 @@ import hashlib
 import logging
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -93,14 +93,14 @@ class Store:
             raise DataError(f"run_id {run_id!r}: expected up to 100 letters, digits, dots, dashes and underscores")
         return self._write(f"date={started:%Y-%m-%d}", f"run-{started:%H%M%S}-{run_id}.parquet", table, once=True)
 
-    def load(self, begin: datetime, end: datetime) -> Loaded:
-        """Runs that started from ``begin`` to ``end``, both included.
+    def load(self, begin: datetime, end: datetime, *, columns: Sequence[str] = SCHEMA.names) -> Loaded:
+        """Runs that started from ``begin`` to ``end``, both included, with those ``columns``.
 
         Raises ``DataError`` when a file has not the columns that a store has, naming the file and the column. A file that is
         not Parquet, or only part of one, is left out and named.
         """
         days = [begin.date() + timedelta(days=n) for n in range((end.date() - begin.date()).days + 1)]
-        tables, unreadable = self._tables(days)
+        tables, unreadable = self._tables(days, columns)
         if not tables:
             return Loaded(_empty(), unreadable)
         whole = pa.concat_tables(tables).unify_dictionaries()
@@ -163,7 +163,7 @@ class Store:
         files = self._files(day)
         if len(files) < 2:
             return 0
-        tables = [table for table in (self._read(path) for path in files) if table is not None]
+        tables = [table for table in (self._read(path, SCHEMA.names) for path in files) if table is not None]
         if len(tables) != len(files):
             return 0
         table = pa.concat_tables(_each_run_once(tables))
@@ -219,31 +219,32 @@ class Store:
             raise DataError(f"store {self.url}: {error}") from error
         return found
 
-    def _tables(self, days: list[date]) -> tuple[list[pa.Table], list[str]]:
+    def _tables(self, days: list[date], columns: Sequence[str]) -> tuple[list[pa.Table], list[str]]:
         for _ in range(_LISTINGS):
             files = [path for day in days for path in self._files(day)]
             # A file that was listed and is gone was compacted meanwhile: what replaced it is in a new listing.
             with contextlib.suppress(FileNotFoundError):
                 with ThreadPoolExecutor(_READERS) as threads:
-                    tables = list(zip(files, threads.map(self._read, files), strict=True))
+                    read = threads.map(lambda path: self._read(path, columns), files)
+                    tables = list(zip(files, read, strict=True))
                 unreadable = [path.rsplit("/", 1)[-1] for path, table in tables if table is None]
                 return _each_run_once([table for _, table in tables if table is not None]), unreadable
         raise DataError(f"store {self.url}: its files changed {_LISTINGS} times while they were read; try again")
 
-    def _read(self, path: str) -> pa.Table | None:
-        """One file, or ``None`` when it is not a whole Parquet file."""
+    def _read(self, path: str, columns: Sequence[str]) -> pa.Table | None:
+        """Those columns of one file, or ``None`` when it is not a whole Parquet file."""
         try:
             with self._fs.open_input_file(path) as file:
                 parquet = pq.ParquetFile(file, read_dictionary=_WORDS)
-                present = [name for name in SCHEMA.names if name in parquet.schema_arrow.names]
+                present = [name for name in columns if name in parquet.schema_arrow.names]
                 table = parquet.read(columns=present)
         except pa.ArrowInvalid:
             log.warning("%s: not a whole Parquet file, left out", path)
             return None
-        return _conforming(table, path)
+        return _conforming(table, path, columns)
 
     def _runs_of(self, day: date) -> list[tuple[str, datetime]]:
-        tables, _ = self._tables([day])
+        tables, _ = self._tables([day], ["run_id", "started_at"])
         runs = [
             table.select(["run_id", "started_at"]).group_by(["run_id", "started_at"]).aggregate([]) for table in tables
         ]
@@ -269,27 +270,27 @@ def _table_of(samples: pd.DataFrame) -> pa.Table:
 _AS_READ = pa.schema([(c.name, pa.dictionary(pa.int32(), pa.string()) if c.name in _WORDS else c.type) for c in SCHEMA])
 
 
-def _conforming(table: pa.Table, path: str) -> pa.Table:
-    as_written = table.schema.names == _AS_READ.names and table.schema.types == _AS_READ.types
-    if as_written and not any(table[name].null_count for name in _NOT_NULL):
-        return pa.Table.from_arrays(table.columns, schema=_AS_READ)
+def _conforming(table: pa.Table, path: str, names: Sequence[str]) -> pa.Table:
+    wanted = pa.schema([_AS_READ.field(name) for name in names])
+    as_written = table.schema.names == wanted.names and table.schema.types == wanted.types
+    if as_written and not any(table[name].null_count for name in names if name in _NOT_NULL):
+        return pa.Table.from_arrays(table.columns, schema=wanted)
     columns = []
-    for column in SCHEMA:
+    for column in (SCHEMA.field(name) for name in names):
         if column.name not in table.column_names:
             raise DataError(f"{path}: column {column.name} is missing; expected {', '.join(SCHEMA.names)}")
         values = table[column.name]
-        expected = _AS_READ.field(column.name).type
         try:
             if _kind(values.type) != _kind(column.type) and not pa.types.is_null(values.type):
                 raise pa.ArrowTypeError(str(values.type))
             if column.name in _WORDS and not pa.types.is_dictionary(values.type):
                 values = values.cast(pa.string()).dictionary_encode()
-            columns.append(values.cast(expected))
+            columns.append(values.cast(wanted.field(column.name).type))
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
             raise DataError(f"{path}: column {column.name} is {values.type}; expected {column.type}") from None
         if column.name in _NOT_NULL and columns[-1].null_count:
             raise DataError(f"{path}: column {column.name} has {columns[-1].null_count} missing values; expected none")
-    return pa.Table.from_arrays(columns, schema=_AS_READ)
+    return pa.Table.from_arrays(columns, schema=wanted)
 
 
 def _kind(kind: pa.DataType) -> str:

@@ -27,6 +27,8 @@ SLOWER, FAILING, TARGET = "slower", "failing", "over target"
 # The detector needs this many runs to call anything normal, and the one to judge.
 MIN_RUNS = MIN_BASELINE_RUNS * 3 // 2
 _SAME_TIME_H = 1.5
+# What of a sample a verdict needs.
+_JUDGED = ("run_id", "started_at", "at", "sequence", "intent", *METRICS, "ok", "warmup")
 _SHIFTS = [
     f"{name}_shift{unit}{end}" for name in ("p50", "p95") for unit in ("", "_ms") for end in ("", "_low", "_high")
 ]
@@ -103,7 +105,7 @@ def judge(store: Store, settings: Settings, *, run_id: str | None = None) -> Ver
         run_id, started = store.require_newest()
     else:
         started = store.started_at(run_id)
-    loaded = store.load(days_before(started, settings.look_back_days), started)
+    loaded = store.load(days_before(started, settings.look_back_days), started, columns=_JUDGED)
     notes = [f"{name} is not a whole Parquet file and was left out" for name in loaded.unreadable]
     return judge_samples(loaded.samples, settings, run_id=run_id, notes=notes)
 

@@ -21,12 +21,16 @@ class Laboratory:
     ``stack`` is ``None`` when the notebook talks to a service that runs elsewhere.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        """Start or find the service; ``settings`` are settings by name, for a local stack."""
+    def __init__(self, *, own_stack: bool = False, **settings: Any) -> None:
+        """Start or find the service; ``settings`` are settings by name, for a local stack.
+
+        With ``own_stack`` a local stack is started even where the settings name a service: for what no customer should
+        ever be part of.
+        """
         self._closing = ExitStack()
         self.settings: Settings = load_settings(**settings)
         self.stack: Stack | None = None
-        if self.settings.websocket_url is None:
+        if own_stack or self.settings.websocket_url is None:
             self.stack = self._closing.enter_context(running_stack(**settings))
             self.settings = self.stack.settings
             self._url, self._token = self.stack.addresses["websocket_url"], self.stack.addresses["token"]

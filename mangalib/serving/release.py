@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from botocore.exceptions import BotoCoreError, ClientError
 
 from mangalib.errors import ReleaseError
 from mangalib.serving.routing import Intent, Route
+from mangalib.serving.table import Table
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -114,15 +114,11 @@ class Activation(msgspec.Struct, frozen=True):
 
 
 class Pointer(msgspec.Struct, frozen=True):
-    """Which release is active (0: none was made yet), all activations, the newest last, and releases that were taken back.
-
-    ``generation`` counts changes, so that of two changes at the same time only one is made.
-    """
+    """Which release is active (0: none was made yet), all activations, the newest last, and releases that were taken back."""
 
     active: int = 0
     activations: list[Activation] = []
     bad: list[int] = []
-    generation: int = 0
 
 
 class ReleaseStore:
@@ -132,32 +128,22 @@ class ReleaseStore:
     """
 
     def __init__(self, dynamodb: Any, table: str) -> None:
-        self._dynamodb = dynamodb
-        self._table = table
+        self._table = Table(dynamodb, table, key="release", error=ReleaseError)
 
     def pointer(self) -> Pointer:
         """Which release is active."""
-        item = self._get(_POINTER)
-        return Pointer() if item is None else msgspec.json.decode(str(item["body"]), type=Pointer)
+        return _pointer_in(self._table.get(_POINTER))
 
     def all(self) -> list[Release]:
         """All releases, the oldest first."""
-        items: list[dict[str, Any]] = []
-        more: dict[str, Any] = {}
-        while True:
-            page = self._call("scan", **more)
-            items += page["Items"]
-            if "LastEvaluatedKey" not in page:
-                break
-            more = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
-        releases = [_decoded(item) for item in items if int(item["release"]) != _POINTER]
+        releases = [_decoded(item) for item in self._table.all() if int(item["release"]) != _POINTER]
         return sorted(releases, key=lambda release: release.number)
 
     def get(self, number: int) -> Release:
         """One release; number 0 is how things are without any."""
         if number == _POINTER:
             return Release()
-        item = self._get(number)
+        item = self._table.get(number)
         if item is None:
             known = ", ".join(str(release.number) for release in self.all()) or "none"
             raise ReleaseError(f"no release {number}; there are: {known}")
@@ -169,7 +155,7 @@ class ReleaseStore:
             number = max((known.number for known in self.all()), default=_POINTER) + 1
             numbered = msgspec.structs.replace(release, number=number, created_at=_now())
             item = {"release": number, "body": msgspec.json.encode(numbered).decode()}
-            if self._put(item, "attribute_not_exists(#r)", {"#r": "release"}, {}):
+            if self._table.put(item, instead_of=None):
                 return numbered
         raise ReleaseError("others are making releases at the same time; try again")
 
@@ -177,9 +163,9 @@ class ReleaseStore:
         """Make a release active; one that was taken back before counts as good again."""
         release = self.get(number)
         for _ in range(_ATTEMPTS):
-            before = self.pointer()
-            bad = [other for other in before.bad if other != number]
-            if self._point(before, number, why, bad):
+            item = self._table.get(_POINTER)
+            bad = [other for other in _pointer_in(item).bad if other != number]
+            if self._point(item, number, why, bad):
                 return release
         raise ReleaseError("others are changing the active release at the same time; try again")
 
@@ -190,7 +176,8 @@ class ReleaseStore:
         Returns the number that was taken back and the release that is active.
         """
         for _ in range(_ATTEMPTS):
-            before = self.pointer()
+            item = self._table.get(_POINTER)
+            before = _pointer_in(item)
             meant = before.active if bad is None else bad
             if before.active != meant:
                 return meant, self.get(before.active)
@@ -199,47 +186,15 @@ class ReleaseStore:
             if not good:
                 raise ReleaseError(f"release {meant} is the first: there is no good one before it to go back to")
             target = self.get(good[-1])
-            if self._point(before, target.number, why, sorted(spoilt)):
+            if self._point(item, target.number, why, sorted(spoilt)):
                 return meant, target
         raise ReleaseError("others are changing the active release at the same time; try again")
 
-    def _point(self, before: Pointer, number: int, why: str, bad: list[int]) -> bool:
+    def _point(self, item: dict[str, Any] | None, number: int, why: str, bad: list[int]) -> bool:
+        before = _pointer_in(item)
         activations = [*before.activations, Activation(number, _now(), why)][-_KEPT_ACTIVATIONS:]
-        after = Pointer(number, activations, bad, before.generation + 1)
-        item = {"release": _POINTER, "generation": after.generation, "body": msgspec.json.encode(after).decode()}
-        return self._put(
-            item,
-            "attribute_not_exists(#r) OR #g = :before",
-            {"#r": "release", "#g": "generation"},
-            {":before": before.generation},
-        )
-
-    def _get(self, number: int) -> dict[str, Any] | None:
-        item: dict[str, Any] | None = self._call("get_item", Key={"release": number}, ConsistentRead=True).get("Item")
-        return item
-
-    def _put(self, item: dict[str, Any], condition: str, names: dict[str, str], values: dict[str, Any]) -> bool:
-        more = {"ExpressionAttributeValues": values} if values else {}
-        try:
-            self._dynamodb.put_item(
-                TableName=self._table,
-                Item=item,
-                ConditionExpression=condition,
-                ExpressionAttributeNames=names,
-                **more,
-            )
-        except self._dynamodb.exceptions.ConditionalCheckFailedException:
-            return False
-        except (ClientError, BotoCoreError) as error:
-            raise ReleaseError(f"table {self._table}: {error}") from error
-        return True
-
-    def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = getattr(self._dynamodb, operation)(TableName=self._table, **arguments)
-        except (ClientError, BotoCoreError) as error:
-            raise ReleaseError(f"table {self._table}: {error}") from error
-        return answer
+        after = Pointer(number, activations, bad)
+        return self._table.put({"release": _POINTER, "body": msgspec.json.encode(after).decode()}, instead_of=item)
 
 
 class ReleaseFollower:
@@ -264,6 +219,10 @@ class ReleaseFollower:
         while True:
             await asyncio.sleep(every_s)
             await self.refresh()
+
+
+def _pointer_in(item: dict[str, Any] | None) -> Pointer:
+    return Pointer() if item is None else msgspec.json.decode(str(item["body"]), type=Pointer)
 
 
 def _decoded(item: dict[str, Any]) -> Release:
