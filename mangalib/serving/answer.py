@@ -16,7 +16,6 @@ import logging
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -25,42 +24,21 @@ from redis.exceptions import RedisError
 
 from mangalib.errors import BedrockError, ConnectionGoneError, MangaError, TransportError
 from mangalib.serving import metrics
-from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest, Turn
-from mangalib.serving.classifier import IntentClassifier
+from mangalib.serving.bedrock import ClaudeRequest, Turn
 from mangalib.serving.fanout import CANCELLED, Branch, fan_out
-from mangalib.serving.gateway import ManagementApi
 from mangalib.serving.messages import Chunk, Done, Error, Metadata, Query, Status, encode
-from mangalib.serving.prompts import PromptStore, assemble
-from mangalib.serving.querylog import QueryLog
-from mangalib.serving.release import ReleaseFollower
-from mangalib.serving.replay import Head, Plan, Recorded, ReplayStore
-from mangalib.serving.retrieval import AnswerCache, CachedAnswer, Customer, CustomerData, TitleSearch
+from mangalib.serving.prompts import assemble
+from mangalib.serving.replay import Head, Plan, Recorded
+from mangalib.serving.retrieval import CachedAnswer, Customer
 from mangalib.serving.routing import ROUTES, Intent, Route, named_intent
+from mangalib.serving.services import Services
 from mangalib.serving.stream import StreamMachine, StreamState
-from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)
 
 SORRY = "Sorry, I ran into an issue. Please try again."
 BUSY = "We are very busy right now. Please try again in a moment."
 RETRY_BACKOFF_S = 0.1
-
-
-@dataclass(frozen=True)
-class Services:
-    """Everything an answer is made with; one set a process."""
-
-    settings: Settings
-    classifier: IntentClassifier
-    prompts: PromptStore
-    search: TitleSearch
-    customers: CustomerData
-    cache: AnswerCache
-    bedrock: BedrockRuntime
-    management: ManagementApi
-    replay: ReplayStore
-    releases: ReleaseFollower
-    query_log: QueryLog | None = None
 
 
 class Answer:

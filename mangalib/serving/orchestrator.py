@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mangalib.errors import AuthError, BadRequestError, BusyError, ConnectionGoneError, MangaError, NotFoundError
-from mangalib.serving.answer import Answer, Services
+from mangalib.serving.answer import Answer
 from mangalib.serving.auth import customer_of
 from mangalib.serving.messages import (
     Disconnect,
@@ -36,6 +36,7 @@ from mangalib.serving.messages import (
     parse_client_message,
 )
 from mangalib.serving.routing import named_intent
+from mangalib.serving.services import Services
 from mangalib.serving.session import RateLimit, Session, SessionState
 
 log = logging.getLogger(__name__)

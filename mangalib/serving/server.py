@@ -22,7 +22,6 @@ from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
 from mangalib.errors import MangaError
-from mangalib.serving.answer import Services
 from mangalib.serving.auth import require_secret
 from mangalib.serving.aws import Signer, dynamodb_client
 from mangalib.serving.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
@@ -36,6 +35,7 @@ from mangalib.serving.querylog import QueryLog
 from mangalib.serving.release import ReleaseFollower, ReleaseStore
 from mangalib.serving.replay import ReplayStore
 from mangalib.serving.retrieval import AnswerCache, CustomerData, TitleSearch
+from mangalib.serving.services import Services
 from mangalib.serving.warmup import keep_warm, warm_once
 from mangalib.settings import Settings, load_settings
 
