@@ -88,7 +88,7 @@ class LatencyCharts:
 
     def step(self, run: int) -> None:
         """Take one run in; earlier ones must have been taken before."""
-        window = int(np.clip(run // 3, 1, LOOK_BACK))
+        window = int(np.clip(run // 8, 1, LOOK_BACK))
         fit = self._baseline.fit(self._prior_sd())
         self._let_in(run - window, fit)
         recent = np.arange(run, max(-1, run - window), -1)  # the newest first

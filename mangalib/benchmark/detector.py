@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from mangalib.benchmark import textbook
 from mangalib.benchmark.charts import MIN_BASELINE_RUNS, LatencyCharts, Reading
 from mangalib.benchmark.errorcharts import ErrorCharts, ErrorReading
-from mangalib.benchmark.series import METRICS, POOLED, Series, summarise
+from mangalib.benchmark.series import METRICS, POOLED, Series, checked, summarise
 from mangalib.benchmark.severity import SURE_SD, WARNING, Bands
 from mangalib.settings import Settings, load_settings
 
@@ -71,6 +71,8 @@ def replay(
     settings = settings or load_settings()
     if rule == "textbook":
         return textbook.replay(samples, settings=settings, progress=progress)
+    if checked(samples).empty:
+        return as_frame([])
     return follow(summarise(samples), settings=settings, progress=progress)
 
 

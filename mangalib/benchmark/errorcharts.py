@@ -20,7 +20,7 @@ MIN_BASELINE_RUNS = 8
 OPEN_CHANCE = 3e-4
 PAGE_CHANCE = 1e-6
 # Failures that the baseline is believed to have had beside those it had: none in a week still is not never.
-_PRIOR_FAILURES = 0.2
+_PRIOR_FAILURES = 0.15
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ErrorCharts:
 
     def step(self, run: int) -> None:
         """Take one run in; earlier ones must have been taken before."""
-        window = int(np.clip(run // 3, 1, LOOK_BACK))
+        window = int(np.clip(run // 8, 1, LOOK_BACK))
         self._let_in(run - window)
         recent = np.arange(run, max(-1, run - window), -1)
         failed, asked, healthy = self._baseline()

@@ -161,7 +161,7 @@ def test_a_young_baseline_says_so_and_then_works() -> None:
     rows = detector.replay(samples_of(Past(days=0.5, levels_ms=FEW), Change(40, factor=1.8)))
     first = rows[rows["run_id"] == "past-000002"]
     assert first["reason"].str.startswith("not judged").all()
-    assert (rows_after(rows, 43, intent="faq", metric="total_ms")["severity"] >= 2).all()
+    assert (rows_after(rows, 44, intent="faq", metric="total_ms")["severity"] >= 2).all()
 
 
 def test_an_intent_that_appears_or_vanishes_disturbs_no_other() -> None:
