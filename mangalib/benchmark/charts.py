@@ -195,13 +195,18 @@ class LatencyCharts:
             self._close(series, channel, run + 1, healthy_from=self._since[series, channel], run=run)
 
     def _accept_what_lasts(self, run: int, residuals: Floats) -> None:
-        """An improvement that has lasted becomes the new normal; a rise never does by itself."""
+        """An improvement that has lasted becomes the new normal; a rise never does by itself.
+
+        What is pooled has no normal of its own to move: it follows that of its intents.
+        """
         lasted = self._hours[run] - self._hours[self._since] >= self._accept_after_h
         better = (self._direction < 0) & lasted
         for series in np.flatnonzero(better.any(axis=1) & ~(self._direction > 0).any(axis=1)):
             since = self._since[series][self._direction[series] < 0].min()
-            reach = min(len(residuals), run - since + 1)
-            self._offset[series] += np.nanmean(residuals[:reach, series], axis=0)
+            if series < self._own:
+                recent = residuals[: run - since + 1, series]
+                present = np.isfinite(recent)
+                self._offset[series] += np.where(present, recent, 0.0).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
             self._direction[series] = 0
             self._floor[series] = run + 1
             self._changed[max(since, self._entered) : run + 1, series] = False

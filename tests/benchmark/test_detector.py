@@ -119,6 +119,10 @@ def test_an_improvement_is_reported_and_moves_the_baseline_when_it_lasts() -> No
     assert (soon["severity"] == 0).all()
     assert (soon["direction"] == -1).all()
     assert soon["reason"].str.startswith("improved").all()
+    accepted = rows_after(rows, better + 100)
+    accepted = accepted[accepted["run_id"] < f"past-{better + 120:06d}"]
+    assert (accepted["severity"] == 0).all(), "for all intents together neither"
+    assert (accepted["direction"] == 0).mean() > 0.8
     # What was normal before the improvement is a regression after it.
     worse = rows_after(rows, better + 124, intent="faq", metric="total_ms").head(20)
     assert (worse["severity"] >= 2).all()
