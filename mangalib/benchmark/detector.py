@@ -18,26 +18,12 @@ from tqdm.auto import tqdm
 from mangalib.benchmark import textbook
 from mangalib.benchmark.charts import MIN_BASELINE_RUNS, LatencyCharts, Reading
 from mangalib.benchmark.errorcharts import ErrorCharts, ErrorReading
+from mangalib.benchmark.rows import ERROR_RATE, Row, as_frame
 from mangalib.benchmark.series import METRICS, POOLED, Series, checked, summarise
 from mangalib.benchmark.severity import SURE_SD, WARNING, Bands
 from mangalib.settings import Settings, load_settings
 
 Rule = Literal["sequential", "textbook"]
-ERROR_RATE = "error_rate"
-COLUMNS = [
-    "run_id",
-    "started_at",
-    "intent",
-    "metric",
-    "severity",
-    "since",
-    "shift",
-    "shift_low",
-    "shift_high",
-    "reason",
-    "direction",
-]
-Row = tuple[object, ...]
 _SD_95 = 1.959964
 
 
@@ -90,14 +76,6 @@ def follow(series: Series, *, settings: Settings, progress: bool = False, last: 
             rows += _latency_rows(series, run, charts.reading(), Bands.of_p95(settings))
             rows += _error_rows(series, run, errors.reading(), Bands.of_errors(settings))
     return as_frame(rows)
-
-
-def as_frame(rows: list[Row]) -> pd.DataFrame:
-    """Rows as the table that :func:`replay` returns."""
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    for name in ("started_at", "since"):
-        table[name] = pd.to_datetime(table[name], utc=True)
-    return table.astype({"severity": "int64", "direction": "int64"})
 
 
 def _latency_rows(series: Series, run: int, reading: Reading, bands: Bands) -> list[Row]:

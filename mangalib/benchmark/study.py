@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from mangalib.benchmark import history, statistics
-from mangalib.benchmark.detector import ERROR_RATE, follow
+from mangalib.benchmark.detector import follow
 from mangalib.benchmark.history import Change, Past
+from mangalib.benchmark.rows import ERROR_RATE
 from mangalib.benchmark.series import METRICS, Floats, Ints
 from mangalib.benchmark.textbook import TextbookRule, rank_test
 from mangalib.settings import Settings

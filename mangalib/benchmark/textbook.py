@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.special import ndtr
 from tqdm.auto import tqdm
 
+from mangalib.benchmark.rows import ERROR_RATE, Row, as_frame
 from mangalib.benchmark.series import METRICS, Floats, checked, impossible
 from mangalib.benchmark.severity import Bands
 from mangalib.errors import DataError
@@ -57,14 +58,12 @@ class TextbookRule:
 def replay(samples: pd.DataFrame, *, settings: Settings, progress: bool = False) -> pd.DataFrame:
     """Rows as ``detector.replay`` returns them, but for intent ``*``; ``since`` is the run itself, and ``shift`` the run's
     p95 over the baseline's, without an interval."""
-    from mangalib.benchmark.detector import ERROR_RATE, as_frame
-
     samples = checked(samples)
     for run_id, problem in impossible(samples).items():
         raise DataError(f"run {run_id}: {problem}")
     error_bands = Bands.of_errors(settings)
     rules: dict[tuple[str, str], TextbookRule] = {}
-    rows: list[tuple[object, ...]] = []
+    rows: list[Row] = []
     runs = samples.groupby(["started_at", "run_id"], sort=True, observed=True)
     for key, run in tqdm(runs, desc="runs", disable=not progress, leave=False):
         started, run_id = cast(tuple[pd.Timestamp, str], key)

@@ -15,7 +15,8 @@ import pandas as pd
 
 from mangalib.benchmark import statistics, textbook
 from mangalib.benchmark.charts import MIN_BASELINE_RUNS
-from mangalib.benchmark.detector import ERROR_RATE, follow
+from mangalib.benchmark.detector import follow
+from mangalib.benchmark.rows import ERROR_RATE
 from mangalib.benchmark.series import METRICS, POOLED, Floats, checked, impossible, summarise
 from mangalib.benchmark.severity import NAMES, SURE_SD, Bands
 from mangalib.benchmark.store import Store, days_before

@@ -11,6 +11,7 @@ import pytest
 
 from mangalib.benchmark import detector, history, study
 from mangalib.benchmark.history import Change, Past
+from mangalib.benchmark.rows import ERROR_RATE
 from mangalib.benchmark.series import METRICS
 from mangalib.errors import DataError
 from mangalib.settings import load_settings
@@ -71,7 +72,7 @@ def test_one_row_per_run_intent_and_metric_whatever_the_order_of_the_samples() -
         *("run_id", "started_at", "intent", "metric", "severity", "since"),
         *("shift", "shift_low", "shift_high", "reason"),
     ]
-    expected = {(i, m) for i in (*FEW, "*") for m in (*METRICS, detector.ERROR_RATE)}
+    expected = {(i, m) for i in (*FEW, "*") for m in (*METRICS, ERROR_RATE)}
     assert set(zip(rows["intent"], rows["metric"], strict=True)) == expected
     assert len(rows) == past.runs * len(expected)
     assert not rows.duplicated(["run_id", "intent", "metric"]).any()
