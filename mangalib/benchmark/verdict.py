@@ -17,7 +17,7 @@ from mangalib.benchmark import statistics, textbook
 from mangalib.benchmark.charts import MIN_BASELINE_RUNS
 from mangalib.benchmark.detector import follow
 from mangalib.benchmark.rows import ERROR_RATE
-from mangalib.benchmark.series import METRICS, POOLED, Floats, checked, impossible, summarise
+from mangalib.benchmark.series import METRICS, MIN_TAIL_SAMPLES, POOLED, Floats, checked, impossible, summarise
 from mangalib.benchmark.severity import NAMES, SURE_SD, Bands
 from mangalib.benchmark.store import Store, days_before
 from mangalib.errors import DataError
@@ -225,7 +225,7 @@ def _over_target(now: pd.DataFrame, rows: pd.DataFrame, settings: Settings) -> l
     found = []
     for intent in sorted(set(now["intent"].unique()) & set(Intent)):
         values = _latencies(now, intent, METRICS[0])
-        if intent in slower or POOLED in slower or len(values) < 5:
+        if intent in slower or POOLED in slower or len(values) < MIN_TAIL_SAMPLES:
             continue
         budget_ms = ROUTES[Intent(intent)].first_token_budget_ms(settings)
         p95 = statistics.quantile_interval(values, 0.95, level=level)
