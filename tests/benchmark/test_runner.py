@@ -71,7 +71,6 @@ async def test_a_client_that_is_late_itself_does_not_hide_it(stack: Stack) -> No
 
     async def in_the_way() -> None:
         await asyncio.sleep(1.1)
-        await asyncio.to_thread(lambda: None)
         end = asyncio.get_running_loop().time() + 0.6
         while asyncio.get_running_loop().time() < end:
             pass
@@ -79,7 +78,8 @@ async def test_a_client_that_is_late_itself_does_not_hide_it(stack: Stack) -> No
     async with asyncio.TaskGroup() as group:
         group.create_task(in_the_way())
         group.create_task(runner.run())
-    assert runner.samples()["first_token_ms"].max() > 300
+    # More than were under way when it began: those that were due meanwhile count from when they were due.
+    assert (runner.samples()["first_token_ms"] > 250).sum() >= 5
 
 
 async def test_failures_and_time_outs_are_rows_like_any_other(stack: Stack) -> None:
