@@ -66,8 +66,8 @@ def overlaid(now: np.ndarray, before: np.ndarray, intent: str, metric: str, note
     return laid_out(figure, title, "ms (logarithmic)", "% of requests that were faster", note, 380)
 
 
-def trend(runs: pd.DataFrame, since: pd.Timestamp | None, title: str, note: str) -> go.Figure:
-    """p50 and p95 of each run over time, with the moment of a change; ``runs`` has ``started_at, p50, p95``."""
+def trend(runs: pd.DataFrame, since: pd.Timestamp | None, budget_ms: float, title: str, note: str) -> go.Figure:
+    """p50 and p95 of each run over time, with the budget and the moment of a change; ``runs`` has ``started_at, p50, p95``."""
     figure = go.Figure()
     for name, color, symbol in (("p95", ORANGE, "diamond"), ("p50", BLUE, "circle")):
         marker = {"color": color, "symbol": symbol, "size": 5}
@@ -78,6 +78,8 @@ def trend(runs: pd.DataFrame, since: pd.Timestamp | None, title: str, note: str)
         figure.add_scatter(
             x=[since, since], y=[0, top], mode="lines", name=f"changed {since:%d %b %H:%M} UTC", line=line
         )
+    label = f"budget {budget_ms:g} ms"
+    figure.add_hline(budget_ms, line={"color": VERMILION, "dash": "dot"}, annotation_text=label)
     return laid_out(figure, title, "", "ms", note, 380)
 
 
