@@ -159,6 +159,45 @@ class Settings(BaseSettings):
     list_third_title_ms: Positive = 2200
     list_cards_ms: Positive = 2500
 
+    # 5. Pre-computation: what comes next, what is worth making, and answers kept for everybody.
+    answers_ahead: bool = True
+    transition_model: Path = _PROJECT / "data" / "transitions.json"
+    transition_order: Annotated[int, Field(ge=1, le=4)] = 4
+    transition_half_life_days: Positive = 60
+    transition_refresh_s: Positive = 60
+    session_events_max: Count = 200
+    follow_up_ttl_s: Count = 300
+    follow_up_candidates: Count = 4
+    follow_up_answer_tokens: Count = 160
+    follow_up_session_tokens: Count = 6_000
+    precompute_hour_tokens: Count = 400_000
+    warming_hour_tokens: Count = 100_000
+    second_saved_usd: Positive = 0.001
+    background_pool_size: Count = 2
+    background_quiet_s: NonNegative = 0.5
+    precomputed_first_token_ms: Positive = 100
+    prefetch_first_token_ms: Positive = 150
+    inquiry_hit_rate: Annotated[float, Field(gt=0, le=1)] = 0.38
+    recommendation_hit_rate: Annotated[float, Field(gt=0, le=1)] = 0.31
+    order_hit_rate: Annotated[float, Field(gt=0, le=1)] = 0.45
+    browse_hit_rate: Annotated[float, Field(gt=0, le=1)] = 0.27
+    average_hit_rate: Annotated[float, Field(gt=0, le=1)] = 0.34
+    trending_titles: Count = 20
+    trending_half_life_h: Positive = 24
+    trending_every_s: Positive = 300
+    refresh_ahead_s: Positive = 600
+    flight_timeout_s: Positive = 30
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    cache_fresh_s: Count = 3_600
+    cache_stale_max_s: Count = 4_200
+    cache_entries_max: Count = 100_000
+    cache_neighbours: Count = 20
+    cache_support_min: Count = 2
+    cache_typicality_min: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    cache_false_hits_max: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    cache_learn_questions: Count = 20_000
+    cache_sync_s: Positive = 0.5
+
     # 6. Benchmark: a run, its baseline, and when a change counts. Bands are shares: 0.25 is 25 % over.
     benchmark_every_s: Positive = 900
     per_intent: Count = 50

@@ -31,6 +31,8 @@ QUICK = {
     "prompt_refresh_s": 1,
     "release_refresh_s": 0.1,
     "send_timeout_s": 2,
+    # Most tests are about answers that are made when they are asked for.
+    "answers_ahead": False,
     # Calls in the background would be counted, and would meet faults, that a test meant for its own query.
     "haiku_ping_every_s": 100_000,
     "sonnet_warm_every_s": 100_000,

@@ -12,10 +12,12 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[1]
 ALLOWED = {
     "serving": {"serving", "settings", "errors"},
-    "local": {"local", "serving", "settings", "errors", "atomic"},
+    "precompute": {"precompute", "serving", "settings", "errors", "atomic"},
+    "server": {"precompute", "serving", "settings", "errors"},
+    "local": {"local", "server", "precompute", "serving", "settings", "errors", "atomic"},
     "benchmark": {"benchmark", "serving", "settings", "errors", "atomic"},
-    "lab": {"lab", "local", "benchmark", "serving", "settings", "errors", "atomic"},
-    "commands": {"commands", "lab", "local", "benchmark", "serving", "settings", "errors"},
+    "lab": {"lab", "local", "benchmark", "precompute", "serving", "settings", "errors", "atomic"},
+    "commands": {"commands", "lab", "local", "benchmark", "precompute", "serving", "settings", "errors"},
     "cli": {"commands", "lab", "local", "benchmark", "serving", "settings", "errors", "atomic"},
     "settings": {"errors"},
     "errors": set(),
@@ -69,7 +71,7 @@ def test_the_one_target_switch_is_in_one_place() -> None:
     """The product does not ask where it runs, but for how OpenSearch wants its requests signed."""
     asking = [
         path.name
-        for path in (PROJECT / "mangalib" / "serving").glob("*.py")
+        for path in [*(PROJECT / "mangalib").glob("*.py"), *(PROJECT / "mangalib" / "serving").glob("*.py")]
         if "settings.target" in path.read_text(encoding="utf-8")
     ]
     assert asking == ["server.py"]

@@ -15,9 +15,12 @@ from opensearchpy.helpers import bulk
 from redis.asyncio import Redis
 
 from mangalib.errors import DataError
+from mangalib.precompute.facts import publish_facts
+from mangalib.precompute.meaning import Reader
+from mangalib.precompute.prepared import SEMANTIC, Prepared
+from mangalib.precompute.shared import SharedAnswers, own_label
 from mangalib.serving.catalogue import Catalogue, Manga
 from mangalib.serving.release import Release, ReleaseStore
-from mangalib.serving.retrieval import AnswerCache, CachedAnswer
 from mangalib.serving.routing import Intent
 from mangalib.settings import Settings
 
@@ -94,10 +97,15 @@ def seed_opensearch(settings: Settings) -> None:
 
 
 async def seed_redis(settings: Settings) -> None:
-    """Answers that the shop has approved for everybody."""
+    """The facts of all titles, and answers that the shop has approved for everybody."""
     redis = Redis.from_url(settings.redis_url or "")
-    cache = AnswerCache(redis)
+    catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
+    await publish_facts(redis, catalogue.items)
+    reader = Reader(catalogue)
+    shared = SharedAnswers(redis, reader, settings)
     for line in read_json_lines(settings.data_dir / "shared_answers.jsonl"):
-        answer = CachedAnswer(line["answer"], model_id="", tokens=0)
-        await cache.put(Intent(line["intent"]), line["question"], answer)
+        question, intent = line["question"], Intent(line["intent"])
+        meaning = reader.read(question)
+        approved = Prepared(line["answer"], intent, SEMANTIC)
+        await shared.put(intent, own_label(question, meaning), meaning, question, approved)
     await redis.aclose()

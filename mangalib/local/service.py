@@ -40,7 +40,7 @@ SERVICES = {
     "opensearch": "mangalib.local.opensearch",
     "gateway": "mangalib.local.gateway",
     "pagerduty": "mangalib.local.pagerduty",
-    "orchestrator": "mangalib.serving.server",
+    "orchestrator": "mangalib.server",
 }
 
 

@@ -24,12 +24,13 @@ from redis.exceptions import RedisError
 
 from mangalib.errors import BedrockError, ConnectionGoneError, MangaError, TransportError
 from mangalib.serving import metrics
+from mangalib.serving.ahead import Asked, Found, Given
 from mangalib.serving.bedrock import ClaudeRequest, Turn
-from mangalib.serving.fanout import CANCELLED, Branch, fan_out
+from mangalib.serving.fanout import Branch, fan_out
 from mangalib.serving.messages import Chunk, Done, Error, Metadata, Query, Status, encode
 from mangalib.serving.prompts import assemble
 from mangalib.serving.replay import Head, Plan, Recorded
-from mangalib.serving.retrieval import CachedAnswer, Customer
+from mangalib.serving.retrieval import Customer
 from mangalib.serving.routing import ROUTES, Intent, Route, named_intent
 from mangalib.serving.services import Services
 from mangalib.serving.stream import StreamMachine, StreamState
@@ -58,6 +59,10 @@ class Answer:
         self._plan = head.plan
         self._intent = head.plan.intent if head.plan else ""
         self._source = "model"
+        self._model_id = head.plan.model_id if head.plan else ""
+        self._asked: Asked | None = None
+        self._titles: list[str] = []
+        self._had_history = False
         self._frames = frames
         self._seen_statuses = {frame.state for frame in _statuses(frames)}
         self._cursor = len(frames)
@@ -152,11 +157,10 @@ class Answer:
             if self._leaving:
                 raise asyncio.CancelledError
             async with asyncio.timeout(self._settings.stream_timeout_s):
-                cached = await self._prepare() if self._plan is None else None
-                if cached is not None:
-                    self._serve_cached(cached)
-                elif self._plan is not None:
-                    await self._generate(self._plan)
+                found = await self._look_ahead() if self._plan is None else None
+                if found is None or not await self._served(found):
+                    plan = self._plan or await self._prepare()
+                    await self._generate(plan)
             self._machine.complete(self._now_ms())
             self._end_with_done()
         except asyncio.CancelledError:
@@ -176,33 +180,66 @@ class Answer:
             self._finished = True
             self._wake()
 
-    async def _prepare(self) -> CachedAnswer | None:
-        """From the question to the plan, or to an answer that exists already."""
+    async def _look_ahead(self) -> Found | None:
+        """From the question to an answer that exists already, or is being made."""
         query, services = self.query, self._services
         intent = named_intent(query.intent) if query.intent else services.classifier.classify(query.text)
         self._intent = intent.value
         self._mark("classified")
-        release = self._release
-        route = release.route(intent, ROUTES[intent])
-        model_id = release.model_id(intent, route, self._settings)
+        route = self._release.route(intent, ROUTES[intent])
+        self._model_id = self._release.model_id(intent, route, self._settings)
         self._mark("routed")
         if route.status_text:
             self._status("typing", route.status_text)
+        asked = self._asked = Asked(self._customer, self.session_id, intent, query.text, self._release)
+        found: Found | None = None
+        try:
+            async with asyncio.timeout(self._settings.cache_budget_ms / 1000):
+                found = await services.ahead.find(asked)
+        except TimeoutError:
+            self._degraded.append("cache")
+            log.warning("no look ahead within its budget", extra={"request_id": self.request_id})
+        self._mark("cache")
+        return found
+
+    async def _served(self, found: Found) -> bool:
+        """Pass the answer on; false when its making failed, so that it must be made here."""
+        shown, passed = self._machine.text, ""
+        try:
+            async with contextlib.aclosing(found.pieces()) as pieces:
+                async for piece in pieces:
+                    passed += piece
+                    if not passed.startswith(shown[: len(passed)]):
+                        raise TransportError("the answer is not the one that was begun")
+                    new = passed[max(len(shown), len(passed) - len(piece)) :]
+                    if new:
+                        self._machine.receive_text(new, self._now_ms())
+                        self._first_token()
+                        self._something_new.set()
+        except (MangaError, RedisError, OSError) as error:
+            log.warning("made here after all: %s", error, extra={"request_id": self.request_id})
+            return False
+        self._source, self._intent, self._model_id = found.source, found.intent.value, found.model_id
+        tokens, input_tokens = found.tokens()
+        self._machine.metrics.tokens += tokens
+        self._machine.metrics.input_tokens += input_tokens
+        return True
+
+    async def _prepare(self) -> Plan:
+        """From the question to the plan: look up what the model must know."""
+        query, services, release = self.query, self._services, self._release
+        intent = Intent(self._intent)
+        route = release.route(intent, ROUTES[intent])
         if route.retrieval:
             self._status("checking", "Let me check...")
             self._status("retrieving", "Looking up manga for you...")
-        outcomes = await fan_out(self._branches(intent, route), parallel=release.optimisations.parallel_fan_out)
+        outcomes = await fan_out(self._branches(route), parallel=release.optimisations.parallel_fan_out)
         for name, outcome in outcomes.items():
-            if outcome.error == CANCELLED:
-                continue
             self._timeline[name] = self._at_ms(outcome.ended_s)
             if outcome.error is not None:
                 self._degraded.append(name)
                 log.warning("without %s: %s", name, outcome.error, extra={"request_id": self.request_id})
         self._mark("fan_out")
-        cached = outcomes["cache"].value if "cache" in outcomes else None
-        if isinstance(cached, CachedAnswer):
-            return cached
         if route.retrieval:
             self._status("preparing", "Preparing your answer...")
         version = release.prompt_versions.get(intent)
@@ -211,45 +248,42 @@ class Answer:
             services.prompts.lookup(intent, version) if preloaded else await services.prompts.fetch(intent, version)
         )
         customer = (outcomes["customer"].value or Customer()) if "customer" in outcomes else Customer()
+        titles = (outcomes["knn"].value or []) if "knn" in outcomes else []
         if services.query_log is not None:
             services.query_log.offer(intent, query.text, customer.name)
         request = assemble(
             prompt,
             query.text,
             route=route,
-            titles=(outcomes["knn"].value or []) if "knn" in outcomes else [],
+            titles=titles,
             customer=customer,
             max_tokens=self._settings.max_answer_tokens,
         )
-        self._plan = Plan(intent.value, model_id, request)
+        self._titles = [title.manga_id for title in titles]
+        self._had_history = bool(customer.history)
+        self._plan = Plan(intent.value, self._model_id, request)
         self._mark("prompt")
-        return None
+        return self._plan
 
-    def _branches(self, intent: Intent, route: Route) -> list[Branch]:
+    def _branches(self, route: Route) -> list[Branch]:
         services, settings, text = self._services, self._settings, self.query.text
         branches = []
-        optimisations = self._release.optimisations
-        if route.shareable and optimisations.semantic_cache:
-            look_up = partial(services.cache.get, intent, text)
-            branches.append(Branch("cache", look_up, settings.cache_budget_ms, settles=True))
         if route.retrieval:
-            search = partial(services.search.nearest, text, warm=optimisations.warm_pool)
+            search = partial(services.search.nearest, text, warm=self._release.optimisations.warm_pool)
             branches.append(Branch("knn", search, settings.knn_deadline_ms))
         if route.knows_customer:
             fetch = partial(services.customers.fetch, self._customer, self.session_id)
             branches.append(Branch("customer", fetch, settings.profile_deadline_ms))
         return branches
 
-    def _serve_cached(self, cached: CachedAnswer) -> None:
-        self._source = cached.source
-        self._plan = Plan(self._intent, cached.model_id, ClaudeRequest(0, []))
-        self._mark("first_token")
-        self._machine.receive_text(cached.text, self._now_ms())
-        self._machine.metrics.tokens += cached.tokens
-        self._wake()
+    def _first_token(self) -> None:
+        if "first_token" not in self._timeline and self._machine.has_text:
+            self._mark("first_token")
+            if self._asked is not None:
+                self._services.ahead.began(self._asked, self._titles)
 
     async def _generate(self, plan: Plan) -> None:
-        request = _continuing(plan.request, self._machine.taken)
+        request = _continuing(plan.request, self._machine.text)
         for attempt in range(1, self._settings.max_attempts + 1):
             self._machine.invoked()
             self._mark("model_asked")
@@ -271,8 +305,7 @@ class Answer:
             self._mark("model_answered")
             async for events in stream:
                 machine.receive(events, self._now_ms())
-                if "first_token" not in self._timeline and machine.has_text:
-                    self._mark("first_token")
+                self._first_token()
                 self._something_new.set()
         if not machine.finished_by_model:
             raise TransportError("the model's stream ended before its last event", answered=True)
@@ -281,15 +314,14 @@ class Answer:
 
     def _end_with_done(self) -> None:
         self._frame_pending()
-        machine, plan = self._machine, self._plan
-        assert plan is not None
+        machine = self._machine
         self._mark("done")
         metadata = Metadata(
             first_token_ms=round(machine.metrics.first_token_ms or self._now_ms(), 1),
             total_ms=round(machine.metrics.total_ms or self._now_ms(), 1),
             tokens=machine.metrics.tokens,
             input_tokens=machine.metrics.input_tokens,
-            model_id=plan.model_id,
+            model_id=self._model_id,
             intent=self._intent,
             source=self._source,
             timeline=self._timeline,
@@ -298,8 +330,12 @@ class Answer:
             degraded=self._degraded,
         )
         self._append(Done(metadata, self.request_id, len(self._frames)))
-        if self._source == "model" and self._tasks is not None and ROUTES[Intent(self._intent)].knows_customer:
-            self._tasks.create_task(self._remember(plan))
+        if self._tasks is not None and ROUTES[Intent(self._intent)].knows_customer:
+            self._tasks.create_task(self._remember())
+        if self._asked is not None:
+            cost = machine.metrics.tokens + machine.metrics.input_tokens
+            told = Given(machine.text, self._source, self._model_id, cost, metadata.total_ms, self._had_history)
+            self._services.ahead.ended(self._asked, told)
 
     def _end_with_error(self, code: str, message: str, reason: str) -> None:
         log.warning("answer ended with %s: %s", code, reason, extra={"request_id": self.request_id})
@@ -307,16 +343,22 @@ class Answer:
         self._frame_pending()
         self._append(Error(code, message, self.request_id, len(self._frames)))
 
-    async def _remember(self, plan: Plan) -> None:
-        turns = [*plan.request.messages, Turn("assistant", self._machine.text)]
+    async def _remember(self) -> None:
         with self._logged("the conversation was not kept"):
-            async with asyncio.timeout(self._settings.profile_deadline_ms / 1000):
-                await self._services.customers.remember(self._customer, self.session_id, turns)
+            async with asyncio.timeout(2 * self._settings.profile_deadline_ms / 1000):
+                customers = self._services.customers
+                before = (
+                    self._plan.request.messages[:-1]
+                    if self._plan is not None
+                    else (await customers.fetch(self._customer, self.session_id)).history
+                )
+                turns = [*before, Turn("user", self.query.text), Turn("assistant", self._machine.text)]
+                await customers.remember(self._customer, self.session_id, turns)
 
     def _report(self) -> None:
         metrics.publish(
             self._settings.metrics_namespace,
-            model_id=self._plan.model_id if self._plan else "",
+            model_id=self._model_id,
             intent=self._intent or "unknown",
             state=self._machine.state,
             metrics=self._machine.metrics,

@@ -223,8 +223,9 @@ def bedrock_endpoint(settings: Settings) -> Endpoint:
     return Endpoint.from_url(url, ca_file=str(settings.bedrock_ca) if settings.bedrock_ca else None)
 
 
-def bedrock_pool(endpoint: Endpoint, settings: Settings) -> WarmPool:
-    """The warm pool of the runtime. Its keep-alive is an unsigned ``GET /``: answered by an error, billed nothing."""
+def bedrock_pool(endpoint: Endpoint, settings: Settings, *, background: bool = False) -> WarmPool:
+    """The warm pool of the runtime; for ``background`` work a small one of its own, so that it never has what a query needs.
+    Its keep-alive is an unsigned ``GET /``: answered by an error, billed nothing."""
 
     async def keep_alive(connection: HttpConnection) -> None:
         await connection.send("GET", "/", {}, b"", timeout_s=settings.connect_timeout_s)
@@ -232,8 +233,8 @@ def bedrock_pool(endpoint: Endpoint, settings: Settings) -> WarmPool:
 
     return WarmPool(
         lambda: HttpConnection.open(endpoint, timeout_s=settings.connect_timeout_s),
-        size=settings.pool_size,
-        max_size=settings.pool_max_size,
+        size=settings.background_pool_size if background else settings.pool_size,
+        max_size=settings.background_pool_size if background else settings.pool_max_size,
         acquire_timeout_s=settings.acquire_timeout_s,
         shrink_after_s=settings.pool_shrink_after_s,
         keep_alive_s=settings.keep_alive_s,

@@ -170,6 +170,9 @@ class Orchestrator:
         client.session.network_error(time.monotonic())
         for answer in client.answers.values():
             answer.leave(connection_id)
+        scope = (client.customer, client.session_id)
+        if not any((other.customer, other.session_id) == scope for other in self._clients.values()):
+            self._services.ahead.left(*scope)
         self._spawn(self._forget(connection_id))
 
     async def _forget(self, connection_id: str) -> None:

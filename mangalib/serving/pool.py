@@ -71,6 +71,8 @@ class WarmPool:
         self._tasks: asyncio.TaskGroup | None = None
         self._background: list[asyncio.Task[None]] = []
         self._refill_wanted = asyncio.Event()
+        # Told whenever somebody has to wait for a connection.
+        self.on_wait: Callable[[], None] | None = None
         self.stats = PoolStats()
 
     @property
@@ -133,6 +135,8 @@ class WarmPool:
         waiter: asyncio.Future[HttpConnection] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self.stats.waits += 1
+        if self.on_wait is not None:
+            self.on_wait()
         self._grow()
         try:
             async with asyncio.timeout(self._acquire_timeout_s):

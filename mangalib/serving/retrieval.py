@@ -1,21 +1,17 @@
-"""What is looked up for an answer: similar titles, the customer's own data, and answers given before."""
+"""What is looked up for an answer: similar titles, and the customer's own data."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import msgspec
 from opensearchpy import AsyncOpenSearch
-from redis.asyncio import Redis
 
 from mangalib.serving.bedrock import BedrockRuntime, Turn
 from mangalib.serving.catalogue import Manga
-from mangalib.serving.routing import Intent
 from mangalib.settings import Settings
 
 
@@ -69,6 +65,10 @@ class CustomerData:
         put = partial(self._dynamodb.put_item, TableName=self._settings.sessions_table, Item=item)
         await asyncio.get_running_loop().run_in_executor(self._threads, put)
 
+    async def orders(self, customer: str) -> list[dict[str, Any]]:
+        """The customer's newest orders as they are now."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._orders, customer)
+
     def close(self) -> None:
         """Let the worker threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -76,49 +76,21 @@ class CustomerData:
     def _fetch(self, customer: str, session_id: str) -> Customer:
         dynamodb, settings = self._dynamodb, self._settings
         profile = dynamodb.get_item(TableName=settings.customers_table, Key={"customer": customer}).get("Item", {})
-        orders = dynamodb.query(
-            TableName=settings.orders_table,
-            KeyConditionExpression="customer = :customer",
-            ExpressionAttributeValues={":customer": customer},
-            ScanIndexForward=False,
-            Limit=3,
-        )["Items"]
         key = {"customer": customer, "session_id": session_id}
         session = dynamodb.get_item(TableName=settings.sessions_table, Key=key).get("Item", {})
         return Customer(
             name=str(profile.get("name", "")),
             favourite_genres=[str(genre) for genre in profile.get("favourite_genres", [])],
-            orders=[{name: str(value) for name, value in order.items()} for order in orders],
+            orders=self._orders(customer),
             history=msgspec.json.decode(str(session.get("turns", "[]")), type=list[Turn]),
         )
 
-
-class CachedAnswer(msgspec.Struct, frozen=True):
-    """An answer that was made before, for everybody; ``source`` says how."""
-
-    text: str
-    model_id: str
-    tokens: int
-    source: str = "semantic_cache"
-
-
-class AnswerCache:
-    """Shared answers in Redis, by intent and question, compared letter by letter after Unicode folding."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-
-    async def get(self, intent: Intent, text: str) -> CachedAnswer | None:
-        """The answer to that very question, if there is one."""
-        found = await self._redis.get(_cache_key(intent, text))
-        return None if found is None else msgspec.json.decode(found, type=CachedAnswer)
-
-    async def put(self, intent: Intent, text: str, answer: CachedAnswer, *, ttl_s: int | None = None) -> None:
-        """Keep an answer that is right for every customer; without ``ttl_s``, until it is replaced."""
-        await self._redis.set(_cache_key(intent, text), msgspec.json.encode(answer), ex=ttl_s)
-
-
-def _cache_key(intent: Intent, text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    question = " ".join(folded.split()).rstrip("?!.。 ")
-    return f"answer:{intent}:{hashlib.sha256(question.encode()).hexdigest()}"
+    def _orders(self, customer: str) -> list[dict[str, Any]]:
+        found = self._dynamodb.query(
+            TableName=self._settings.orders_table,
+            KeyConditionExpression="customer = :customer",
+            ExpressionAttributeValues={":customer": customer},
+            ScanIndexForward=False,
+            Limit=3,
+        )["Items"]
+        return [{name: str(value) for name, value in order.items()} for order in found]

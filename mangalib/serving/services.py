@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mangalib.serving.ahead import Ahead
 from mangalib.serving.bedrock import BedrockRuntime
 from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.gateway import ManagementApi
@@ -11,7 +12,7 @@ from mangalib.serving.prompts import PromptStore
 from mangalib.serving.querylog import QueryLog
 from mangalib.serving.release import ReleaseFollower
 from mangalib.serving.replay import ReplayStore
-from mangalib.serving.retrieval import AnswerCache, CustomerData, TitleSearch
+from mangalib.serving.retrieval import CustomerData, TitleSearch
 from mangalib.settings import Settings
 
 
@@ -24,9 +25,9 @@ class Services:
     prompts: PromptStore
     search: TitleSearch
     customers: CustomerData
-    cache: AnswerCache
     bedrock: BedrockRuntime
     management: ManagementApi
     replay: ReplayStore
     releases: ReleaseFollower
+    ahead: Ahead
     query_log: QueryLog | None = None

@@ -96,8 +96,11 @@ class StreamMachine:
         return self.metrics.deltas > 0
 
     def invoked(self) -> None:
-        """A model was asked; called again for a second attempt, which is allowed only before the first text."""
-        self._enter(StreamState.WAITING_FIRST_TOKEN)
+        """A model was asked: again for a second attempt, or to go on with a text whose maker is gone."""
+        if self.state is StreamState.STREAMING:
+            self._overlap = self.text[len(self.text.rstrip()) :]
+        else:
+            self._enter(StreamState.WAITING_FIRST_TOKEN)
         self.metrics.attempts += 1
 
     def receive(self, events: Iterable[ModelEvent], now_ms: float) -> None:

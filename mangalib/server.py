@@ -1,6 +1,6 @@
 """The orchestrator's process: connects it to everything it uses, and serves it over HTTP.
 
-Run by ``python -m mangalib.serving.server``; on AWS that is the task's command.
+Run by ``python -m mangalib.server``; on AWS that is the task's command.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
 from mangalib.errors import MangaError
+from mangalib.precompute.assembly import running_precompute
 from mangalib.serving.auth import require_secret
 from mangalib.serving.aws import Signer, dynamodb_client
 from mangalib.serving.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
@@ -34,7 +35,7 @@ from mangalib.serving.prompts import PromptStore
 from mangalib.serving.querylog import QueryLog
 from mangalib.serving.release import ReleaseFollower, ReleaseStore
 from mangalib.serving.replay import ReplayStore
-from mangalib.serving.retrieval import AnswerCache, CustomerData, TitleSearch
+from mangalib.serving.retrieval import CustomerData, TitleSearch
 from mangalib.serving.services import Services
 from mangalib.serving.warmup import keep_warm, warm_once
 from mangalib.settings import Settings, load_settings
@@ -67,17 +68,33 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
         bedrock = BedrockRuntime(bedrock_connections, signer, bedrock_at, settings)
         customers = CustomerData(dynamodb, settings)
         stack.callback(customers.close)
+        search = TitleSearch(bedrock, opensearch, settings)
+        ahead = await stack.enter_async_context(
+            running_precompute(
+                settings,
+                redis=redis,
+                catalogue=catalogue,
+                live=bedrock,
+                live_pool=bedrock_connections,
+                signer=signer,
+                search=search,
+                opensearch=opensearch,
+                prompts=prompts,
+                customers=customers,
+                releases=releases,
+            )
+        )
         services = Services(
             settings=settings,
             classifier=classifier,
             prompts=prompts,
-            search=TitleSearch(bedrock, opensearch, settings),
+            search=search,
             customers=customers,
-            cache=AnswerCache(redis),
             bedrock=bedrock,
             management=ManagementApi(management_connections, signer, management_at, settings),
             replay=ReplayStore(redis, ttl_s=settings.replay_ttl_s),
             releases=releases,
+            ahead=ahead,
             query_log=query_log,
         )
         await warm_once(bedrock, settings)

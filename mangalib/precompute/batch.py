@@ -1,0 +1,201 @@
+"""Answers for everybody made in the background: what is trending, what is about to expire, what the catalogue has changed.
+
+Any number of orchestrators run this; a lock in Redis lets one at a time look for work, and each answer is made in a
+flight, so once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from mangalib.precompute import makers
+from mangalib.precompute.background import Background
+from mangalib.precompute.budget import Budget
+from mangalib.precompute.demand import Demand
+from mangalib.precompute.facts import Facts, publish_facts
+from mangalib.precompute.flight import Flight, Flights, Write
+from mangalib.precompute.making import Kitchen
+from mangalib.precompute.meaning import Reader
+from mangalib.precompute.prepared import SEMANTIC, TRENDING, Need, Prepared
+from mangalib.precompute.shared import SharedAnswers, answer_key
+from mangalib.precompute.topics import Topics
+from mangalib.precompute.warming import TRENDING as TRENDING_PROGRAM
+from mangalib.serving.catalogue import Manga
+from mangalib.serving.release import Release
+from mangalib.serving.routing import ROUTES
+from mangalib.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_LOCK = "lock:batch"
+_LANGUAGES = ("en", "ja")
+
+
+class Batch:
+    """Use :meth:`run` as a task; :meth:`changed` is the catalogue's hook, and :meth:`warm` makes what a programme asks for."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        kitchen: Kitchen,
+        shared: SharedAnswers,
+        flights: Flights,
+        background: Background,
+        demand: Demand,
+        facts: Facts,
+        topics: Topics,
+        reader: Reader,
+        release: Callable[[], Release],
+        settings: Settings,
+    ) -> None:
+        self._redis: Any = redis  # its types do not know that answers are bytes here
+        self._kitchen = kitchen
+        self._shared = shared
+        self._flights = flights
+        self._background = background
+        self._demand = demand
+        self._facts = facts
+        self._topics = topics
+        self._reader = reader
+        self._release = release
+        self._settings = settings
+        self._budget = Budget(
+            redis,
+            "batch",
+            hour_tokens=settings.precompute_hour_tokens,
+            owner_tokens=24 * settings.warming_hour_tokens,
+        )
+
+    async def run(self) -> None:
+        """Look for work again and again; runs until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.trending_every_s)
+            try:
+                if self._release().optimisations.trending_answers and await self._my_turn():
+                    await self.look()
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("trending answers wait for Redis: %s", type(error).__name__)
+
+    async def look(self) -> int:
+        """Order what is trending and not there, and what is about to expire and still wanted; returns how many."""
+        settings, now_s = self._settings, time.time()
+        wanted = await self._demand.most_wanted(settings.trending_titles)
+        due = await self._shared.due(now_s + settings.refresh_ahead_s, settings.trending_titles)
+        missing = []
+        for key in wanted:
+            need = Need.of(key)
+            if self.can_be_shared(need) and key not in due and not await self._there(need):
+                missing.append(key)
+        still_wanted = [
+            key for key in due if key in wanted or await self._demand.wanted(key, 5 * settings.trending_titles)
+        ]
+        for key in set(due) - set(still_wanted):
+            await self._shared.no_longer_due(key)
+        for key in [*still_wanted, *missing]:
+            self._order(Need.of(key), TRENDING_PROGRAM, TRENDING)
+        return len(still_wanted) + len(missing)
+
+    async def warm(self, needs: Sequence[Need], program: str) -> int:
+        """Order the answers of a programme that are not there yet, the first the most valuable; returns how many."""
+        missing = [need for need in needs if self.can_be_shared(need) and not await self._there(need)]
+        for place, need in enumerate(missing):
+            self._order(need, program, SEMANTIC, worth=1.0 / (1 + place))
+        return len(missing)
+
+    async def changed(self, titles: list[Manga]) -> list[str]:
+        """The catalogue says that these titles are now so.
+
+        What mentioned them ends at once and is made again; returns its needs.
+        """
+        await publish_facts(self._redis, titles)
+        needs: set[str] = set()
+        for title in titles:
+            needs.update(await self._shared.drop_about(title.manga_id))
+        for key in sorted(needs):
+            self._order(Need.of(key), "", SEMANTIC)
+        return sorted(needs)
+
+    def refresh(self, need: Need, source: str, program: str) -> None:
+        """Make an answer again while the old one may still be served."""
+        self._order(need, program, source)
+
+    def running(self, key: str) -> Flight | None:
+        """The making of a shared answer that is under way in this process."""
+        return self._flights.running(key)
+
+    def start(self, kitchen: Kitchen, need: Need) -> Flight:
+        """Make a shared answer that somebody is waiting for."""
+        return self._flights.start(
+            self.flight_key(need), lambda write: self.make(kitchen, need, write, source=SEMANTIC, program="")
+        )
+
+    def can_be_shared(self, need: Need) -> bool:
+        """Whether an answer to it may be everybody's."""
+        topic = self._topics.by_name.get(need.topic)
+        return (
+            topic is not None
+            and makers.can_be_made(topic)
+            and topic.about_title == bool(need.title)
+            and need.language in _LANGUAGES
+            and ROUTES[topic.intent].shareable
+        )
+
+    def flight_key(self, need: Need) -> str:
+        """Names the making of the shared answer to a need."""
+        return f"shared:{need.key}"
+
+    async def make(self, kitchen: Kitchen, need: Need, write: Write, *, source: str, program: str) -> Prepared:
+        """Make and keep the shared answer to a need."""
+        release = self._release()
+        recipe = makers.shared(need, self._topics.by_name[need.topic], release, self._settings)
+        order = await kitchen.order(recipe, release, "", "")
+        reservation = None
+        if kitchen is self._kitchen:
+            reservation = await self._budget.reserve(program or "refresh", order.request)
+            if reservation is None:
+                raise makers.over_budget(program or "refresh")
+        prepared = await kitchen.make(order, release, write, source=source, program=program)
+        if reservation is not None:
+            await self._budget.settle(reservation, prepared.tokens)
+        await self.keep(need, prepared)
+        return prepared
+
+    async def keep(self, need: Need, prepared: Prepared) -> None:
+        """Put a shared answer where look-ups find it."""
+        title = (await self._facts.titles([need.title])).get(need.title)
+        text = makers.question_of(need, title)
+        await self._shared.put(prepared.intent, need.topic, self._reader.read(text), text, prepared)
+
+    async def spent(self) -> int:
+        """Tokens of the last sixty minutes."""
+        return await self._budget.spent()
+
+    def _order(self, need: Need, program: str, source: str, *, worth: float = 1.0) -> None:
+        async def job() -> None:
+            key = self.flight_key(need)
+            flight = self._flights.start(
+                key, lambda write: self.make(self._kitchen, need, write, source=source, program=program)
+            )
+            if flight.task is not None:
+                await asyncio.wait([flight.task])
+
+        self._background.offer("batch", worth, job, within_s=self._settings.trending_every_s)
+
+    async def _there(self, need: Need) -> bool:
+        title = (await self._facts.titles([need.title])).get(need.title)
+        if title is None:
+            return True
+        topic = self._topics.by_name[need.topic]
+        meaning = self._reader.read(makers.question_of(need, title))
+        return bool(await self._redis.exists(answer_key(topic.intent, need.topic, meaning)))
+
+    async def _my_turn(self) -> bool:
+        lifetime_ms = int(self._settings.trending_every_s * 900)
+        return bool(await self._redis.set(_LOCK, "1", nx=True, px=lifetime_ms))

@@ -1,0 +1,36 @@
+"""Sentences as vectors, within the process: static embeddings for Latin script, counted letters for every other.
+
+WordLlama's tokens know little of Japanese, so that there pairs and triples of letters are hashed instead.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import wordllama
+from sklearn.feature_extraction.text import HashingVectorizer
+
+DIMENSIONS = 256
+Vectors = npt.NDArray[np.float32]
+
+_letters = HashingVectorizer(analyzer="char", ngram_range=(1, 3), n_features=DIMENSIONS, norm="l2", lowercase=True)
+
+
+@cache
+def _model() -> wordllama.WordLlama:
+    # The model lies inside the wheel; nothing is fetched.
+    return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+
+
+def embed(phrasings: list[str], language: str) -> Vectors:
+    """Unit vectors of shape ``(len(phrasings), 256)``."""
+    if not phrasings:
+        return np.empty((0, DIMENSIONS), np.float32)
+    if language == "en":
+        vectors = np.asarray(_model().embed(phrasings, norm=True), np.float32)
+        # A text without any token has no direction: it is like nothing.
+        return np.nan_to_num(vectors)
+    return np.asarray(_letters.transform(phrasings).toarray(), np.float32)

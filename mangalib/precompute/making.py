@@ -1,0 +1,124 @@
+"""Makes one answer ahead of its question: looks up what it needs, asks the model, and notes what the answer depends on."""
+
+from __future__ import annotations
+
+import time
+
+from mangalib.errors import TransportError
+from mangalib.precompute.facts import Facts
+from mangalib.precompute.flight import Write
+from mangalib.precompute.makers import Kind, Recipe, question_of, request_for, written_from_facts
+from mangalib.precompute.prepared import ORDERS, Prepared, facts_of, fingerprint
+from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest
+from mangalib.serving.catalogue import Catalogue, Manga
+from mangalib.serving.prompts import PromptStore
+from mangalib.serving.release import Release
+from mangalib.serving.retrieval import Customer, CustomerData, TitleSearch
+from mangalib.serving.routing import ROUTES
+from mangalib.serving.stream import StreamMachine
+from mangalib.settings import Settings
+
+
+class Kitchen:
+    """What answers are made with. ``bedrock`` is the live runtime or the one that background work has to itself."""
+
+    def __init__(
+        self,
+        bedrock: BedrockRuntime,
+        search: TitleSearch,
+        prompts: PromptStore,
+        customers: CustomerData,
+        facts: Facts,
+        catalogue: Catalogue,
+        settings: Settings,
+    ) -> None:
+        self._bedrock = bedrock
+        self._search = search
+        self._prompts = prompts
+        self._customers = customers
+        self._facts = facts
+        self._catalogue = catalogue
+        self._settings = settings
+
+    def built_on(self, recipe: Recipe, release: Release) -> str:
+        """The fingerprint of the prompt and the model that an answer is made with now."""
+        return fingerprint(self._prompt(recipe, release), recipe.model_id)
+
+    async def order(self, recipe: Recipe, release: Release, customer: str, session_id: str) -> Order:
+        """Look up everything that the answer is made from, and what it will depend on."""
+        title: Manga | None = None
+        if recipe.need.title:
+            title = (await self._facts.titles([recipe.need.title])).get(recipe.need.title)
+            if title is None:
+                raise TransportError(f"nothing is known of title {recipe.need.title}")
+        route = ROUTES[recipe.topic.intent]
+        near: list[Manga] = []
+        if route.retrieval and recipe.kind is not Kind.TEMPLATE:
+            near = await self._search.nearest(title.description if title else question_of(recipe.need, None))
+        personal = route.personal and recipe.kind is not Kind.SHARED
+        known = await self._customers.fetch(customer, session_id) if personal else Customer()
+        # What the search brings may be older than the facts that the answer will be held against.
+        current = await self._facts.titles([other.manga_id for other in near])
+        near = [current[other.manga_id] for other in near if other.manga_id in current]
+        depends = {manga.manga_id: facts_of(manga) for manga in [*near, *([title] if title else [])]}
+        if known.orders and not route.retrieval:
+            depends[ORDERS] = fingerprint(known.orders)
+        request = ClaudeRequest(0, [])
+        if recipe.kind is not Kind.PREFETCH:
+            request = request_for(recipe, self._prompt(recipe, release), title, near, known)
+        return Order(recipe, request, title, near, depends)
+
+    async def make(self, order: Order, release: Release, write: Write, *, source: str, program: str = "") -> Prepared:
+        """Make it, passing the text on as it comes. Raises what the model's stream raises."""
+        recipe, tokens = order.recipe, 0
+        if recipe.kind is Kind.PREFETCH:
+            assert order.title is not None
+            text = written_from_facts(order.title, order.near, recipe.need.language)
+            await write(text)
+        else:
+            text, tokens = await self._ask(order, write)
+        now_s = time.time()
+        mentioned = {manga.manga_id for manga in self._catalogue.mentioned(text)} | {recipe.need.title, ORDERS}
+        return Prepared(
+            text=text,
+            intent=recipe.topic.intent,
+            source=source,
+            model_id="" if recipe.kind is Kind.PREFETCH else recipe.model_id,
+            tokens=tokens,
+            request=order.request,
+            depends={name: value for name, value in order.depends.items() if name in mentioned},
+            built_on=self.built_on(recipe, release),
+            need=recipe.need.key,
+            program=program,
+            made_at_s=now_s,
+            fresh_until_s=now_s + self._settings.cache_fresh_s,
+        )
+
+    async def _ask(self, order: Order, write: Write) -> tuple[str, int]:
+        machine = StreamMachine(batch_size=1)
+        machine.invoked()
+        async with self._bedrock.stream(order.recipe.model_id, order.request) as stream:
+            async for events in stream:
+                machine.receive(events, 0.0)
+                piece = machine.take()
+                if piece is not None:
+                    await write(piece)
+        if not machine.finished_by_model:
+            raise TransportError("the model's stream ended before its last event", answered=True)
+        return machine.text, machine.metrics.tokens + machine.metrics.input_tokens
+
+    def _prompt(self, recipe: Recipe, release: Release) -> str:
+        return self._prompts.lookup(recipe.topic.intent, release.prompt_versions.get(recipe.topic.intent))
+
+
+class Order:
+    """A recipe with all that goes into it."""
+
+    def __init__(
+        self, recipe: Recipe, request: ClaudeRequest, title: Manga | None, near: list[Manga], depends: dict[str, str]
+    ) -> None:
+        self.recipe = recipe
+        self.request = request
+        self.title = title
+        self.near = near
+        self.depends = depends

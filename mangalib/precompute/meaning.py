@@ -1,0 +1,143 @@
+"""What must agree before two questions may share an answer: titles, numbers, names, negation and language.
+
+Similarity says how a question is put, never what it is about: "Is Naruto in stock?" and "Is Bleach in stock?" are as alike as two
+questions can be.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import msgspec
+
+from mangalib.serving.catalogue import Catalogue
+
+_KANJI_DIGITS = {digit: value for value, digit in enumerate("〇一二三四五六七八九")}
+_WORDS = {
+    word: str(number)
+    for number, words in enumerate(
+        (
+            "zero",
+            "first",
+            "two second twice",
+            "three third",
+            "four fourth",
+            "five fifth",
+            "six sixth",
+            "seven seventh",
+            "eight eighth",
+            "nine ninth",
+            "ten tenth",
+            "eleven eleventh",
+            "twelve twelfth",
+        )
+    )
+    for word in words.split()
+}
+# "One" is a number behind these only: elsewhere it stands for a thing ("a new one").
+_ONE = re.compile(r"\b(volume|vol|book|chapter|part|number|no)\.?\s+one\b", re.I)
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_ORDER = re.compile(r"\b(?:MA-?)?\d{5,}\b", re.I)
+_WORD_NUMBER = re.compile(rf"\b(?:{'|'.join(_WORDS)}|last|latest|newest|next|previous|final|half|double)\b", re.I)
+_KANJI_NUMBER = re.compile(r"第?([〇一二三四五六七八九十百]+)(?=[巻冊話章部日月年人番円個件])")
+_PLACE_JA = re.compile(r"最新|最終|最初|最後|次の|前の|全巻")
+_NEGATION = re.compile(
+    r"\b(?:not|no|never|without|none|neither|nor|cannot|except|excluding|nothing|nobody|nowhere|other than|instead)\b"
+    r"|n['’]t\b|ない|なか|なく|ません|ませぬ|ずに|ぬ|以外|除い|不要|未",
+    re.I,
+)
+_NAME = re.compile(r"(?<=[a-z,;:] )([A-Z][A-Za-z'’]{2,})")
+_KATAKANA = re.compile(r"[ァ-ヴー]{2,}")
+_QUOTED = re.compile(r"[『「“\"]([^』」”\"]{1,60})[』」”\"]")
+_SCRIPTS = (
+    ("ja", re.compile(r"[぀-ヿ]")),
+    ("ko", re.compile(r"[가-힯]")),
+    ("zh", re.compile(r"[一-鿿]")),
+    ("ru", re.compile(r"[Ѐ-ӿ]")),
+)
+_POINTING = re.compile(
+    r"\b(?:it|its|it's|this|that|these|those|they|them|he|she|the same|that one|this one|second one|first one|series)\b"
+    r"|それ|これ|あれ|その|この|あの|同じ",
+    re.I,
+)
+
+
+class Meaning(msgspec.Struct, frozen=True):
+    """What a question is about, letter by letter; ``phrasing`` is how it is put, with what it is about masked."""
+
+    language: str
+    titles: tuple[str, ...]
+    numbers: tuple[str, ...]
+    names: tuple[str, ...]
+    orders: tuple[str, ...]
+    negations: int
+    phrasing: str
+    pointing: bool = False
+
+    @property
+    def shape(self) -> tuple[str, int, int, tuple[str, ...], int, int]:
+        """What two questions of one kind have in common when they are about different things."""
+        return (self.language, len(self.titles), len(self.numbers), self.names, len(self.orders), self.negations)
+
+    @property
+    def values(self) -> tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...], int]:
+        """What must be equal for an answer to be shared."""
+        return (self.language, self.titles, self.numbers, self.names, self.orders, self.negations)
+
+
+class Reader:
+    """Reads questions with the catalogue's titles at hand."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def read(self, text: str) -> Meaning:
+        """The meaning of ``text``."""
+        folded = unicodedata.normalize("NFKC", text).strip()
+        titles = tuple(manga.manga_id for manga in self._catalogue.mentioned(folded))
+        return _read(folded, self._catalogue.mask(folded), titles)
+
+    def read_phrasing(self, phrasing: str) -> Meaning:
+        """The meaning of a phrasing in which TITLE stands for any title."""
+        folded = unicodedata.normalize("NFKC", phrasing).strip()
+        return _read(folded, folded, ("TITLE",) * folded.count("TITLE"))
+
+
+def _read(folded: str, masked: str, titles: tuple[str, ...]) -> Meaning:
+    rest = masked
+    quoted = tuple(name.casefold() for name in _QUOTED.findall(rest) if name != "TITLE")
+    orders = tuple(order.upper() for order in _ORDER.findall(rest))
+    rest = _ORDER.sub("ORDER", rest)
+    numbers = [number.replace(",", "") for number in _NUMBER.findall(rest)]
+    numbers += ["1"] * len(_ONE.findall(rest))
+    numbers += [_WORDS.get(word.lower(), word.lower()) for word in _WORD_NUMBER.findall(rest)]
+    numbers += [str(_kanji_value(number)) for number in _KANJI_NUMBER.findall(rest)]
+    numbers += _PLACE_JA.findall(rest)
+    names = {name.casefold() for name in (*_NAME.findall(rest), *_KATAKANA.findall(rest)) if "TITLE" not in name}
+    return Meaning(
+        language=next((language for language, letters in _SCRIPTS if letters.search(folded)), "en"),
+        titles=titles,
+        numbers=tuple(sorted(numbers)),
+        names=tuple(sorted({*names, *quoted} - {"order"})),
+        orders=orders,
+        negations=len(_NEGATION.findall(rest)),
+        phrasing=_NUMBER.sub("0", rest),
+        pointing=not titles and bool(_POINTING.search(folded)),
+    )
+
+
+def folded_question(text: str) -> str:
+    """Equal for questions that differ in letters' width, case, spacing or the last mark only."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip("?!.。 ")
+
+
+def _kanji_value(number: str) -> int:
+    total, digit = 0, 0
+    for letter in number:
+        if letter in _KANJI_DIGITS:
+            digit = _KANJI_DIGITS[letter]
+        else:
+            total += max(1, digit) * (10 if letter == "十" else 100)
+            digit = 0
+    return total + digit

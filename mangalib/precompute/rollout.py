@@ -1,0 +1,53 @@
+"""A new transition model goes live only if it is no worse than the one that is there, on sessions that neither has learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mangalib.precompute.hitrate import HitRate, score, split
+from mangalib.precompute.sessionlog import SessionLog
+from mangalib.precompute.transitions import TransitionModel
+from mangalib.settings import Settings
+
+# How much worse, in nats a transition, is still the same: less than the difference between two samples of a log.
+_LOG_LOSS_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The candidate and what was live, on the newest fifth of the sessions; ``adopted`` says whether the file was replaced."""
+
+    version: int
+    adopted: bool
+    candidate: HitRate
+    live: HitRate | None
+
+    @property
+    def sentence(self) -> str:
+        """What happened, for people."""
+        new = f"log loss {self.candidate.log_loss:.3f}, top 1 {self.candidate.top1:.1%}"
+        if self.live is None:
+            return f"version {self.version} is live: {new}; there was none before"
+        old = f"log loss {self.live.log_loss:.3f}, top 1 {self.live.top1:.1%}"
+        if self.adopted:
+            return f"version {self.version} is live: {new}; before: {old}"
+        return f"version {self.version} was not adopted: {new}; the one that is live has {old}"
+
+
+def learn_and_compare(log: SessionLog, path: Path, settings: Settings) -> Comparison:
+    """Learn from the earlier sessions, compare on the newest, and if no worse, learn from all of them and replace the file."""
+    events = log.whole()
+    earlier, newest = split(events)
+    order, half_life_days = settings.transition_order, settings.transition_half_life_days
+    candidate = TransitionModel.learn([earlier], log.intents, order=order, half_life_days=half_life_days)
+    live = TransitionModel.load(path) if path.exists() else None
+    new = score(candidate, newest, log.intents)
+    old = score(live, newest, log.intents) if live is not None else None
+    version = live.version + 1 if live is not None else 1
+    adopted = old is None or new.log_loss <= old.log_loss + _LOG_LOSS_TOLERANCE
+    if adopted:
+        whole = TransitionModel.learn([events], log.intents, order=order, half_life_days=half_life_days)
+        whole.version = version
+        whole.save(path)
+    return Comparison(version, adopted, new, old)

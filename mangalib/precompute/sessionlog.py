@@ -1,0 +1,226 @@
+"""Session logs of any size, read once: checked, repaired where that is safe, and handed out session by session.
+
+A log is Parquet, CSV or JSON Lines with ``session_id``, ``at`` and ``intent``, and perhaps ``entity``. DuckDB reads and
+sorts it, on disk where it does not fit into memory; what was repaired is counted and told.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mangalib.errors import DataError
+
+BATCH_ROWS = 1_000_000
+INTENTS_MAX = 5_000
+_REQUIRED = ("session_id", "at", "intent")
+_ZONE = r"(Z|[+-]\d\d:?(\d\d)?)$"
+_READERS = {
+    ".parquet": "read_parquet",
+    ".csv": "read_csv",
+    ".gz": "read_csv",
+    ".jsonl": "read_json",
+    ".ndjson": "read_json",
+    ".json": "read_json",
+}
+
+
+@dataclass
+class Repairs:
+    """What was not as it should be, in rows; and what was done about it, by the field's name."""
+
+    rows: int = 0
+    dropped_without_session_time_or_intent: int = 0
+    taken_as_utc: int = 0
+    put_in_order: int = 0
+    dropped_duplicates: int = 0
+    left_out_of_long_sessions: int = 0
+
+    def as_text(self) -> str:
+        """One line for people; empty when nothing had to be done."""
+        done = [
+            f"{name.replace('_', ' ')}: {count}" for name, count in asdict(self).items() if count and name != "rows"
+        ]
+        return f"of {self.rows} rows, " + ", ".join(done) if done else ""
+
+
+@dataclass(frozen=True)
+class Events:
+    """Whole sessions, one behind the other, in the order of time; all arrays of shape ``(n,)``.
+
+    ``intent`` and ``entity`` are positions in the log's ``intents`` and ``entities``; -1 is no entity.
+    """
+
+    session: npt.NDArray[np.uint64]
+    at_us: npt.NDArray[np.int64]
+    intent: npt.NDArray[np.int64]
+    entity: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.session)
+
+    def of(self, chosen: npt.NDArray[np.bool_]) -> Events:
+        """Those for which ``chosen`` is true."""
+        return Events(self.session[chosen], self.at_us[chosen], self.intent[chosen], self.entity[chosen])
+
+
+@dataclass
+class SessionLog:
+    """Use as ``for events in SessionLog(path, session_events_max=200)``; names and repairs are complete after the loop."""
+
+    path: Path
+    session_events_max: int
+    intents: list[str] = field(default_factory=list)
+    entities: list[str] = field(default_factory=list)
+    repairs: Repairs = field(default_factory=Repairs)
+
+    def __iter__(self) -> Iterator[Events]:
+        """Batches of about a million rows; a session is never split.
+
+        Raises ``DataError`` naming the column, the value and what was expected.
+        """
+        self.intents.clear()
+        self.entities.clear()
+        self.repairs = Repairs()
+        numbers: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        with tempfile.TemporaryDirectory(prefix="mangalib-log-") as spill, duckdb.connect() as database:
+            database.execute("SET TimeZone = 'UTC'; SET memory_limit = '1GB'; SET threads = 2")
+            database.execute(f"SET temp_directory = '{spill}'")
+            yield from self._batches(database, numbers)
+        if not self.repairs.rows:
+            raise DataError(f"{self.path}: empty; expected at least one row")
+
+    def whole(self) -> Events:
+        """The log in one piece, at about 32 bytes a row."""
+        parts = list(self)
+        return Events(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
+
+    def _batches(self, database: duckdb.DuckDBPyConnection, numbers: tuple[dict[str, int], ...]) -> Iterator[Events]:
+        rest: Events | None = None
+        rest_row = np.empty(0, np.int64)
+        for batch in self._sorted(database):
+            events, row = self._coded(batch, numbers)
+            if rest is not None:
+                events = Events(*(np.concatenate([getattr(rest, n), getattr(events, n)]) for n in _FIELDS))
+                row = np.concatenate([rest_row, row])
+            begins = int(np.searchsorted(events.session, events.session[-1]))
+            whole = np.arange(len(events)) < begins
+            # The last session may go on in the next batch; of one that fills a batch alone only its beginning counts.
+            rest, rest_row = events.of(~whole), row[~whole]
+            if len(rest) > BATCH_ROWS:
+                self.repairs.left_out_of_long_sessions += len(rest) - BATCH_ROWS
+                rest, rest_row = rest.of(np.arange(len(rest)) < BATCH_ROWS), rest_row[:BATCH_ROWS]
+            if begins:
+                yield self._repaired(events.of(whole), row[whole])
+        if rest is not None:
+            yield self._repaired(rest, rest_row)
+
+    def _sorted(self, database: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
+        reader = _READERS.get(self.path.suffix.lower())
+        if reader is None:
+            raise DataError(f"{self.path}: expected a name that ends in {', '.join(sorted(_READERS))}")
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: no such file")
+        source = f"{reader}('{str(self.path).replace(chr(39), chr(39) * 2)}')"
+        try:
+            found = database.sql(f"SELECT column_name, column_type FROM (DESCRIBE FROM {source})").fetchall()
+            types = {str(name): str(kind) for name, kind in found}
+            self._check_columns(types)
+            at = self._check_times(database, source, types["at"])
+            entity = "CAST(entity AS VARCHAR)" if "entity" in types else "NULL"
+            in_order = database.sql(
+                f"""SELECT hash(CAST(session_id AS VARCHAR)) AS session, epoch_us({at}) AS at_us,
+                       CAST(intent AS VARCHAR) AS intent, {entity} AS entity, row_number() OVER () AS row
+                FROM {source} WHERE session_id IS NOT NULL AND {at} IS NOT NULL AND intent IS NOT NULL
+                ORDER BY session, at_us, row"""
+            )
+            yield from in_order.to_arrow_reader(BATCH_ROWS)
+        except duckdb.Error as error:
+            first_line = str(error).splitlines()[0]
+            raise DataError(f"{self.path}: {first_line}") from None
+
+    def _check_columns(self, types: dict[str, str]) -> None:
+        missing = [name for name in _REQUIRED if name not in types]
+        if missing:
+            raise DataError(
+                f"{self.path}: no column {', '.join(missing)}; it has {', '.join(types)}; "
+                f"expected {', '.join(_REQUIRED)} and perhaps entity, text, segment"
+            )
+
+    def _check_times(self, database: duckdb.DuckDBPyConnection, source: str, kind: str) -> str:
+        """An expression for the time of a row; times without a zone are taken as UTC, and counted."""
+        at = '"at"' if kind.startswith("TIMESTAMP") else 'TRY_CAST("at" AS TIMESTAMPTZ)'
+        naive = "false" if "TIME ZONE" in kind else "true"
+        if kind == "VARCHAR":
+            naive = f"""NOT regexp_matches("at", '{_ZONE}')"""
+        rows, wrong, example, unzoned, dropped = self._one(
+            database,
+            f"""SELECT count(*), count(*) FILTER (WHERE "at" IS NOT NULL AND {at} IS NULL),
+                   any_value(CAST("at" AS VARCHAR)) FILTER (WHERE "at" IS NOT NULL AND {at} IS NULL),
+                   count(*) FILTER (WHERE {at} IS NOT NULL AND {naive}),
+                   count(*) FILTER (WHERE session_id IS NULL OR "at" IS NULL OR intent IS NULL) FROM {source}""",
+        )
+        if wrong:
+            raise DataError(f"{self.path}: at={example!r} in {wrong} of {rows} rows; expected a UTC time (ISO 8601)")
+        self.repairs = Repairs(rows, dropped, unzoned)
+        return at
+
+    @staticmethod
+    def _one(database: duckdb.DuckDBPyConnection, query: str) -> Any:
+        return database.sql(query).fetchall()[0]
+
+    def _coded(
+        self, batch: pa.RecordBatch, numbers: tuple[dict[str, int], ...]
+    ) -> tuple[Events, npt.NDArray[np.int64]]:
+        columns = {name: batch.column(name) for name in batch.schema.names}
+        intent = _numbered(columns["intent"], numbers[0], self.intents)
+        if len(self.intents) > INTENTS_MAX:
+            raise DataError(f"{self.path}: more than {INTENTS_MAX} different intents; is intent a column of free text?")
+        entity = _numbered(columns["entity"], numbers[1], self.entities)
+        session = columns["session"].to_numpy(zero_copy_only=False)
+        return Events(session, columns["at_us"].to_numpy(), intent, entity), columns["row"].to_numpy()
+
+    def _repaired(self, events: Events, row: npt.NDArray[np.int64]) -> Events:
+        """Without duplicates, and of each session no more than its first ``session_events_max`` events."""
+        same = events.session[1:] == events.session[:-1]
+        self.repairs.put_in_order += int((same & (row[1:] < row[:-1])).sum())
+        alike = same & (events.at_us[1:] == events.at_us[:-1])
+        alike &= (events.intent[1:] == events.intent[:-1]) & (events.entity[1:] == events.entity[:-1])
+        self.repairs.dropped_duplicates += int(alike.sum())
+        events = events.of(np.concatenate([[True], ~alike]))
+        place = places(events.session)
+        late = place >= self.session_events_max
+        self.repairs.left_out_of_long_sessions += int(late.sum())
+        return events.of(~late) if late.any() else events
+
+
+_FIELDS = ("session", "at_us", "intent", "entity")
+
+
+def places(session: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Each row's place within its session, from 0; sessions stand one behind the other."""
+    begins = np.concatenate([[True], session[1:] != session[:-1]])
+    at = np.arange(len(session))
+    return at - np.maximum.accumulate(np.where(begins, at, 0))
+
+
+def _numbered(column: pa.Array, numbers: dict[str, int], names: list[str]) -> npt.NDArray[np.int64]:
+    """Positions in ``names``, which grows by what is new; -1 for null."""
+    encoded = column.dictionary_encode()
+    here = np.empty(len(encoded.dictionary) + 1, np.int64)
+    here[-1] = -1
+    for position, name in enumerate(encoded.dictionary.to_pylist()):
+        if name not in numbers:
+            numbers[name] = len(names)
+            names.append(name)
+        here[position] = numbers[name]
+    positions: npt.NDArray[np.int64] = here[encoded.indices.fill_null(len(here) - 1).to_numpy(zero_copy_only=False)]
+    return positions

@@ -1,0 +1,92 @@
+"""Answers that are there before they are asked for, as the serving side sees them: one narrow seam to pre-computation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from mangalib.serving.bedrock import ClaudeRequest
+from mangalib.serving.release import Release
+from mangalib.serving.routing import Intent
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A question, by whom and in which session, under which release."""
+
+    customer: str
+    session_id: str
+    intent: Intent
+    text: str
+    release: Release
+
+
+class Found(Protocol):
+    """An answer that exists, or is being made right now.
+
+    ``request`` is what the model was asked, so that an answer cut off can go on; without messages its text is whole already.
+    """
+
+    source: str
+    intent: Intent
+    model_id: str
+    request: ClaudeRequest
+
+    def pieces(self) -> AsyncGenerator[str, None]:
+        """The text as it comes; raises ``MangaError`` when its making fails."""
+        ...
+
+    def tokens(self) -> tuple[int, int]:
+        """Output and input tokens that this answer cost now, 0 where it was made before; known after the last piece."""
+        ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a customer was told."""
+
+    text: str
+    source: str
+    model_id: str
+    tokens: int
+    total_ms: float
+    history: bool
+
+
+class Ahead(Protocol):
+    """Pre-computation. None of the methods raises for what goes wrong with it: then there is no answer ahead."""
+
+    async def find(self, asked: Asked) -> Found | None:
+        """The answer to that question, if there is one that is still right."""
+        ...
+
+    def began(self, asked: Asked, titles: list[str]) -> None:
+        """The first word of an answer is out, which was made with these titles (ids): time to think of what comes next."""
+        ...
+
+    def ended(self, asked: Asked, given: Given) -> None:
+        """The answer is whole."""
+        ...
+
+    def left(self, customer: str, session_id: str) -> None:
+        """The session is over."""
+        ...
+
+
+class NothingAhead:
+    """No pre-computation at all."""
+
+    async def find(self, asked: Asked) -> Found | None:
+        """Nothing is ever there."""
+        return None
+
+    def began(self, asked: Asked, titles: list[str]) -> None:
+        """Nothing comes of it."""
+
+    def ended(self, asked: Asked, given: Given) -> None:
+        """Nothing comes of it."""
+
+    def left(self, customer: str, session_id: str) -> None:
+        """Nothing comes of it."""
