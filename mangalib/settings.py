@@ -169,11 +169,11 @@ class Settings(BaseSettings):
     follow_up_ttl_s: Count = 300
     follow_up_candidates: Count = 4
     follow_up_answer_tokens: Count = 160
-    follow_up_session_tokens: Count = 6_000
+    follow_up_session_tokens: Count = 8_000
     precompute_hour_tokens: Count = 400_000
     warming_hour_tokens: Count = 100_000
     second_saved_usd: Positive = 0.001
-    background_pool_size: Count = 2
+    background_pool_size: Count = 4
     background_quiet_s: NonNegative = 0.5
     precomputed_first_token_ms: Positive = 100
     prefetch_first_token_ms: Positive = 150

@@ -10,11 +10,13 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from mangalib import server
 from mangalib.local.stack import Stack, running_stack
 
 QUICK = {
@@ -43,6 +45,9 @@ QUICK = {
     "profile_deadline_ms": 4000,
 }
 
+
+# Real data, beside the project where they are at hand.
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # Runs that notebooks and commands make here must not become the baseline of who works on this machine.
 os.environ["MANGA_STORE"] = tempfile.mkdtemp(prefix="mangalib-test-store-")
@@ -103,6 +108,31 @@ class PlainClient:
             if frame.get("request_id") == request_id:
                 found.append(frame)
         return found
+
+
+@asynccontextmanager
+async def orchestrator_here(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, *, beside: bool = False, **changes: object
+) -> AsyncIterator[None]:
+    """The gateway's back end is an orchestrator on this test's own loop, with other settings; ended as by SIGTERM.
+
+    ``beside`` the usual one, each has about half of the connections.
+    """
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", stack.addresses["aws_access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", stack.addresses["aws_secret_access_key"])
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    settings = stack.settings.model_copy(update=changes)
+    serving = asyncio.create_task(server.serve(settings, lambda at: ready.set_result(at["orchestrator_url"])))
+    await asyncio.wait({ready, serving}, return_when=asyncio.FIRST_COMPLETED)
+    usual = json.loads((stack.folder / "orchestrator.json").read_text())["orchestrator_url"]
+    urls = [ready.result(), usual] if beside else [ready.result()]
+    await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"urls": urls})
+    try:
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+        await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"urls": [usual]})
 
 
 Connect = Callable[..., Any]

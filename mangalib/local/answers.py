@@ -54,7 +54,7 @@ class AnswerWriter:
         others = [item for item in given if item not in asked] or rng.sample(self._catalogue.items, 3)
         japanese = bool(_JAPANESE.search(question))
         orders = _PROMPT_ORDER.findall(system)
-        if orders and not asked:
+        if orders and not asked and not given:
             return _about_orders(orders, japanese)
         if asked and len(asked) > 1:
             return _compare(asked[0], asked[1], japanese)

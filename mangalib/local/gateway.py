@@ -14,6 +14,7 @@ import os
 import random
 import secrets
 import time
+import zlib
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,11 +57,11 @@ class Connection:
 
 
 class GatewayStandIn:
-    """Both faces of the gateway. The HTTP integration's address is set by ``PUT /_local/integration``."""
+    """Both faces of the gateway. The HTTP integration's address is set by ``PUT /_local/integration``, one or several."""
 
     def __init__(self, settings: Settings, http_client: aiohttp.ClientSession) -> None:
         self._settings = settings
-        self._backend_url = ""
+        self._backends: list[str] = []
         self._http = http_client
         self._connections: dict[str, Connection] = {}
         self._handshakes: deque[float] = deque()
@@ -122,8 +123,10 @@ class GatewayStandIn:
         """One POST to the back end; 504 when it is late, 500 when it cannot be reached."""
         sent = {"connectionId": connection_id, "routeKey": route_key, **headers}
         timeout = aiohttp.ClientTimeout(total=self._settings.integration_timeout_s)
+        # Of several back ends a connection keeps to one, as a load balancer does that is told to.
+        backend = self._backends[zlib.crc32(connection_id.encode()) % len(self._backends)] if self._backends else ""
         try:
-            async with self._http.post(self._backend_url, data=body, headers=sent, timeout=timeout) as response:
+            async with self._http.post(backend, data=body, headers=sent, timeout=timeout) as response:
                 await response.read()
                 return response.status
         except TimeoutError:
@@ -229,8 +232,8 @@ class GatewayStandIn:
         try:
             match method, path:
                 case "PUT", "integration":
-                    self._backend_url = msgspec.json.decode(body, type=dict[str, str])["url"]
-                    return web.json_response({"url": self._backend_url})
+                    self._backends = msgspec.json.decode(body, type=dict[str, list[str]])["urls"]
+                    return web.json_response({"urls": self._backends})
                 case "GET", "connections":
                     return web.json_response(
                         [{"id": c.connection_id, "user_agent": c.user_agent} for c in self._connections.values()]

@@ -105,7 +105,7 @@ def _started(folder: Path, settings: dict[str, object], quiet: bool) -> Iterator
             values |= _ready("orchestrator", folder, processes["orchestrator"])
             bar.update()
         page = values["page_url"].rstrip("/")
-        _call(f"{page}/_local/integration", "PUT", {"url": values["orchestrator_url"]}, None)
+        _call(f"{page}/_local/integration", "PUT", {"urls": [values["orchestrator_url"]]}, None)
         ours = _settings_of(values)
         addresses = {
             **{name: values[name] for name in _ADDRESSES},

@@ -23,8 +23,8 @@ from mangalib.precompute.facts import Facts, publish_facts
 from mangalib.precompute.flight import Flight, Flights, Write
 from mangalib.precompute.making import Kitchen
 from mangalib.precompute.meaning import Reader
-from mangalib.precompute.prepared import SEMANTIC, TRENDING, Need, Prepared
-from mangalib.precompute.shared import SharedAnswers, answer_key
+from mangalib.precompute.prepared import SEMANTIC, TRENDING, Need, Prepared, kept_if_possible
+from mangalib.precompute.shared import SharedAnswers, about_key, answer_key
 from mangalib.precompute.topics import Topics
 from mangalib.precompute.warming import TRENDING as TRENDING_PROGRAM
 from mangalib.serving.catalogue import Manga
@@ -162,9 +162,10 @@ class Batch:
             if reservation is None:
                 raise makers.over_budget(program or "refresh")
         prepared = await kitchen.make(order, release, write, source=source, program=program)
-        if reservation is not None:
-            await self._budget.settle(reservation, prepared.tokens)
-        await self.keep(need, prepared)
+        with kept_if_possible():
+            if reservation is not None:
+                await self._budget.settle(reservation, prepared.tokens)
+            await self.keep(need, prepared)
         return prepared
 
     async def keep(self, need: Need, prepared: Prepared) -> None:
@@ -199,3 +200,9 @@ class Batch:
     async def _my_turn(self) -> bool:
         lifetime_ms = int(self._settings.trending_every_s * 900)
         return bool(await self._redis.set(_LOCK, "1", nx=True, px=lifetime_ms))
+
+
+async def answers_about(redis: Redis, manga_id: str) -> list[str]:
+    """Keys of the shared answers that mention a title."""
+    client: Any = redis
+    return sorted(key.decode() for key in await client.smembers(about_key(manga_id)))

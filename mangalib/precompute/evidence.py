@@ -184,13 +184,16 @@ def lowest_threshold(scores: Floats, right: npt.NDArray[np.bool_], bound: float)
 def _threshold_of(outcomes: list[Outcome], floor: float, bound: float) -> float:
     """Not below ``floor``, and above where an answer was wrong clearly more often than the bound allows."""
     asked = sorted((o for o in outcomes if o.probability >= floor), key=lambda o: -o.probability)
-    threshold, wrong = floor, 0
-    lowest = 2.0
-    for count, outcome in enumerate(asked, start=1):
+    if not asked:
+        return floor
+    lowest, wrong = 2.0, 0
+    for count, (outcome, following) in enumerate(zip(asked, [*asked[1:], None], strict=True), start=1):
         wrong += not outcome.right
-        if (wrong + bound * _PRIOR_QUESTIONS) / (count + _PRIOR_QUESTIONS) <= _TOLERATED * bound:
+        tied = following is not None and following.probability == outcome.probability
+        rate = (wrong + bound * _PRIOR_QUESTIONS) / (count + _PRIOR_QUESTIONS)
+        if not tied and rate <= _TOLERATED * bound:
             lowest = outcome.probability
-    return max(threshold, lowest) if asked and lowest > asked[-1].probability else threshold
+    return lowest if lowest > asked[-1].probability else floor
 
 
 def _cross_validated(

@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import msgspec
+from botocore.exceptions import BotoCoreError, ClientError
+from opensearchpy.exceptions import OpenSearchException
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -149,6 +151,11 @@ class Flights:
             flight.fail(error)
         except TimeoutError:
             flight.fail(TransportError(f"not made within {self._settings.flight_timeout_s:g} s"))
+        except (RedisError, OSError, ClientError, BotoCoreError, OpenSearchException) as error:
+            flight.fail(TransportError(f"{type(error).__name__}: {error}"))
+        except Exception as error:  # whatever it is, those who wait must be told; the log gets the rest
+            log.exception("the making of an answer failed")
+            flight.fail(TransportError(type(error).__name__))
         finally:
             flight.fail(TransportError("its making was cancelled"))
             del self._running[flight.key]

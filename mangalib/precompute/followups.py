@@ -18,7 +18,7 @@ from mangalib.precompute.candidates import Candidate, Ongoing, candidates
 from mangalib.precompute.flight import Flight, Flights, Write
 from mangalib.precompute.makers import Kind
 from mangalib.precompute.making import Kitchen
-from mangalib.precompute.prepared import PRECOMPUTED, Need, Prepared, scoped
+from mangalib.precompute.prepared import PRECOMPUTED, Need, Prepared, kept_if_possible, scoped
 from mangalib.precompute.topics import Topics
 from mangalib.precompute.transitions import Outcome
 from mangalib.serving.ahead import Asked
@@ -95,6 +95,8 @@ class FollowUps:
             session.listed = titles
         chosen = candidates(self._predict(session.history), session, self._topics, self._settings, saved_s=saved_s)
         owner = scoped(asked.customer, asked.session_id)
+        # What was thought of before this question and has not begun is out of date.
+        self._background.forget(owner)
         for candidate in chosen:
             self._order(asked, owner, candidate, topic)
         return chosen
@@ -134,10 +136,11 @@ class FollowUps:
                 raise makers.over_budget("follow-ups")
         # What is cut off half-way stays charged in full: what the model has written until then is not known.
         prepared = await self._kitchen.make(order, asked.release, write, source=PRECOMPUTED)
-        if reservation is not None:
-            await self._budget.settle(reservation, prepared.tokens)
-        key = follow_up_key(asked.customer, asked.session_id, need)
-        await self._redis.set(key, msgspec.json.encode(prepared), ex=self._settings.follow_up_ttl_s)
+        with kept_if_possible():
+            if reservation is not None:
+                await self._budget.settle(reservation, prepared.tokens)
+            key = follow_up_key(asked.customer, asked.session_id, need)
+            await self._redis.set(key, msgspec.json.encode(prepared), ex=self._settings.follow_up_ttl_s)
         return prepared
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import AsyncGenerator
+import logging
+from collections.abc import AsyncGenerator, Iterator
 
 import msgspec
+from redis.exceptions import RedisError
 
 from mangalib.serving.bedrock import ClaudeRequest
 from mangalib.serving.catalogue import Manga
 from mangalib.serving.routing import Intent
+
+log = logging.getLogger(__name__)
 
 PRECOMPUTED, TRENDING, SEMANTIC = "precomputed", "trending", "semantic_cache"
 ORDERS = "orders"
@@ -81,6 +86,15 @@ def fingerprint(*parts: object) -> str:
 def facts_of(manga: Manga) -> str:
     """The fingerprint of everything that an answer may say of a title."""
     return fingerprint(*msgspec.structs.astuple(manga))
+
+
+@contextlib.contextmanager
+def kept_if_possible() -> Iterator[None]:
+    """An answer that is made is served also when Redis cannot keep it; that is logged."""
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        log.warning("an answer is not kept: %s: %s", type(error).__name__, error)
 
 
 def scoped(*parts: str) -> str:

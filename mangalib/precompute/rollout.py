@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mangalib.precompute.hitrate import HitRate, score, split
-from mangalib.precompute.sessionlog import SessionLog
+from mangalib.precompute.sessionlog import Events, SessionLog
 from mangalib.precompute.transitions import TransitionModel
 from mangalib.settings import Settings
 
@@ -16,16 +18,21 @@ _LOG_LOSS_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Comparison:
-    """The candidate and what was live, on the newest fifth of the sessions; ``adopted`` says whether the file was replaced."""
+    """The candidate and what was live, on sessions that both do not know; ``adopted`` says whether the file was replaced.
+
+    ``candidate`` is missing when the log holds nothing that the live model has not learned already.
+    """
 
     version: int
     adopted: bool
-    candidate: HitRate
+    candidate: HitRate | None
     live: HitRate | None
 
     @property
     def sentence(self) -> str:
         """What happened, for people."""
+        if self.candidate is None:
+            return "nothing was adopted: the log has nothing newer than what is live"
         new = f"log loss {self.candidate.log_loss:.3f}, top 1 {self.candidate.top1:.1%}"
         if self.live is None:
             return f"version {self.version} is live: {new}; there was none before"
@@ -38,16 +45,27 @@ class Comparison:
 def learn_and_compare(log: SessionLog, path: Path, settings: Settings) -> Comparison:
     """Learn from the earlier sessions, compare on the newest, and if no worse, learn from all of them and replace the file."""
     events = log.whole()
+    live = TransitionModel.load(path) if path.exists() else None
+    version = live.version + 1 if live is not None else 1
     earlier, newest = split(events)
+    if live is not None:
+        newest = _begun_after(newest, live.as_of_us)
+    if not len(newest) or not len(earlier):
+        return Comparison(version, False, None, None)
     order, half_life_days = settings.transition_order, settings.transition_half_life_days
     candidate = TransitionModel.learn([earlier], log.intents, order=order, half_life_days=half_life_days)
-    live = TransitionModel.load(path) if path.exists() else None
     new = score(candidate, newest, log.intents)
     old = score(live, newest, log.intents) if live is not None else None
-    version = live.version + 1 if live is not None else 1
     adopted = old is None or new.log_loss <= old.log_loss + _LOG_LOSS_TOLERANCE
     if adopted:
         whole = TransitionModel.learn([events], log.intents, order=order, half_life_days=half_life_days)
         whole.version = version
         whole.save(path)
     return Comparison(version, adopted, new, old)
+
+
+def _begun_after(events: Events, at_us: int) -> Events:
+    """The sessions that began later than that."""
+    first = np.flatnonzero(np.concatenate([[True], events.session[1:] != events.session[:-1]]))
+    later = events.at_us[first] > at_us
+    return events.of(np.repeat(later, np.diff(np.append(first, len(events)))))

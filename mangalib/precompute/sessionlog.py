@@ -10,14 +10,16 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from mangalib.errors import DataError
+
+if TYPE_CHECKING:
+    import duckdb
 
 BATCH_ROWS = 1_000_000
 INTENTS_MAX = 5_000
@@ -87,6 +89,8 @@ class SessionLog:
 
         Raises ``DataError`` naming the column, the value and what was expected.
         """
+        import duckdb  # only who reads logs needs it
+
         self.intents.clear()
         self.entities.clear()
         self.repairs = Repairs()
@@ -124,6 +128,8 @@ class SessionLog:
             yield self._repaired(rest, rest_row)
 
     def _sorted(self, database: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
+        import duckdb
+
         reader = _READERS.get(self.path.suffix.lower())
         if reader is None:
             raise DataError(f"{self.path}: expected a name that ends in {', '.join(sorted(_READERS))}")
@@ -135,7 +141,7 @@ class SessionLog:
             types = {str(name): str(kind) for name, kind in found}
             self._check_columns(types)
             at = self._check_times(database, source, types["at"])
-            entity = "CAST(entity AS VARCHAR)" if "entity" in types else "NULL"
+            entity = "NULLIF(CAST(entity AS VARCHAR), '')" if "entity" in types else "NULL"
             in_order = database.sql(
                 f"""SELECT hash(CAST(session_id AS VARCHAR)) AS session, epoch_us({at}) AS at_us,
                        CAST(intent AS VARCHAR) AS intent, {entity} AS entity, row_number() OVER () AS row

@@ -103,13 +103,13 @@ async def test_a_back_end_that_is_late_is_said_to_the_client_and_the_connection_
         customer = PlainClient(socket)
         await customer.next("session")
         url = f"http://127.0.0.1:{late.sockets[0].getsockname()[1]}"
-        await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": url})
+        await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"urls": [url]})
         try:
             await customer.send(action="ping")
             async with asyncio.timeout(5):
                 told = json.loads(await socket.recv())
         finally:
-            await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": usual})
+            await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"urls": [usual]})
         assert told["message"] == "Internal server error"
         assert {"connectionId", "requestId"} <= told.keys()
         await customer.send(action="ping")

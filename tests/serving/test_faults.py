@@ -159,12 +159,12 @@ async def test_a_store_that_hangs_degrades_the_answer_only(stack: Stack, service
 
 
 async def test_the_gateway_tells_a_client_that_the_back_end_is_gone_and_goes_on(stack: Stack) -> None:
-    await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": "http://127.0.0.1:9"})
+    await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"urls": ["http://127.0.0.1:9"]})
     try:
         url = f"{stack.addresses['websocket_url']}?token={stack.addresses['token']}"
         with pytest.raises(Exception, match="HTTP 403"):
             await connect(url, proxy=None).__aenter__()
     finally:
         url = json.loads((stack.folder / "orchestrator.json").read_text())["orchestrator_url"]
-        await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": url})
+        await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"urls": [url]})
     assert (await _ask(stack))[0] == "done"

@@ -6,8 +6,6 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import boto3
@@ -15,12 +13,11 @@ import pytest
 from blockbuster import BlockingError, blockbuster_ctx
 
 from mangalib.local.stack import Stack
-from mangalib.serving import server
 from mangalib.serving.client import Client, Reply
 from mangalib.serving.messages import Chunk
 from mangalib.serving.prompts import PromptStore
 from mangalib.settings import Settings
-from tests.conftest import Connect, text_of
+from tests.conftest import Connect, orchestrator_here, text_of
 
 SIMPLE = "Hello there"
 RETRIEVAL = "Tell me about One Piece"
@@ -285,25 +282,6 @@ async def test_a_resumed_answer_of_somebody_else_is_not_found(plain: Connect) ->
         await thief.send(action="resume", request_id=request_id, after=-1)
         frame = await thief.next()
     assert (frame["type"], frame["code"]) == ("error", "not_found")
-
-
-@asynccontextmanager
-async def orchestrator_here(stack: Stack, monkeypatch: pytest.MonkeyPatch, **changes: object) -> AsyncIterator[None]:
-    """The gateway's back end is an orchestrator on this test's own loop, with other settings; ended as by SIGTERM."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", stack.addresses["aws_access_key_id"])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", stack.addresses["aws_secret_access_key"])
-    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    settings = stack.settings.model_copy(update=changes)
-    serving = asyncio.create_task(server.serve(settings, lambda at: ready.set_result(at["orchestrator_url"])))
-    await asyncio.wait({ready, serving}, return_when=asyncio.FIRST_COMPLETED)
-    usual = json.loads((stack.folder / "orchestrator.json").read_text())["orchestrator_url"]
-    await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": ready.result()})
-    try:
-        yield
-    finally:
-        serving.cancel()
-        await asyncio.wait([serving])
-        await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"url": usual})
 
 
 async def test_no_connection_to_the_model_in_time_is_a_clear_busy(
