@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,9 +28,7 @@ from mangalib.settings import Settings
 ALL_ON = "all on"
 FOLLOWED_WITHIN_S = 20.0
 SIMPLE, RETRIEVAL, SHARED, AFTER_A_PAUSE = "simple", "retrieval", "shared", "after a pause"
-
-# There is no pre-computation yet that could be switched.
-_NOT_YET = {"follow_up_prediction", "trending_answers"}
+FOLLOW_UP, TRENDING = "follow-up", "trending"
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,6 @@ class Optimisation:
     measure: str
     unit: str
     expected: float
-    exists: bool
 
 
 def the_ten(settings: Settings) -> list[Optimisation]:
@@ -56,16 +53,14 @@ def the_ten(settings: Settings) -> list[Optimisation]:
         ("model_warmup", "model warm-up", AFTER_A_PAUSE, first, settings.expected_warmup_saving_ms),
         ("parallel_fan_out", "parallel fan-out", RETRIEVAL, first, settings.expected_fan_out_saving_ms),
         ("chunk_batching", "chunk batching", RETRIEVAL, "overhead_bytes", batching),
-        ("follow_up_prediction", "follow-up prediction", SIMPLE, whole, settings.expected_follow_up_saving_ms),
+        ("follow_up_prediction", "follow-up prediction", FOLLOW_UP, whole, settings.expected_follow_up_saving_ms),
         ("status_messages", "status messages", RETRIEVAL, "first_sign_ms", settings.expected_status_saving_ms),
         ("model_routing", "model routing by intent", SIMPLE, first, settings.expected_routing_saving_ms),
         ("semantic_cache", "Redis semantic cache", SHARED, whole, settings.expected_cache_saving_ms),
-        ("trending_answers", "pre-computed trending answers", SIMPLE, whole, settings.expected_trending_saving_ms),
+        ("trending_answers", "pre-computed trending answers", TRENDING, whole, settings.expected_trending_saving_ms),
     ]
     return [
-        Optimisation(
-            name, title, kind, measure, "%" if measure == "overhead_bytes" else "ms", expected, name not in _NOT_YET
-        )
+        Optimisation(name, title, kind, measure, "%" if measure == "overhead_bytes" else "ms", expected)
         for name, title, kind, measure, expected in rows
     ]
 
@@ -74,21 +69,24 @@ async def ablate(
     connect: Callable[[], Client],
     releases: ReleaseStore,
     questions: Mapping[str, list[str]],
+    follow_ups: Sequence[tuple[str, str]],
     settings: Settings,
     *,
     rounds: int,
     pause_s: float,
+    think_s: float,
     rng: random.Random,
 ) -> pd.DataFrame:
     """One row a question and block: ``round, variant`` (``all on`` or what is off), ``kind, question, first_token_ms, total_ms,
     first_sign_ms, overhead_bytes``.
 
-    ``questions`` are by kind: simple, retrieval, shared (answered by the cache) and after a pause, which are asked when
-    nobody has asked anything for ``pause_s``, longer than a model stays warm. Releases are made for it, and the one that was
-    active is active again afterwards, also when it is interrupted.
+    ``questions`` are by kind: simple and retrieval (personal ones, which no cache may answer), shared (answered by the
+    cache), trending (about a title), and after a pause: asked when nobody has asked anything for ``pause_s``, longer than
+    a model stays warm. Of ``follow_ups`` the second is asked ``think_s`` after the answer to the first, and measured.
+    Releases are made for it, and the one that was active is active again afterwards, also when it is interrupted.
     """
     before = await asyncio.to_thread(lambda: releases.pointer().active)
-    optimisations = [one for one in the_ten(settings) if one.exists]
+    optimisations = the_ten(settings)
     variants = {ALL_ON: await _release(releases, ())}
     for one in optimisations:
         variants[one.name] = await _release(releases, (one.name,))
@@ -103,7 +101,7 @@ async def ablate(
                     await asyncio.sleep(settings.release_refresh_s)
                     await _until_followed(connect, variants[variant])
                     pausing = variant in {ALL_ON, "model_warmup"}
-                    for row in await _block(connect, questions, pause_s if pausing else None):
+                    for row in await _block(connect, questions, follow_ups, think_s, pause_s if pausing else None):
                         rows.append({"round": number, "variant": variant, **row})
                     bar.update()
     finally:
@@ -115,15 +113,12 @@ def savings(measured: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """One row an optimisation: ``optimisation, what, unit, pairs, saving, low, high, expected``.
 
     ``saving`` is the mean, over pairs of the same question in the same round, of what is measured with the optimisation off
-    less that with all on, with Student's 95 % interval; in per cent of the former where the unit is ``%``. Missing for what
-    there is nothing of yet.
+    less that with all on, with Student's 95 % interval; in per cent of the former where the unit is ``%``.
     """
     rows = []
     for one in the_ten(settings):
         line = {"optimisation": one.name, "what": one.title, "unit": one.unit, "expected": one.expected}
-        if one.exists:
-            line |= _saving(measured, one)
-        rows.append(line)
+        rows.append(line | _saving(measured, one))
     columns = ["optimisation", "what", "unit", "pairs", "saving", "low", "high", "expected"]
     return pd.DataFrame(rows).reindex(columns=columns)
 
@@ -161,7 +156,11 @@ async def _until_followed(connect: Callable[[], Client], number: int) -> None:
 
 
 async def _block(
-    connect: Callable[[], Client], questions: Mapping[str, list[str]], pause_s: float | None
+    connect: Callable[[], Client],
+    questions: Mapping[str, list[str]],
+    follow_ups: Sequence[tuple[str, str]],
+    think_s: float,
+    pause_s: float | None,
 ) -> list[dict[str, object]]:
     """Every question once, side by side on connections of their own; first those that come after a pause each."""
     rows: list[dict[str, object]] = []
@@ -169,15 +168,26 @@ async def _block(
         for text in questions[AFTER_A_PAUSE]:
             await asyncio.sleep(pause_s)
             rows.append({"kind": AFTER_A_PAUSE, **await _ask(connect, text)})
-    kinds = (SIMPLE, RETRIEVAL, SHARED)
+    kinds = (SIMPLE, RETRIEVAL, SHARED, TRENDING)
     async with asyncio.TaskGroup() as group:
         tasks = [(kind, group.create_task(_ask(connect, text))) for kind in kinds for text in questions[kind]]
+        tasks += [(FOLLOW_UP, group.create_task(_ask_on(connect, *pair, think_s))) for pair in follow_ups]
     return rows + [{"kind": kind, **task.result()} for kind, task in tasks]
 
 
 async def _ask(connect: Callable[[], Client], question: str) -> dict[str, object]:
     async with connect() as client:
-        reply = await client.answer(question)
+        return _measured(question, await client.answer(question))
+
+
+async def _ask_on(connect: Callable[[], Client], first: str, second: str, think_s: float) -> dict[str, object]:
+    async with connect() as client:
+        await client.answer(first)
+        await asyncio.sleep(think_s)
+        return _measured(second, await client.answer(second))
+
+
+def _measured(question: str, reply: Reply) -> dict[str, object]:
     return {
         "question": question,
         "first_token_ms": reply.first_token_ms,

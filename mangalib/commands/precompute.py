@@ -1,4 +1,4 @@
-"""``mangalib hit-rate``, ``mangalib transitions`` and ``mangalib cache-accuracy``."""
+"""``mangalib hit-rate``, ``transitions``, ``warm`` and ``cache-accuracy``."""
 
 from __future__ import annotations
 
@@ -53,6 +53,47 @@ def transitions(sessions: Path, model: Path | None) -> None:
     outcome = learn_and_compare(log, model or settings.transition_model, settings)
     _say_repairs(log)
     click.echo(outcome.sentence)
+
+
+@click.command()
+@click.option("--sessions", required=True, type=_FILE, help="A session log: Parquet, CSV or JSON Lines.")
+@click.option(
+    "--program", required=True, type=click.Choice(["popular", "segment", "time_of_day"]), help="What to go by."
+)
+@click.option("--count", default=20, type=click.IntRange(min=1), help="Titles (of each segment, for segment).")
+@click.option("--hour", type=click.IntRange(0, 23), help="For time_of_day: the Japanese hour; by default the next one.")
+@click.option("--language", default="en", type=click.Choice(["en", "ja"]), help="Of the questions.")
+def warm(sessions: Path, program: str, count: int, hour: int | None, language: str) -> None:
+    """Have answers made that a log says will be asked for; the orchestrators make them within the programme's budget."""
+    import asyncio
+    from datetime import datetime, timedelta
+    from zoneinfo import ZoneInfo
+
+    from redis.asyncio import Redis
+
+    from mangalib.errors import SettingsError
+    from mangalib.precompute import warming
+    from mangalib.precompute.batch import order_warming
+    from mangalib.precompute.sessionlog import read_table
+
+    settings = load_settings()
+    if settings.redis_url is None:
+        raise SettingsError("MANGA_REDIS_URL is not set; expected the orchestrators' Redis (locally: --stack FILE)")
+    log = read_table(sessions)
+    next_hour = (datetime.now(ZoneInfo("Asia/Tokyo")) + timedelta(hours=1)).hour
+    needs = {
+        warming.POPULAR: lambda: warming.popular(log, count, language),
+        warming.SEGMENT: lambda: warming.for_segments(log, count, language),
+        warming.TIME_OF_DAY: lambda: warming.before_hour(log, next_hour if hour is None else hour, count, language),
+    }[program]()
+
+    async def order() -> None:
+        redis = Redis.from_url(settings.redis_url or "")
+        await order_warming(redis, needs, program)
+        await redis.aclose()
+
+    asyncio.run(order())
+    click.echo(f"{len(needs)} answers ordered for {program}")
 
 
 @click.command("cache-accuracy")

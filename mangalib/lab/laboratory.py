@@ -65,9 +65,9 @@ class Laboratory:
                 found[name] = self.stack.addresses[name]
         return found
 
-    def client(self) -> Client:
-        """A new conversation, to be entered with ``async with``."""
-        return Client(self._url, self._token, settings=self.settings)
+    def client(self, session_id: str | None = None) -> Client:
+        """A new conversation, to be entered with ``async with``; or one that goes on with a session."""
+        return Client(self._url, self._token, session_id=session_id, settings=self.settings)
 
     def close(self) -> None:
         """Stop what was started; nothing is left running."""

@@ -30,10 +30,7 @@ class Mistake(msgspec.Struct, frozen=True):
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """``hit_rate``.
-
-    Share of the questions asked that were answered; ``false_hit_rate``: share of those that were answered wrongly.
-    """
+    """Shares: ``hit_rate`` of the questions asked, and ``false_hit_rate`` of those that were answered."""
 
     hit_rate: float
     false_hit_rate: float
@@ -129,10 +126,7 @@ def measure(stored: list[LabelledQuestion], asked: list[LabelledQuestion], setti
 def _cosine(
     stored: list[LabelledQuestion], asked: list[LabelledQuestion], settings: Settings
 ) -> tuple[float, Rates, list[tuple[float, float]]]:
-    """The usual rule.
-
-    The nearest stored question's answer, if its cosine is above a threshold. With its curve of hit and false rates.
-    """
+    """The usual rule: the nearest stored question's answer, if its cosine is above a threshold; and that rule's curve."""
     vectors = embed([row.text for row in stored], "en")
     answers = np.array([row.answer for row in stored])
     own, own_right = _nearest(vectors, answers, vectors, answers, leave_out=True)

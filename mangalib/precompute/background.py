@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from redis.exceptions import RedisError
 
 from mangalib.errors import MangaError
+from mangalib.precompute.cancelling import end_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -96,3 +97,4 @@ class Background:
                 log.exception("background work failed")
             finally:
                 self.active -= 1
+            end_if_cancelled()

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from mangalib.precompute import makers
 from mangalib.precompute.background import Background
 from mangalib.precompute.budget import Budget
+from mangalib.precompute.cancelling import end_if_cancelled
 from mangalib.precompute.demand import Demand
 from mangalib.precompute.facts import Facts, publish_facts
 from mangalib.precompute.flight import Flight, Flights, Write
@@ -26,6 +27,7 @@ from mangalib.precompute.meaning import Reader
 from mangalib.precompute.prepared import SEMANTIC, TRENDING, Need, Prepared, kept_if_possible
 from mangalib.precompute.shared import SharedAnswers, about_key, answer_key
 from mangalib.precompute.topics import Topics
+from mangalib.precompute.warming import PROGRAMS
 from mangalib.precompute.warming import TRENDING as TRENDING_PROGRAM
 from mangalib.serving.catalogue import Manga
 from mangalib.serving.release import Release
@@ -35,6 +37,9 @@ from mangalib.settings import Settings
 log = logging.getLogger(__name__)
 
 _LOCK = "lock:batch"
+_WANTED = "warming:wanted"
+_ORDERS_AT_ONCE = 500
+REFRESH = "refresh"
 _LANGUAGES = ("en", "ja")
 
 
@@ -66,20 +71,26 @@ class Batch:
         self._reader = reader
         self._release = release
         self._settings = settings
-        self._budget = Budget(
-            redis,
-            "batch",
-            hour_tokens=settings.precompute_hour_tokens,
-            owner_tokens=24 * settings.warming_hour_tokens,
-        )
+        # Each programme, and the refreshes, have a purse of their own.
+        self._budgets = {
+            name: Budget(
+                redis,
+                f"batch:{name}",
+                hour_tokens=settings.warming_hour_tokens,
+                owner_tokens=24 * settings.warming_hour_tokens,
+            )
+            for name in (*PROGRAMS, REFRESH)
+        }
 
     async def run(self) -> None:
         """Look for work again and again; runs until cancelled."""
         while True:
+            end_if_cancelled()
             await asyncio.sleep(self._settings.trending_every_s)
             try:
                 if self._release().optimisations.trending_answers and await self._my_turn():
                     await self.look()
+                    await self._take_orders()
             except (RedisError, OSError, TimeoutError) as error:
                 log.warning("trending answers wait for Redis: %s", type(error).__name__)
 
@@ -101,6 +112,16 @@ class Batch:
         for key in [*still_wanted, *missing]:
             self._order(Need.of(key), TRENDING_PROGRAM, TRENDING)
         return len(still_wanted) + len(missing)
+
+    async def _take_orders(self) -> None:
+        """What a programme has left in Redis to be made."""
+        orders = await self._redis.lpop(_WANTED, _ORDERS_AT_ONCE) or []
+        by_program: dict[str, list[Need]] = {}
+        for order in orders:
+            program, _, key = order.decode().partition(" ")
+            by_program.setdefault(program, []).append(Need.of(key))
+        for program, needs in by_program.items():
+            await self.warm(needs, program)
 
     async def warm(self, needs: Sequence[Need], program: str) -> int:
         """Order the answers of a programme that are not there yet, the first the most valuable; returns how many."""
@@ -156,15 +177,15 @@ class Batch:
         release = self._release()
         recipe = makers.shared(need, self._topics.by_name[need.topic], release, self._settings)
         order = await kitchen.order(recipe, release, "", "")
-        reservation = None
+        budget, reservation = self._budgets[program or REFRESH], None
         if kitchen is self._kitchen:
-            reservation = await self._budget.reserve(program or "refresh", order.request)
+            reservation = await budget.reserve("all", order.request)
             if reservation is None:
-                raise makers.over_budget(program or "refresh")
+                raise makers.over_budget(program or REFRESH)
         prepared = await kitchen.make(order, release, write, source=source, program=program)
         with kept_if_possible():
             if reservation is not None:
-                await self._budget.settle(reservation, prepared.tokens)
+                await budget.settle(reservation, prepared.tokens)
             await self.keep(need, prepared)
         return prepared
 
@@ -174,9 +195,9 @@ class Batch:
         text = makers.question_of(need, title)
         await self._shared.put(prepared.intent, need.topic, self._reader.read(text), text, prepared)
 
-    async def spent(self) -> int:
-        """Tokens of the last sixty minutes."""
-        return await self._budget.spent()
+    async def spent(self) -> dict[str, int]:
+        """Tokens of the last sixty minutes, by programme."""
+        return {name: await budget.spent() for name, budget in self._budgets.items()}
 
     def _order(self, need: Need, program: str, source: str, *, worth: float = 1.0) -> None:
         async def job() -> None:
@@ -206,3 +227,10 @@ async def answers_about(redis: Redis, manga_id: str) -> list[str]:
     """Keys of the shared answers that mention a title."""
     client: Any = redis
     return sorted(key.decode() for key in await client.smembers(about_key(manga_id)))
+
+
+async def order_warming(redis: Redis, needs: Sequence[Need], program: str) -> None:
+    """Leave a programme's needs for the orchestrators, which make what is not there yet within the programme's budget."""
+    client: Any = redis
+    if needs:
+        await client.rpush(_WANTED, *(f"{program} {need.key}" for need in needs))

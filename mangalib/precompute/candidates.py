@@ -27,6 +27,8 @@ class Ongoing:
     language: str = "en"
     # Language, label and probability of the last answer, if it was given by similarity.
     by_similarity: tuple[str, str, float] | None = None
+    # Which programme made the answer that was given last, if one did.
+    program: str = ""
 
     def relation_of(self, title: str) -> Relation:
         """How a title stands to what was talked about."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mangalib.errors import MangaError, TransportError
+from mangalib.precompute.cancelling import end_if_cancelled
 from mangalib.precompute.prepared import Prepared
 from mangalib.settings import Settings
 
@@ -28,6 +30,14 @@ _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL
 _BLOCK_MS = 500
 _KEPT_S = 30
 Write = Callable[[str], Awaitable[None]]
+
+
+class Lock(Enum):
+    """Whose it is to make an answer; ``UNKNOWN`` when Redis cannot tell: then each process makes it for itself."""
+
+    OURS = "ours"
+    ANOTHERS = "another's"
+    UNKNOWN = "unknown"
 
 
 class Flight:
@@ -138,15 +148,7 @@ class Flights:
     async def _fly(self, flight: Flight, make: Callable[[Write], Awaitable[Prepared]]) -> None:
         try:
             async with asyncio.timeout(self._settings.flight_timeout_s):
-                token = await self._lock(flight.key)
-                if token is None:
-                    await self._read_along(flight)
-                    return
-                flight.leading = True
-                try:
-                    await self._lead(flight, make, shared=bool(token))
-                finally:
-                    await self._unlock(flight.key, token)
+                await self._make_or_read_along(flight, make)
         except MangaError as error:
             flight.fail(error)
         except TimeoutError:
@@ -159,6 +161,19 @@ class Flights:
         finally:
             flight.fail(TransportError("its making was cancelled"))
             del self._running[flight.key]
+
+    async def _make_or_read_along(self, flight: Flight, make: Callable[[Write], Awaitable[Prepared]]) -> None:
+        token = secrets.token_hex(8)
+        try:
+            lock = await self._lock(flight.key, token)
+            if lock is Lock.ANOTHERS:
+                await self._read_along(flight)
+            else:
+                flight.leading = True
+                await self._lead(flight, make, shared=lock is Lock.OURS)
+        finally:
+            # Also when it was cancelled on the way to the lock: a lock of another's stays.
+            await self._unlock(flight.key, token)
 
     async def _lead(self, flight: Flight, make: Callable[[Write], Awaitable[Prepared]], *, shared: bool) -> None:
         async def write(piece: str) -> None:
@@ -175,23 +190,19 @@ class Flights:
         if shared:
             await self._tell(flight.key, {"result": msgspec.json.encode(result)})
 
-    async def _lock(self, key: str) -> str | None:
-        """A token when it is ours to make; ``None`` when another process does; empty when Redis cannot tell."""
-        token = secrets.token_hex(8)
+    async def _lock(self, key: str, token: str) -> Lock:
         try:
             lifetime_ms = int(self._settings.flight_timeout_s * 1000)
             async with asyncio.timeout(self._settings.replay_timeout_ms / 1000):
                 if await self._redis.set(_lock_key(key), token, nx=True, px=lifetime_ms):
                     await self._redis.delete(_stream_key(key))
-                    return token
-                return None
+                    return Lock.OURS
+                return Lock.ANOTHERS
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("Redis: %s; an answer is made without asking others", type(error).__name__)
-            return ""
+            return Lock.UNKNOWN
 
     async def _unlock(self, key: str, token: str) -> None:
-        if not token:
-            return
         try:
             async with asyncio.timeout(self._settings.replay_timeout_ms / 1000):
                 await self._redis.eval(_RELEASE, 1, _lock_key(key), token)
@@ -209,10 +220,12 @@ class Flights:
                 await pipe.execute()
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("Redis: %s; others are not told of an answer", type(error).__name__)
+        end_if_cancelled()
 
     async def _read_along(self, flight: Flight) -> None:
         last: str | bytes = "0"
         while True:
+            end_if_cancelled()
             try:
                 found = await self._redis.xread({_stream_key(flight.key): last}, block=_BLOCK_MS)
                 gone = not found and not await self._redis.exists(_lock_key(flight.key))

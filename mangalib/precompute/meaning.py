@@ -47,7 +47,7 @@ _NEGATION = re.compile(
     r"|n['’]t\b|ない|なか|なく|ません|ませぬ|ずに|ぬ|以外|除い|不要|未",
     re.I,
 )
-_NAME = re.compile(r"(?<=[a-z,;:] )([A-Z][A-Za-z'’]{2,})")
+_NAME = re.compile(r"(?<=[a-z,;:] )([A-Z][a-z'’]{2,})")
 _KATAKANA = re.compile(r"[ァ-ヴー]{2,}")
 _QUOTED = re.compile(r"[『「“\"]([^』」”\"]{1,60})[』」”\"]")
 _SCRIPTS = (

@@ -21,7 +21,7 @@ from mangalib.precompute.flight import Flight
 from mangalib.precompute.followups import FollowUps
 from mangalib.precompute.making import Kitchen
 from mangalib.precompute.meaning import Meaning, Reader
-from mangalib.precompute.prepared import SEMANTIC, TRENDING, Need, Prepared, Whole, fingerprint
+from mangalib.precompute.prepared import SEMANTIC, Need, Prepared, Whole, fingerprint
 from mangalib.precompute.shared import SharedAnswers, own_label
 from mangalib.precompute.topics import Topic, Topics
 from mangalib.precompute.transitions import LiveModel
@@ -124,6 +124,7 @@ class Precompute:
 
     async def _find(self, asked: Asked) -> Found | None:
         optimisations = asked.release.optimisations
+        self.follow_ups.session(asked).program = ""
         meaning = self._reader.read(asked.text)
         topic, need = self._need(asked, meaning)
         if not self._settings.answers_ahead:
@@ -133,7 +134,7 @@ class Precompute:
             if found is not None:
                 return found
         if need is not None and topic is not None and self.batch.can_be_shared(need):
-            return await self._for_everybody(asked, topic, need)
+            return await self._for_everybody(asked, topic, need) if optimisations.trending_answers else None
         if optimisations.semantic_cache and ROUTES[asked.intent].shareable and not meaning.pointing:
             return await self._stored(asked, meaning)
         return None
@@ -168,25 +169,19 @@ class Precompute:
 
     async def _for_everybody(self, asked: Asked, topic: Topic, need: Need) -> Found | None:
         """The shared answer to a need; where there is none, one flight makes it for all who ask."""
-        optimisations = asked.release.optimisations
         allowed = not held_out(asked.session_id, self._settings.held_out_share)
         key = self.batch.flight_key(need)
-        flight = self.batch.running(key)
-        if flight is None and (optimisations.semantic_cache or optimisations.trending_answers):
+        if self.batch.running(key) is None:
             title = (await self._facts.titles([need.title])).get(need.title)
             if title is None:
                 return None
             question = makers.question_of(need, title)
             prepared = await self._shared.get(topic.intent, need.topic, self._reader.read(question), question)
-            served = prepared is not None and (
-                optimisations.trending_answers if prepared.source == TRENDING else optimisations.semantic_cache
-            )
             if prepared is not None and prepared.program and not allowed:
                 return None
-            if prepared is not None and served and await self._right(asked, prepared):
+            if prepared is not None and await self._right(asked, prepared):
+                self.follow_ups.session(asked).program = prepared.program
                 return Whole(prepared)
-        if not optimisations.trending_answers:
-            return None
         first = self.batch.running(key) is None
         flight = self.batch.start(self._live_kitchen, need)
         model_id = makers.shared(need, topic, asked.release, self._settings).model_id
@@ -288,10 +283,13 @@ class Precompute:
         await self._shared.put(asked.intent, label, meaning, asked.text, prepared)
 
     async def _count(self, asked: Asked, given: Given) -> None:
-        if not ROUTES[asked.intent].shareable:
+        """For questions that warming can meet: which programme met it, if one did, and how long it took."""
+        _, need = self._need(asked, self._reader.read(asked.text))
+        if need is None or not self.batch.can_be_shared(need):
             return
         warmed = not held_out(asked.session_id, self._settings.held_out_share)
-        await self._measured.count(warmed=warmed, program=given.source, total_ms=given.total_ms, tokens=given.tokens)
+        program = self.follow_ups.session(asked).program
+        await self._measured.count(warmed=warmed, program=program, total_ms=given.total_ms, tokens=given.tokens)
 
 
 async def _contained(coroutine: Coroutine[Any, Any, None]) -> None:

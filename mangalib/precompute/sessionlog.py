@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 
 from mangalib.errors import DataError
@@ -127,21 +128,28 @@ class SessionLog:
         if rest is not None:
             yield self._repaired(rest, rest_row)
 
-    def _sorted(self, database: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
-        import duckdb
+    def checked(self, database: duckdb.DuckDBPyConnection) -> tuple[str, str, bool]:
+        """How to read the file in SQL: the source, the expression of a row's time, and whether there are entities.
 
+        Raises ``DataError`` when the file cannot be used, and ``duckdb.Error`` when it cannot be read.
+        """
         reader = _READERS.get(self.path.suffix.lower())
         if reader is None:
             raise DataError(f"{self.path}: expected a name that ends in {', '.join(sorted(_READERS))}")
         if not self.path.is_file():
             raise DataError(f"{self.path}: no such file")
         source = f"{reader}('{str(self.path).replace(chr(39), chr(39) * 2)}')"
+        found = database.sql(f"SELECT column_name, column_type FROM (DESCRIBE FROM {source})").fetchall()
+        types = {str(name): str(kind) for name, kind in found}
+        self._check_columns(types)
+        return source, self._check_times(database, source, types["at"]), "entity" in types
+
+    def _sorted(self, database: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
+        import duckdb
+
         try:
-            found = database.sql(f"SELECT column_name, column_type FROM (DESCRIBE FROM {source})").fetchall()
-            types = {str(name): str(kind) for name, kind in found}
-            self._check_columns(types)
-            at = self._check_times(database, source, types["at"])
-            entity = "NULLIF(CAST(entity AS VARCHAR), '')" if "entity" in types else "NULL"
+            source, at, has_entities = self.checked(database)
+            entity = "NULLIF(CAST(entity AS VARCHAR), '')" if has_entities else "NULL"
             in_order = database.sql(
                 f"""SELECT hash(CAST(session_id AS VARCHAR)) AS session, epoch_us({at}) AS at_us,
                        CAST(intent AS VARCHAR) AS intent, {entity} AS entity, row_number() OVER () AS row
@@ -209,6 +217,25 @@ class SessionLog:
 
 
 _FIELDS = ("session", "at_us", "intent", "entity")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A log as a table, in the order of time; for logs that fit into memory.
+
+    It has ``session_id``, ``at`` (UTC), and whatever else the log has.
+    Raises ``DataError`` as :class:`SessionLog` does.
+    """
+    import duckdb
+
+    log = SessionLog(path, session_events_max=1)
+    with duckdb.connect() as database:
+        database.execute("SET TimeZone = 'UTC'")
+        source, at, _ = log.checked(database)
+        table: pd.DataFrame = (
+            database.sql(f'SELECT * REPLACE ({at} AS "at") FROM {source} ORDER BY "at"').to_arrow_table().to_pandas()
+        )
+    table["at"] = pd.to_datetime(table["at"], utc=True)
+    return table
 
 
 def places(session: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from mangalib.precompute.cancelling import end_if_cancelled
 from mangalib.precompute.meaning import Meaning, Reader, folded_question
 from mangalib.precompute.prepared import Prepared, scoped
 from mangalib.precompute.recogniser import Recognised, Recogniser, exact_key
@@ -78,18 +80,20 @@ class SharedAnswers:
                 pipe.sadd(about_key(name), key)
                 pipe.expire(about_key(name), self._settings.cache_stale_max_s)
             await pipe.execute()
-        await self.store(text, meaning, label)
+        await self.store_all([(text, meaning, label)])
 
-    async def store(self, text: str, meaning: Meaning, label: str) -> None:
-        """Remember that ``text`` is answered under ``label``."""
-        question = exact_key(text, meaning)
+    async def store_all(self, questions: Sequence[tuple[str, Meaning, str]]) -> None:
+        """Remember many at once, each with its meaning and the label of its answer."""
+        keys = [exact_key(text, meaning) for text, meaning, _ in questions]
+        now_s = time.time()
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(_QUESTIONS, question, msgspec.json.encode(StoredQuestion(text, label)))
-            pipe.zadd(_USED, {question: time.time()})
-            pipe.xadd(_LOG, {"stored": question}, maxlen=_LOG_KEPT, approximate=True)
+            for key, (text, _, label) in zip(keys, questions, strict=True):
+                pipe.hset(_QUESTIONS, key, msgspec.json.encode(StoredQuestion(text, label)))
+                pipe.zadd(_USED, {key: now_s})
+                pipe.xadd(_LOG, {"stored": key}, maxlen=_LOG_KEPT, approximate=True)
             pipe.zcard(_USED)
             *_, size = await pipe.execute()
-        self._recogniser.add([(text, meaning, label)])
+        self._recogniser.add(questions)
         if size > self._settings.cache_entries_max:
             await self._evict(size - self._settings.cache_entries_max)
 
@@ -174,6 +178,7 @@ class SharedAnswers:
             except (RedisError, OSError, TimeoutError) as error:
                 log.warning("the semantic cache cannot follow Redis: %s", type(error).__name__)
                 whole = False
+            end_if_cancelled()
             await asyncio.sleep(self._settings.cache_sync_s)
 
     async def _catch_up(self) -> None:

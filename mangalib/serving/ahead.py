@@ -73,20 +73,3 @@ class Ahead(Protocol):
     def left(self, customer: str, session_id: str) -> None:
         """The session is over."""
         ...
-
-
-class NothingAhead:
-    """No pre-computation at all."""
-
-    async def find(self, asked: Asked) -> Found | None:
-        """Nothing is ever there."""
-        return None
-
-    def began(self, asked: Asked, titles: list[str]) -> None:
-        """Nothing comes of it."""
-
-    def ended(self, asked: Asked, given: Given) -> None:
-        """Nothing comes of it."""
-
-    def left(self, customer: str, session_id: str) -> None:
-        """Nothing comes of it."""

@@ -28,8 +28,11 @@ _ATTEMPTS = 5
 
 
 class Optimisations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ten optimisations, on or off. ``follow_up_prediction`` and ``trending_answers`` switch pre-computation, of which
-    there is none yet."""
+    """The ten optimisations, on or off.
+
+    ``follow_up_prediction`` makes for one session what it is likely to ask next; ``trending_answers`` makes, and keeps,
+    answers about titles for everybody; ``semantic_cache`` keeps all other shared answers.
+    """
 
     warm_pool: bool = True
     preloaded_prompts: bool = True

@@ -162,30 +162,46 @@ def test_an_interrupted_run_keeps_what_was_answered(env: dict[str, str]) -> None
     assert 0 < len(store.load(newest[1], newest[1]).samples) < 3200
 
 
-async def test_each_optimisation_is_switched_off_alone_and_what_it_saves_is_measured(drill_stack: Stack) -> None:
-    releases = ReleaseStore(dynamodb_of(drill_stack), drill_stack.settings.releases_table)
+@pytest.fixture
+def ahead_stack() -> Iterator[Stack]:
+    worth = {"answers_ahead": True, "held_out_share": 0, "second_saved_usd": 0.01}
+    with running_stack(quiet=True, **(DRILL | worth)) as running:
+        yield running
+
+
+async def test_each_optimisation_is_switched_off_alone_and_what_it_saves_is_measured(ahead_stack: Stack) -> None:
+    releases = ReleaseStore(dynamodb_of(ahead_stack), ahead_stack.settings.releases_table)
     before = releases.pointer().active
     questions = {
-        ablation.SIMPLE: ["Hello there"],
-        ablation.RETRIEVAL: ["Tell me about One Piece"],
+        ablation.SIMPLE: ["Where is my order?"],
+        ablation.RETRIEVAL: ["Recommend me a good fantasy manga"],
         ablation.SHARED: ["What is your return policy?"],
-        ablation.AFTER_A_PAUSE: ["Hello there"],
+        ablation.TRENDING: ["Tell me about One Piece"],
+        ablation.AFTER_A_PAUSE: ["Where is my order?"],
     }
+    follow_ups = [("Where is my order?", "When will it arrive?")]
 
     def connect() -> Client:
-        addresses = drill_stack.addresses
-        return Client(addresses["websocket_url"], addresses["token"], settings=drill_stack.settings)
+        addresses = ahead_stack.addresses
+        return Client(addresses["websocket_url"], addresses["token"], settings=ahead_stack.settings)
 
-    settings = drill_stack.settings
+    settings = ahead_stack.settings
     measured = await ablation.ablate(
-        connect, releases, questions, settings, rounds=2, pause_s=1.5, rng=random.Random(1)
+        connect, releases, questions, follow_ups, settings, rounds=2, pause_s=1.5, think_s=1, rng=random.Random(1)
     )
     table = ablation.savings(measured, settings).set_index("optimisation")
     assert len(table) == 10
-    assert list(table.index[table["saving"].isna()]) == ["follow_up_prediction", "trending_answers"]
-    assert set(measured["variant"]) == {ablation.ALL_ON, *table.index[table["saving"].notna()]}
-    assert measured.groupby("variant").size().drop([ablation.ALL_ON, "model_warmup"]).eq(2 * 3).all()
-    for clear in ("model_warmup", "chunk_batching", "status_messages", "model_routing", "semantic_cache"):
+    assert set(measured["variant"]) == {ablation.ALL_ON, *table.index}
+    assert measured.groupby("variant").size().drop([ablation.ALL_ON, "model_warmup"]).eq(2 * 5).all()
+    for clear in (
+        "follow_up_prediction",
+        "trending_answers",
+        "model_warmup",
+        "chunk_batching",
+        "status_messages",
+        "model_routing",
+        "semantic_cache",
+    ):
         assert table.loc[clear, "saving"] > 0, clear
     assert table.loc["model_warmup", "saving"] > 150, "the cold start that the model of latency has"
     assert (table["low"].dropna() <= table["saving"].dropna()).all()

@@ -306,3 +306,49 @@ async def test_without_redis_queries_go_on_and_it_recovers_by_itself(
 async def _is(client: Client, question: str, wanted: str) -> bool:
     reply = await client.answer(question)
     return reply.metadata is not None and reply.metadata.source == wanted
+
+
+async def test_what_a_programme_orders_is_made_and_never_served_to_who_is_held_out(ahead: Stack, redis: Redis) -> None:
+    """With the product's own command; trending answers are looked for every second here."""
+    import subprocess
+    import sys
+
+    from mangalib.precompute.warming import Measured, held_out
+
+    log = ahead.settings.data_dir / "example_sessions.csv"
+    command = [
+        sys.executable,
+        "-m",
+        "mangalib.cli",
+        "warm",
+        "--sessions",
+        str(log),
+        "--program",
+        "popular",
+        "--count",
+        "3",
+    ]
+    environment = {"MANGA_REDIS_URL": ahead.addresses["redis_url"], "PATH": "/usr/bin:/bin"}
+    async with _quick_batches(ahead):
+        done = await asyncio.to_thread(
+            subprocess.run, command, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.stdout == "3 answers ordered for popular\n", done.stderr
+        await until(lambda: _warmed(redis), within_s=20)
+    assert held_out("s", 1.0)
+    assert not held_out("s", 0.0)
+    assert 0.07 < sum(held_out(f"s{i}", 0.1) for i in range(5000)) / 5000 < 0.13
+    assert set((await Measured(redis).table()).columns) == {"arm", "answers", "total_ms", "saved_ms", "tokens"}
+
+
+@asynccontextmanager
+async def _quick_batches(stack: Stack) -> AsyncIterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        async with orchestrator_here(stack, monkeypatch, beside=True, trending_every_s=0.5):
+            yield
+
+
+async def _warmed(redis: Redis) -> bool:
+    values = [await redis.get(key) for key in await redis.keys("answer:*")]
+    programs = [msgspec.json.decode(value, type=Prepared).program for value in values if value is not None]
+    return programs.count("popular") >= 1

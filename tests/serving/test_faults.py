@@ -147,7 +147,8 @@ async def test_a_store_that_hangs_degrades_the_answer_only(stack: Stack, service
         async with Client(
             stack.addresses["websocket_url"], stack.addresses["token"], settings=stack.settings
         ) as client:
-            reply = await client.answer(QUESTION)
+            # Only a question whose answer is known to be there is asked of Redis at all.
+            reply = await client.answer("What is your return policy?" if service == "redis" else QUESTION)
         assert reply.error is None
         assert reply.metadata is not None
         assert reply.metadata.degraded == [{"redis": "cache", "aws": "customer"}[service]]

@@ -10,8 +10,6 @@ from redis.asyncio import Redis
 from mangalib.local.stack import Stack
 from mangalib.serving.messages import Query
 from mangalib.serving.replay import Head, ReplayStore
-from mangalib.serving.retrieval import AnswerCache, CachedAnswer
-from mangalib.serving.routing import Intent
 from mangalib.serving.stream import StreamState
 
 
@@ -68,14 +66,3 @@ async def test_it_is_kept_for_its_time_only(redis: Redis) -> None:
     left = [await redis.ttl(key) for key in await redis.keys("replay:*")]
     assert left
     assert all(0 < seconds <= 300 for seconds in left)
-
-
-async def test_a_shared_answer_is_found_by_its_question_however_it_is_written(redis: Redis) -> None:
-    cache = AnswerCache(redis)
-    await cache.put(Intent.FAQ, "Do you open on Sundays?", CachedAnswer("Yes.", "", 0), ttl_s=60)
-    for question in ("do you  open on sundays", "DO YOU OPEN ON SUNDAYS?!", "\uff24o you open on Sundays?"):
-        found = await cache.get(Intent.FAQ, question)
-        assert found is not None
-        assert found.text == "Yes."
-    for intent, question in ((Intent.FAQ, "Do you open on Mondays?"), (Intent.OTHER, "Do you open on Sundays?")):
-        assert await cache.get(intent, question) is None

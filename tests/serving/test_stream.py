@@ -66,12 +66,14 @@ def test_tokens_are_the_models_usage_not_the_deltas() -> None:
     assert (stream.stop_reason, stream.finished_by_model) == ("end_turn", True)
 
 
-def test_a_second_attempt_is_possible_only_before_the_first_text() -> None:
+def test_an_answer_whose_maker_is_gone_goes_on_from_its_text() -> None:
     stream = machine()
+    stream.receive_text("One Piece ", 1.0)
     stream.invoked()
-    stream.receive([delta("a")], 1.0)
-    with pytest.raises(ValueError, match="from streaming to waiting_first_token"):
-        stream.invoked()
+    assert stream.state is StreamState.STREAMING
+    stream.receive([delta(" is"), delta(" long")], 2.0)
+    assert stream.text == "One Piece is long"
+    assert stream.metrics.first_token_ms == 1.0
 
 
 def test_buffered_holds_all_back_until_the_end() -> None:
