@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/background.py [--blocks 8] [--queries 40] [--at-once 8]
 
-Every question is the first of a session, so none is answered ahead; with prediction on each is followed by as much background
-work as its connections can carry. The model's random spread is off, so that what is left is what the work does to the queries. Prints;
-never fails.
+Every question is the first of a session, so none is answered ahead; with prediction on each is followed by as much
+background work as its connections can carry. The model's random spread is off, so that what is left is what the work does
+to the queries. Prints; never fails.
 """
 
 from __future__ import annotations

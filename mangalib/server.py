@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
 from mangalib.errors import MangaError
-from mangalib.precompute.assembly import running_precompute
+from mangalib.precompute.assembly import Around, running_precompute
 from mangalib.serving.auth import require_secret
 from mangalib.serving.aws import Signer, dynamodb_client
 from mangalib.serving.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
@@ -69,21 +69,19 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
         customers = CustomerData(dynamodb, settings)
         stack.callback(customers.close)
         search = TitleSearch(bedrock, opensearch, settings)
-        ahead = await stack.enter_async_context(
-            running_precompute(
-                settings,
-                redis=redis,
-                catalogue=catalogue,
-                live=bedrock,
-                live_pool=bedrock_connections,
-                signer=signer,
-                search=search,
-                opensearch=opensearch,
-                prompts=prompts,
-                customers=customers,
-                releases=releases,
-            )
+        around = Around(
+            redis,
+            catalogue,
+            bedrock,
+            bedrock_connections,
+            signer,
+            search,
+            opensearch,
+            prompts,
+            customers,
+            releases,
         )
+        ahead = await stack.enter_async_context(running_precompute(settings, around))
         services = Services(
             settings=settings,
             classifier=classifier,

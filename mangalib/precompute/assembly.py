@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from opensearchpy import AsyncOpenSearch
 from redis.asyncio import Redis
@@ -33,87 +33,96 @@ from mangalib.serving.release import ReleaseFollower
 from mangalib.serving.retrieval import CustomerData, TitleSearch
 from mangalib.settings import Settings
 
-log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Around:
+    """What the orchestrator has already, and pre-computation uses with it."""
+
+    redis: Redis
+    catalogue: Catalogue
+    live: BedrockRuntime
+    live_pool: WarmPool
+    signer: Signer
+    search: TitleSearch
+    opensearch: AsyncOpenSearch
+    prompts: PromptStore
+    customers: CustomerData
+    releases: ReleaseFollower
 
 
 @contextlib.asynccontextmanager
-async def running_precompute(
-    settings: Settings,
-    *,
-    redis: Redis,
-    catalogue: Catalogue,
-    live: BedrockRuntime,
-    live_pool: WarmPool,
-    signer: Signer,
-    search: TitleSearch,
-    opensearch: AsyncOpenSearch,
-    prompts: PromptStore,
-    customers: CustomerData,
-    releases: ReleaseFollower,
-) -> AsyncIterator[Ahead]:
+async def running_precompute(settings: Settings, around: Around) -> AsyncIterator[Ahead]:
     """Everything that answers ahead, with connections to Bedrock of its own; all of it ends with the block."""
-    reader = Reader(catalogue)
-    topics = await asyncio.to_thread(Topics.from_data, settings, reader)
-    facts = Facts(redis, customers)
-    shared = SharedAnswers(redis, reader, settings)
+    topics = await asyncio.to_thread(Topics.from_data, settings, Reader(around.catalogue))
     model = LiveModel(settings.transition_model)
     await asyncio.to_thread(model.refresh)
     endpoint = bedrock_endpoint(settings)
-    async with contextlib.AsyncExitStack() as stack:
-        connections = await stack.enter_async_context(bedrock_pool(endpoint, settings, background=True))
-        quiet = BedrockRuntime(connections, signer, endpoint, settings)
-        quiet_search = TitleSearch(quiet, opensearch, settings)
-        group = await stack.enter_async_context(asyncio.TaskGroup())
-        flights = Flights(redis, settings, group.create_task)
+    async with bedrock_pool(endpoint, settings, background=True) as connections, asyncio.TaskGroup() as group:
+        quiet = BedrockRuntime(connections, around.signer, endpoint, settings)
+        flights = Flights(around.redis, settings, group.create_task)
         background = Background(
             workers=settings.background_pool_size, quiet_s=settings.background_quiet_s, yielding=flights.cancel_idle
         )
-        live_pool.on_wait = background.give_way
-        kitchens = [
-            Kitchen(runtime, finder, prompts, customers, facts, catalogue, settings)
-            for runtime, finder in ((live, search), (quiet, quiet_search))
-        ]
-        demand = Demand(redis, half_life_h=settings.trending_half_life_h)
-        batch = Batch(
-            redis,
-            kitchens[1],
-            shared,
-            flights,
-            background,
-            demand,
-            facts,
-            topics,
-            reader,
-            lambda: releases.current,
-            settings,
-        )
-        follow_ups = FollowUps(redis, kitchens[1], flights, background, topics, model.predict, settings)
-        ahead = Precompute(
-            reader=reader,
-            topics=topics,
-            shared=shared,
-            facts=facts,
-            follow_ups=follow_ups,
-            batch=batch,
-            live_kitchen=kitchens[0],
-            demand=demand,
-            measured=Measured(redis),
-            prompts=prompts,
-            model=model,
-            settings=settings,
-        )
-        await stack.enter_async_context(ahead)
-        tasks = [group.create_task(shared.follow())]
-        if settings.answers_ahead:
-            tasks += [
-                group.create_task(background.work()),
-                group.create_task(batch.run()),
-                group.create_task(model.follow(settings.transition_refresh_s)),
-            ]
-        try:
-            yield ahead
-        finally:
-            live_pool.on_wait = None
-            for task in tasks:
-                task.cancel()
-            flights.stop()
+        around.live_pool.on_wait = background.give_way
+        async with _put_together(settings, around, quiet, flights, background, topics, model) as ahead:
+            tasks = [group.create_task(ahead.shared.follow())]
+            if settings.answers_ahead:
+                tasks += [
+                    group.create_task(background.work()),
+                    group.create_task(ahead.batch.run()),
+                    group.create_task(model.follow(settings.transition_refresh_s)),
+                ]
+            try:
+                yield ahead
+            finally:
+                around.live_pool.on_wait = None
+                for task in tasks:
+                    task.cancel()
+                flights.stop()
+
+
+def _put_together(
+    settings: Settings,
+    around: Around,
+    quiet: BedrockRuntime,
+    flights: Flights,
+    background: Background,
+    topics: Topics,
+    model: LiveModel,
+) -> Precompute:
+    redis, reader = around.redis, Reader(around.catalogue)
+    facts = Facts(redis, around.customers)
+    shared = SharedAnswers(redis, reader, settings)
+    quiet_search = TitleSearch(quiet, around.opensearch, settings)
+    live_kitchen, quiet_kitchen = (
+        Kitchen(runtime, search, around.prompts, around.customers, facts, around.catalogue, settings)
+        for runtime, search in ((around.live, around.search), (quiet, quiet_search))
+    )
+    demand = Demand(redis, half_life_h=settings.trending_half_life_h)
+    batch = Batch(
+        redis,
+        quiet_kitchen,
+        shared,
+        flights,
+        background,
+        demand,
+        facts,
+        topics,
+        reader,
+        lambda: around.releases.current,
+        settings,
+    )
+    return Precompute(
+        reader=reader,
+        topics=topics,
+        shared=shared,
+        facts=facts,
+        follow_ups=FollowUps(redis, quiet_kitchen, flights, background, topics, model.predict, settings),
+        batch=batch,
+        live_kitchen=live_kitchen,
+        demand=demand,
+        measured=Measured(redis),
+        prompts=around.prompts,
+        model=model,
+        settings=settings,
+    )

@@ -88,7 +88,7 @@ class Precompute:
         self.follow_ups = follow_ups
         self._reader = reader
         self._topics = topics
-        self._shared = shared
+        self.shared = shared
         self._facts = facts
         self._live_kitchen = live_kitchen
         self._demand = demand
@@ -142,16 +142,16 @@ class Precompute:
     async def _stored(self, asked: Asked, meaning: Meaning) -> Found | None:
         """The answer to this question, or to others that support it."""
         session = self.follow_ups.session(asked)
-        known = self._shared.recognise(asked.text, meaning)
+        known = self.shared.recognise(asked.text, meaning)
         if session.by_similarity is not None:
             # Asked again in other words: the answer was not the one that was wanted (Hassan et al. 2013).
             language, label, probability = session.by_similarity
             session.by_similarity = None
             again = known is not None and known.label == label
-            self.spawn(self._shared.told(language, label, probability, right=not again))
+            self.spawn(self.shared.told(language, label, probability, right=not again))
         if known is None or not known.accepted:
             return None
-        prepared = await self._shared.get(asked.intent, known.label, meaning, asked.text)
+        prepared = await self.shared.get(asked.intent, known.label, meaning, asked.text)
         if prepared is None or not await self._right(asked, prepared):
             return None
         if not known.exact:
@@ -176,7 +176,7 @@ class Precompute:
             if title is None:
                 return None
             question = makers.question_of(need, title)
-            prepared = await self._shared.get(topic.intent, need.topic, self._reader.read(question), question)
+            prepared = await self.shared.get(topic.intent, need.topic, self._reader.read(question), question)
             if prepared is not None and prepared.program and not allowed:
                 return None
             if prepared is not None and await self._right(asked, prepared):
@@ -278,9 +278,9 @@ class Precompute:
             made_at_s=now_s,
             fresh_until_s=now_s + self._settings.cache_fresh_s,
         )
-        known = self._shared.recognise(asked.text, meaning)
+        known = self.shared.recognise(asked.text, meaning)
         label = known.label if known is not None and known.accepted else own_label(asked.text, meaning)
-        await self._shared.put(asked.intent, label, meaning, asked.text, prepared)
+        await self.shared.put(asked.intent, label, meaning, asked.text, prepared)
 
     async def _count(self, asked: Asked, given: Given) -> None:
         """For questions that warming can meet: which programme met it, if one did, and how long it took."""
