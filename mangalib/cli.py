@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from mangalib.atomic import write_atomically
 from mangalib.commands.benchmark import benchmark, verdict
-from mangalib.commands.precompute import cache_accuracy, hit_rate, transitions, warm
+from mangalib.commands.precompute import cache_accuracy, cache_learn, catalogue_changed, hit_rate, transitions, warm
 from mangalib.commands.release import release
 from mangalib.commands.service import service, sigterm_as_interrupt
 from mangalib.errors import AuthError, MangaError, SettingsError
@@ -189,7 +189,17 @@ def _value(text: str) -> Any:
         return text
 
 
-for command in (benchmark, verdict, release, hit_rate, transitions, warm, cache_accuracy):
+for command in (
+    benchmark,
+    verdict,
+    release,
+    hit_rate,
+    transitions,
+    warm,
+    catalogue_changed,
+    cache_learn,
+    cache_accuracy,
+):
     cli.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""``mangalib hit-rate``, ``transitions``, ``warm`` and ``cache-accuracy``."""
+"""``mangalib hit-rate``, ``transitions``, ``warm``, ``catalogue-changed``, ``cache-learn`` and ``cache-accuracy``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mangalib.settings import load_settings
+from mangalib.errors import SettingsError
+from mangalib.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from mangalib.precompute.sessionlog import SessionLog
@@ -71,14 +72,11 @@ def warm(sessions: Path, program: str, count: int, hour: int | None, language: s
 
     from redis.asyncio import Redis
 
-    from mangalib.errors import SettingsError
     from mangalib.precompute import warming
     from mangalib.precompute.batch import order_warming
     from mangalib.precompute.sessionlog import read_table
 
-    settings = load_settings()
-    if settings.redis_url is None:
-        raise SettingsError("MANGA_REDIS_URL is not set; expected the orchestrators' Redis (locally: --stack FILE)")
+    settings = _reaching_redis()
     log = read_table(sessions)
     next_hour = (datetime.now(ZoneInfo("Asia/Tokyo")) + timedelta(hours=1)).hour
     needs = {
@@ -94,6 +92,57 @@ def warm(sessions: Path, program: str, count: int, hour: int | None, language: s
 
     asyncio.run(order())
     click.echo(f"{len(needs)} answers ordered for {program}")
+
+
+@click.command("catalogue-changed")
+@click.option("--titles", required=True, type=_FILE, help="The changed titles, as rows of catalogue.csv.")
+def catalogue_changed(titles: Path) -> None:
+    """Say that titles have changed: answers that mention them end at once, and are made again in the background."""
+    import asyncio
+
+    from redis.asyncio import Redis
+
+    from mangalib.precompute.batch import catalogue_changed as changed
+    from mangalib.serving.catalogue import Catalogue
+
+    settings = _reaching_redis()
+    items = Catalogue.load(titles).items
+
+    async def tell() -> list[str]:
+        redis = Redis.from_url(settings.redis_url or "")
+        try:
+            return await changed(redis, items)
+        finally:
+            await redis.aclose()
+
+    needs = asyncio.run(tell())
+    click.echo(f"{len(items)} titles changed, {len(needs)} answers ended and ordered anew")
+
+
+@click.command("cache-learn")
+def cache_learn() -> None:
+    """Learn anew from the questions that the semantic cache holds how much evidence is enough; orchestrators take it over."""
+    import asyncio
+
+    from redis.asyncio import Redis
+
+    from mangalib.precompute.meaning import Reader
+    from mangalib.precompute.shared import SharedAnswers
+    from mangalib.serving.catalogue import Catalogue
+
+    settings = _reaching_redis()
+
+    async def learn() -> int:
+        redis = Redis.from_url(settings.redis_url or "")
+        try:
+            shared = SharedAnswers(redis, Reader(Catalogue.load(settings.data_dir / "catalogue.csv")), settings)
+            await shared.load()
+            await shared.learn()
+            return len(shared)
+        finally:
+            await redis.aclose()
+
+    click.echo(f"learned from {asyncio.run(learn())} questions")
 
 
 @click.command("cache-accuracy")
@@ -115,6 +164,13 @@ def cache_accuracy(questions: Path, as_json: bool) -> None:
     )
     click.echo(f"{'whole look-up':20}{found.hit_rate:9.1%}{found.false_hit_rate:9.2%}")
     click.echo(f"{'cosine alone':20}{found.cosine.hit_rate:9.1%}{found.cosine.false_hit_rate:9.2%}")
+
+
+def _reaching_redis() -> Settings:
+    settings = load_settings()
+    if settings.redis_url is None:
+        raise SettingsError("MANGA_REDIS_URL is not set; expected the orchestrators' Redis (locally: --stack FILE)")
+    return settings
 
 
 def _say_repairs(log: SessionLog) -> None:

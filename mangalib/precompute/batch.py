@@ -25,7 +25,7 @@ from mangalib.precompute.flight import Flight, Flights, Write
 from mangalib.precompute.making import Kitchen
 from mangalib.precompute.meaning import Reader
 from mangalib.precompute.prepared import SEMANTIC, TRENDING, Need, Prepared, kept_if_possible
-from mangalib.precompute.shared import SharedAnswers, about_key, answer_key
+from mangalib.precompute.shared import SharedAnswers, about_key, answer_key, drop_about
 from mangalib.precompute.topics import Topics
 from mangalib.precompute.warming import PROGRAMS
 from mangalib.precompute.warming import TRENDING as TRENDING_PROGRAM
@@ -44,7 +44,7 @@ _LANGUAGES = ("en", "ja")
 
 
 class Batch:
-    """Use :meth:`run` as a task; :meth:`changed` is the catalogue's hook, and :meth:`warm` makes what a programme asks for."""
+    """Use :meth:`run` as a task; :meth:`warm` makes what a programme asks for."""
 
     def __init__(
         self,
@@ -129,19 +129,6 @@ class Batch:
         for place, need in enumerate(missing):
             self._order(need, program, SEMANTIC, worth=1.0 / (1 + place))
         return len(missing)
-
-    async def changed(self, titles: list[Manga]) -> list[str]:
-        """The catalogue says that these titles are now so.
-
-        What mentioned them ends at once and is made again; returns its needs.
-        """
-        await publish_facts(self._redis, titles)
-        needs: set[str] = set()
-        for title in titles:
-            needs.update(await self._shared.drop_about(title.manga_id))
-        for key in sorted(needs):
-            self._order(Need.of(key), "", SEMANTIC)
-        return sorted(needs)
 
     def refresh(self, need: Need, source: str, program: str) -> None:
         """Make an answer again while the old one may still be served."""
@@ -234,3 +221,13 @@ async def order_warming(redis: Redis, needs: Sequence[Need], program: str) -> No
     client: Any = redis
     if needs:
         await client.rpush(_WANTED, *(f"{program} {need.key}" for need in needs))
+
+
+async def catalogue_changed(redis: Redis, titles: list[Manga]) -> list[str]:
+    """The catalogue's hook: these titles are now so. What mentioned them ends at once, and is ordered anew; returns its needs."""
+    await publish_facts(redis, titles)
+    needs: set[str] = set()
+    for title in titles:
+        needs.update(await drop_about(redis, title.manga_id))
+    await order_warming(redis, [Need.of(key) for key in sorted(needs)], "")
+    return sorted(needs)

@@ -111,16 +111,6 @@ class SharedAnswers:
         for question in gone:
             self._recogniser.remove(question.decode())
 
-    async def drop_about(self, name: str) -> list[str]:
-        """End every answer that depends on ``name``; returns the needs that they met."""
-        keys = [key.decode() for key in await self._redis.smembers(about_key(name))]
-        if not keys:
-            return []
-        found = await self._redis.mget(keys)
-        needs = [msgspec.json.decode(value, type=Prepared).need for value in found if value is not None]
-        await self._redis.delete(about_key(name), *keys)
-        return sorted({need for need in needs if need})
-
     async def due(self, before_s: float, count: int) -> list[str]:
         """Needs whose answer is no longer fresh by then, the most overdue first."""
         return [need.decode() for need in await self._redis.zrangebyscore(_DUE, 0, before_s, start=0, num=count)]
@@ -214,3 +204,15 @@ def answer_key(intent: Intent, label: str, meaning: Meaning) -> str:
 def about_key(name: str) -> str:
     """Where the keys of all answers lie that depend on ``name``."""
     return f"shared:about:{name}"
+
+
+async def drop_about(redis: Redis, name: str) -> list[str]:
+    """End every shared answer that depends on ``name``; returns the needs that they met."""
+    client: Any = redis
+    keys = [key.decode() for key in await client.smembers(about_key(name))]
+    if not keys:
+        return []
+    found = await client.mget(keys)
+    needs = [msgspec.json.decode(value, type=Prepared).need for value in found if value is not None]
+    await client.delete(about_key(name), *keys)
+    return sorted({need for need in needs if need})

