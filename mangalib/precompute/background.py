@@ -41,8 +41,6 @@ class Background:
         self._news = asyncio.Event()
         self._blocked_until_s = 0.0
         self.active = 0
-        self.done = 0
-        self.yielded = 0
 
     @property
     def idle(self) -> bool:
@@ -67,7 +65,6 @@ class Background:
         """A live query has to wait for something: stop at once, and stay quiet for a moment."""
         self._blocked_until_s = time.monotonic() + self._quiet_s
         if self.active:
-            self.yielded += self.active
             self._yielding()
 
     async def work(self) -> None:
@@ -90,7 +87,6 @@ class Background:
             self.active += 1
             try:
                 await job.run()
-                self.done += 1
             except (MangaError, RedisError, OSError, TimeoutError) as error:
                 log.info("background work ended: %s: %s", type(error).__name__, error)
             except Exception:

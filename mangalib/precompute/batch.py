@@ -182,10 +182,6 @@ class Batch:
         text = makers.question_of(need, title)
         await self._shared.put(prepared.intent, need.topic, self._reader.read(text), text, prepared)
 
-    async def spent(self) -> dict[str, int]:
-        """Tokens of the last sixty minutes, by programme."""
-        return {name: await budget.spent() for name, budget in self._budgets.items()}
-
     def _order(self, need: Need, program: str, source: str, *, worth: float = 1.0) -> None:
         async def job() -> None:
             key = self.flight_key(need)

@@ -59,11 +59,6 @@ class Flight:
         """Whether nothing more will come."""
         return self.result is not None or self._error is not None
 
-    @property
-    def has_text(self) -> bool:
-        """Whether anything has come."""
-        return bool(self._pieces)
-
     def write(self, piece: str) -> None:
         """The next piece of text."""
         self._pieces.append(piece)

@@ -109,10 +109,6 @@ class FollowUps:
         for key in self._ordered.pop(owner, set()):
             self._flights.cancel(key)
 
-    async def spent(self) -> int:
-        """Tokens of the last sixty minutes."""
-        return await self._budget.spent()
-
     def _order(self, asked: Asked, owner: str, candidate: Candidate, trigger: str) -> None:
         key = follow_up_key(asked.customer, asked.session_id, candidate.need)
         self._ordered.setdefault(owner, set()).add(key)

@@ -70,7 +70,3 @@ class Topics:
         if found is None or not found.accepted or found.label.startswith(_OTHER):
             return None
         return self.by_name[found.label], found
-
-    def told(self, language: str, topic: str, probability: float, right: bool) -> None:
-        """Feedback on a topic that was recognised by similarity."""
-        self._recogniser.told(language, topic, probability, right)
