@@ -1,0 +1,80 @@
+"""The chat for people without Jupyter: the same element as in a notebook, served beside the gateway on loopback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from mangalib.local.seed import DEMO_CUSTOMER
+from mangalib.serving.auth import issue_token
+from mangalib.serving.browser import figures_for_browser
+from mangalib.serving.catalogue import Catalogue
+from mangalib.settings import Settings
+
+_CHAT = Path(__file__).resolve().parents[1] / "lab" / "chat"
+_FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+    "/chat.js": ("chat.js", "text/javascript"),
+    "/chat.css": ("chat.css", "text/css"),
+}
+SHOP_PATH = "/shop"
+
+
+class Page:
+    """Static files, who one is, and where the shop would be. Only for browsers on this machine, and for no other site."""
+
+    def __init__(self, settings: Settings, page_url: str, websocket_url: str) -> None:
+        self._settings = settings
+        self._host = urlsplit(page_url).netloc
+        self._websocket_url = websocket_url
+        self._catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
+        self._figures = figures_for_browser(settings)
+        socket = urlsplit(websocket_url)
+        self._headers = {
+            # Nothing but these files can run, and nothing can be fetched from or sent to anywhere else.
+            "Content-Security-Policy": (
+                "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
+                f"connect-src 'self' {socket.scheme}://{socket.netloc}; "
+                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            ),
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-store",
+        }
+
+    def answer(self, request: web.BaseRequest, path: str) -> web.Response | None:
+        """What is at ``path``; ``None`` where that is nothing of the page's."""
+        if request.method != "GET" or not (
+            path in _FILES or path == "/connect.json" or path.startswith(f"{SHOP_PATH}/")
+        ):
+            return None
+        # A name that resolves to this machine must not make another site's script one of ours.
+        if request.headers.get("Host") != self._host:
+            return web.Response(status=403, text=f"This page is at http://{self._host}/\n")
+        if path == "/connect.json":
+            if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
+                return web.Response(status=403, text="Only for the page itself.\n")
+            return web.json_response(
+                {
+                    "url": self._websocket_url,
+                    "token": issue_token(self._settings, DEMO_CUSTOMER),
+                    "figures": self._figures,
+                },
+                headers=self._headers,
+            )
+        if path in _FILES:
+            name, kind = _FILES[path]
+            body = (_CHAT / name).read_bytes()
+            return web.Response(body=body, content_type=kind, charset="utf-8", headers=self._headers)
+        return self._shop(path)
+
+    def _shop(self, path: str) -> web.Response:
+        title = self._catalogue.by_id.get(path.rpartition("/")[2])
+        if title is None:
+            return web.Response(status=404, text="The shop has no such title.\n")
+        text = f"Here the shop would sell {title.title}, {title.price_usd:.2f} USD a volume.\n"
+        return web.Response(text=text, headers=self._headers)
