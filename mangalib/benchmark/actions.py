@@ -12,9 +12,11 @@ import urllib3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mangalib.benchmark.incidents import Act, Actions, Incident
+from mangalib.benchmark.incidents import Act, Actions, Incident, IncidentStore, act
 from mangalib.benchmark.severity import CRITICAL, NAMES
+from mangalib.benchmark.verdict import Verdict
 from mangalib.errors import ActionError, ReleaseError, SettingsError
+from mangalib.serving.aws import dynamodb_client
 from mangalib.serving.release import ReleaseStore
 from mangalib.settings import Settings
 
@@ -32,8 +34,25 @@ def sns_client(settings: Settings) -> Any:
     return boto3.Session(region_name=settings.region).client("sns", endpoint_url=settings.aws_url, config=config)
 
 
+def act_on(verdict: Verdict, settings: Settings) -> list[Incident]:
+    """Do what a verdict asks for, by the actions that the settings allow; returns the incidents. See :func:`incidents.act`."""
+    dynamodb = dynamodb_client(settings)
+    releases = ReleaseStore(dynamodb, settings.releases_table)
+    known = IncidentStore(dynamodb, settings.incidents_table)
+    return act(verdict, known, actions_of(settings, releases, sns_client(settings)))
+
+
 def actions_of(settings: Settings, releases: ReleaseStore, sns: Any) -> Actions:
-    """The actions that the settings allow: pages by PagerDuty where there is a routing key, by SNS where there is a topic."""
+    """The actions that the settings allow."""
+    pages, resolved = pages_of(settings, sns)
+    # The first run of a change is known to a run or two.
+    slack = timedelta(seconds=2 * settings.benchmark_every_s)
+    return Actions(pages, lambda incident: roll_back(incident, releases, slack), resolved)
+
+
+def pages_of(settings: Settings, sns: Any) -> tuple[dict[str, Act], dict[str, Act]]:
+    """How somebody is paged, and told that it is over: by PagerDuty where there is a routing key, by SNS where there is a
+    topic."""
     pages: dict[str, Act] = {}
     resolved: dict[str, Act] = {}
     if settings.pagerduty_routing_key is not None:
@@ -41,9 +60,7 @@ def actions_of(settings: Settings, releases: ReleaseStore, sns: Any) -> Actions:
         pages["pagerduty"], resolved["pagerduty"] = pager.trigger, pager.resolve
     if settings.sns_topic_arn is not None:
         pages["sns"] = Topic(sns, settings.sns_topic_arn).publish
-    # The first run of a change is known to a run or two.
-    slack = timedelta(seconds=2 * settings.benchmark_every_s)
-    return Actions(pages, lambda incident: roll_back(incident, releases, slack), resolved)
+    return pages, resolved
 
 
 class PagerDuty:

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 REGRESSION = "regression"
 KINDS = (REGRESSION, TARGET)
 CLAIMED, DONE, FAILED = "claimed", "done", "failed"
-_ATTEMPTS = 5
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -109,7 +108,7 @@ class IncidentStore:
 
     def _follow(self, kind: str, verdict: Verdict) -> Incident | None:
         findings = [finding for finding in verdict.findings if (finding.kind == TARGET) == (kind == TARGET)]
-        for _ in range(_ATTEMPTS):
+        for _ in self._table.attempts():
             pointer = self._table.get(f"open:{kind}")
             name = str(pointer["body"]) if pointer is not None else ""
             before = self.get(name) if name else None
@@ -127,7 +126,7 @@ class IncidentStore:
 
     def claim(self, incident: Incident, action: str) -> bool:
         """Whether this caller, and nobody else, is to do it. One that has failed for certain may be claimed again."""
-        for _ in range(_ATTEMPTS):
+        for _ in self._table.attempts():
             item = self._table.get(incident.incident)
             assert item is not None
             known = _decoded(item)
@@ -135,11 +134,12 @@ class IncidentStore:
                 return False
             if self._note(item, action, Action(CLAIMED, _now())):
                 return True
+        log.error("incident %s: others are changing it; whether %s is done is not known", incident.incident, action)
         return False
 
     def settle(self, incident: Incident, action: str, outcome: Action) -> None:
         """Note what came of an action that was claimed."""
-        for _ in range(_ATTEMPTS):
+        for _ in self._table.attempts():
             item = self._table.get(incident.incident)
             assert item is not None
             if self._note(item, action, outcome):

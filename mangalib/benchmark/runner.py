@@ -43,24 +43,32 @@ class Outcome:
 
 class Runner:
     """One run. ``connect`` makes a client that is not entered yet; outcomes are there at any time, also of a run that was
-    interrupted."""
+    interrupted, and ``tell`` is told of each."""
 
     def __init__(
-        self, connect: Callable[[], Client], workload: list[Conversation], settings: Settings, *, progress: bool = True
+        self,
+        connect: Callable[[], Client],
+        workload: list[Conversation],
+        settings: Settings,
+        *,
+        progress: bool = True,
+        tell: Callable[[Outcome], object] = lambda outcome: None,
     ) -> None:
         self._connect = connect
         self._workload = workload
         self._settings = settings
         self._progress = progress
+        self._tell = tell
         self._zero_s = 0.0
         self.started_at = datetime.now(UTC)
         self.run_id = f"{self.started_at:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         self.planned = sum(1 for _ in questions_of(workload))
         self.outcomes: list[Outcome] = []
 
-    async def run(self) -> None:
-        """Ask everything. Cancelled, it ends at once, and what was answered until then is kept."""
-        self._zero_s = time.monotonic() + _START_IN_S + self._settings.connect_ahead_s
+    async def run(self, *, begin_in_s: float = _START_IN_S) -> None:
+        """Ask everything, the first question ``begin_in_s`` from now and a moment to connect. Cancelled, it ends at once, and
+        what was answered until then is kept."""
+        self._zero_s = time.monotonic() + begin_in_s + self._settings.connect_ahead_s
         with tqdm(total=self.planned, desc="questions", disable=not self._progress, leave=False) as bar:
             async with asyncio.TaskGroup() as group:
                 for conversation in self._workload:
@@ -103,6 +111,7 @@ class Runner:
 
     def _note(self, outcome: Outcome, bar: Any) -> None:
         self.outcomes.append(outcome)
+        self._tell(outcome)
         bar.update()
 
     async def _until(self, due_s: float) -> None:

@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pandas as pd
 import pyarrow as pa
@@ -25,6 +24,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from mangalib.errors import DataError
+from mangalib.place import filesystem
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ SCHEMA = pa.schema(
 _NOT_NULL = [column.name for column in SCHEMA if not column.nullable]
 _WORDS = [column.name for column in SCHEMA if column.type == pa.string()]
 _PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
-_LISTINGS = 5
+_LISTINGS = 50
 _READERS = 4
 
 
@@ -72,17 +72,8 @@ class Store:
     def __init__(self, url: str, settings: Settings) -> None:
         self.url = url
         self._look_back_days = settings.look_back_days
-        self._local = "://" not in url
-        if self._local:
-            self._fs: pafs.FileSystem = pafs.LocalFileSystem()
-            self._base = str(Path(url).expanduser().resolve())
-        elif urlsplit(url).scheme == "s3":
-            endpoint = urlsplit(settings.aws_url) if settings.aws_url else None
-            options = {"scheme": endpoint.scheme, "endpoint_override": endpoint.netloc} if endpoint else {}
-            self._fs = pafs.S3FileSystem(region=settings.region, **options)
-            self._base = url.removeprefix("s3://").rstrip("/")
-        else:
-            raise DataError(f"store {url!r}: expected a folder or s3://bucket/prefix")
+        self._fs, self._base = filesystem(url, settings)
+        self._local = isinstance(self._fs, pafs.LocalFileSystem)
 
     def append(self, samples: pd.DataFrame) -> str:
         """Write one run; returns its file. Raises ``DataError`` when it is not one run in the store's columns, or is there

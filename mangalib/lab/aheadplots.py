@@ -122,3 +122,12 @@ def cost_of_time(programs: pd.DataFrame, worth_usd: float, note: str) -> go.Figu
     figure.add_bar(x=names, y=programs["usd_per_second_saved"], name="cost", marker={"color": GREEN})
     figure.add_hline(worth_usd, line={"color": VERMILION, "dash": "dot"}, annotation_text="what a second is worth")
     return laid_out(figure, "What a second saved costs", "", "US dollars", note, 340)
+
+
+def hours_of_the_day(counts: pd.Series[int], peak: int, note: str) -> go.Figure:
+    """Questions by the hour of the Japanese day, with the hour that is warmed for; ``counts`` by hour."""
+    colors = [ORANGE if hour == peak else BLUE for hour in counts.index]
+    patterns = ["/" if hour == peak else "" for hour in counts.index]
+    figure = go.Figure(go.Bar(x=counts.index, y=counts, marker={"color": colors, "pattern": {"shape": patterns}}))
+    figure.add_vline(peak - 0.5, line={"color": VERMILION, "dash": "dash"}, annotation_text=f"warmed for {peak}:00")
+    return laid_out(figure, "When titles are asked about", "hour in Japan", "questions", note, 320)

@@ -1,165 +1,148 @@
-"""Runs notebooks headless, by papermill, and leaves the executed notebook with its result record."""
+"""Runs a job: its notebook headless by papermill, under its lease and within its time; leaves the executed notebook, saved
+after each cell, and the result record."""
 
 from __future__ import annotations
 
-import ast
 import json
+import logging
 import os
 import tempfile
-import uuid
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import papermill
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from papermill.inspection import inspect_notebook
+from papermill.iorw import LocalHandler, papermill_io
 from traitlets.config import Config
 
 from mangalib.atomic import write_atomically
 from mangalib.errors import NotebookError
+from mangalib.lab.leases import hold, kept, leases_of
+from mangalib.lab.parameters import PROJECT, Job
 from mangalib.lab.record import RESULTS_VARIABLE
+from mangalib.lab.report import page_of
+from mangalib.lab.runs import Run, Runs
+from mangalib.settings import Settings
 
-PROJECT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = PROJECT / "notebooks"
+log = logging.getLogger(__name__)
+
 RUNS = PROJECT / "papermill_runs"
+_LEASES = ".leases"
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of a notebook: the executed notebook, its result record, and what that record holds."""
+class _WholeFiles(LocalHandler):  # type: ignore[misc]
+    """Papermill's handler of files, so that one that is cut off while it writes leaves the notebook of the cell before."""
 
-    notebook: Path
-    record_file: Path
-    record: dict[str, Any]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every cell ran."""
-        return bool(self.record["status"] == "ok")
+    def write(self, buf: str, path: str) -> None:
+        write_atomically(Path(path), buf)
 
 
-def find_notebooks(name: str) -> list[Path]:
-    """The notebooks that ``name`` means: a path, a name with or without ``.ipynb``, or ``all``.
+# Papermill looks a handler up by how the path begins; ours are absolute.
+papermill_io.register("/", _WholeFiles())
 
-    Raises ``NotebookError`` listing what there is.
+
+def runs_in(url: str | Path, settings: Settings) -> Runs:
+    """The runs in a folder or under ``s3://…``, with the leases that the settings name."""
+    folder = RUNS if "://" in str(url) else Path(url)
+    return Runs(url, leases_of(settings, folder / _LEASES), settings)
+
+
+def run(job: Job, runs: Runs, settings: Settings, *, name: str | None = None) -> Run:
+    """Run a job now. A cell that fails, takes too long or kills its kernel is in the record, with all that ran before it.
+
+    Raises ``JobRunningError`` while the same job runs, and ``NotebookError`` when the place takes no run; then nothing has
+    started.
     """
-    known = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
-    if name == "all":
-        return known
-    for candidate in (Path(name), NOTEBOOKS / name, NOTEBOOKS / f"{name}.ipynb"):
-        if candidate.is_file() and candidate.suffix == ".ipynb":
-            return [candidate.resolve()]
-    raise NotebookError(f"no notebook {name!r}; there are: {', '.join(path.stem for path in known) or 'none'}")
+    with kept(hold(runs.leases, job.name), settings.job_lease_s) as lost:
+        return run_under_lease(job, runs, settings, lost, name=name)
 
 
-def run_notebook(source: Path, parameters: Mapping[str, Any], output_dir: Path = RUNS) -> Run:
-    """Run one notebook; a cell that fails is in the record, with everything that ran before it kept.
-
-    Raises ``NotebookError``, before anything starts, for a parameter that the notebook does not have or of a wrong type.
-    """
-    check_parameters(source, parameters)
-    started = datetime.now(UTC)
-    folder = output_dir / source.stem / f"{started:%Y-%m-%d}"
-    folder.mkdir(parents=True, exist_ok=True)
-    output = folder / f"{started:%H%M%S}-{uuid.uuid4().hex[:6]}.ipynb"
-    error: str | None = None
+def run_under_lease(
+    job: Job,
+    runs: Runs,
+    settings: Settings,
+    lost: threading.Event,
+    *,
+    name: str | None = None,
+    due_at: str = "",
+    attempt: int = 1,
+) -> Run:
+    """The same for a caller that has the lease; ``lost`` is set when it has it no more."""
+    started = runs.begin(job, name=name, due_at=due_at, attempt=attempt)
+    error: str | None = "interrupted"
+    html = False
     with tempfile.TemporaryDirectory(prefix="mangalib-run-") as scratch:
         results_file = Path(scratch) / "results.json"
+        output = runs.place.url(f"{started.name}.ipynb")
         try:
-            with _environment(RESULTS_VARIABLE, str(results_file)):
-                papermill.execute_notebook(
-                    str(source),
-                    str(output),
-                    parameters=dict(parameters),
-                    cwd=str(source.parent),
-                    # A kernel's sockets as files of its owner: over TCP, others on this machine could listen in.
-                    config=Config({"KernelManager": {"transport": "ipc"}}),
-                )
-        except PapermillExecutionError as failure:
-            error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
-        except KeyboardInterrupt:
-            error = "interrupted"
-            raise
-        except Exception as failure:  # a dead kernel or a full disk: said in the record, and to the caller
-            error = f"{type(failure).__name__}: {failure}"
-            raise NotebookError(f"{source.name} could not be run: {error}") from failure
+            error = _execute(job, output, results_file, lost, settings)
+            if job.html:
+                runs.place.write(f"{started.name}.html", page_of(runs.place.read(f"{started.name}.ipynb")))
+                html = True
+        except OSError as failure:
+            error = f"{error or 'it ran'}; what it left could not be written: {failure}"
         finally:
             results = json.loads(results_file.read_text(encoding="utf-8")) if results_file.exists() else {}
-            record = {
-                "notebook": source.stem,
-                "parameters": dict(parameters),
-                "started_at": started.isoformat(),
-                "finished_at": datetime.now(UTC).isoformat(),
-                "status": "ok" if error is None else "failed",
-                "error": error,
-                "results": results,
-            }
-            record_file = output.with_suffix(".json")
-            write_atomically(record_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return Run(output, record_file, record)
+            ended = runs.finish(started, error=error, results=results, html=html)
+    return ended
 
 
-def check_parameters(source: Path, parameters: Mapping[str, Any]) -> None:
-    """Compare with the notebook's own parameters cell; raises ``NotebookError`` listing what there is."""
-    known = inspect_notebook(str(source))
-    defaults = {name: _literal(info["default"]) for name, info in known.items()}
-    listing = ", ".join(f"{name}={value!r}" for name, value in defaults.items()) or "none"
-    for name, value in parameters.items():
-        if name not in defaults:
-            raise NotebookError(f"{source.stem} has no parameter {name!r}; it has: {listing}")
-        default = defaults[name]
-        fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
-        if default is not None and not fits:
-            expected = type(default).__name__
-            raise NotebookError(f"parameter {name}={value!r} of {source.stem}: expected {expected}, as in {listing}")
+def _execute(job: Job, output: str, results_file: Path, lost: threading.Event, settings: Settings) -> str | None:
+    """What went wrong, or ``None``."""
+    until_s = time.monotonic() + job.timeout_s
 
+    def remaining_s(cell: object) -> float:
+        if lost.is_set():
+            raise NotebookError("its lease was lost, and another may run the job by now")
+        return max(0.1, until_s - time.monotonic())
 
-def _literal(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return None
+        with _environment({RESULTS_VARIABLE: str(results_file), "BOTO3_ENDPOINT_URL": settings.aws_url}):
+            _papermill(job, output, remaining_s, results_file.with_name("kernel.json"))
+    except PapermillExecutionError as failure:
+        return f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
+    except CellTimeoutError:
+        return f"a cell had not ended when the {job.timeout_s:g} s that the notebook may take were over"
+    except DeadKernelError:
+        return "the kernel died (out of memory, or ended by a cell)"
+    except OSError as failure:
+        return f"what ran could not be saved: {failure}"
+    except Exception as failure:  # whatever else a notebook may die of: said in the record
+        log.exception("%s could not be run", job.notebook.name)
+        return f"{type(failure).__name__}: {failure}"
+    return None
+
+
+def _papermill(job: Job, output: str, remaining_s: Callable[[object], float], connection_file: Path) -> None:
+    # A kernel's sockets as files of its owner: over TCP, others on this machine could listen in. They are named after the
+    # connection file; without one all kernels of a folder would meet on the same sockets.
+    kernel = {"transport": "ipc", "connection_file": str(connection_file)}
+    papermill.execute_notebook(
+        str(job.notebook),
+        output,
+        parameters=dict(job.parameters),
+        cwd=str(job.notebook.parent),
+        timeout_func=remaining_s,
+        # A widget without its kernel is of no use, and its state is what somebody typed and was told.
+        store_widget_state=False,
+        config=Config({"KernelManager": kernel}),
+    )
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    os.environ[name] = value
+def _environment(values: dict[str, Any]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: str(value) for name, value in values.items() if value is not None})
     try:
         yield
     finally:
-        del os.environ[name]
-
-
-def write_html(notebook: Path) -> Path:
-    """A page of an executed notebook, beside it, whole in one file: pictures can be looked at without a network."""
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    contents = nbformat.read(notebook, as_version=4)
-    for cell in contents.cells:
-        for output in cell.get("outputs", []):
-            figure = output.get("data", {}).get("application/vnd.plotly.v1+json")
-            if figure is not None:
-                output["data"] = {"text/html": _figure_html(figure)}
-    # Nothing is fetched by a reader's browser: no scripts from elsewhere.
-    exporter = HTMLExporter(require_js_url="", mathjax_url="", jquery_url="", widget_renderer_url="")
-    body, _ = exporter.from_notebook_node(contents)
-    page = notebook.with_suffix(".html")
-    page.write_text(body.replace("</head>", f"<script>{_plotly_js()}</script></head>", 1), encoding="utf-8")
-    return page
-
-
-def _figure_html(figure: dict[str, Any]) -> str:
-    import plotly.io
-
-    return str(plotly.io.to_html(figure, include_plotlyjs=False, full_html=False, validate=False))
-
-
-def _plotly_js() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 from contextlib import ExitStack
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 
@@ -13,6 +13,9 @@ from mangalib.errors import SettingsError
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.client import Client
 from mangalib.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from mangalib.lab.chat import Chat
 
 
 class Laboratory:
@@ -68,6 +71,12 @@ class Laboratory:
     def client(self, session_id: str | None = None) -> Client:
         """A new conversation, to be entered with ``async with``; or one that goes on with a session."""
         return Client(self._url, self._token, session_id=session_id, settings=self.settings)
+
+    def chat(self, *, heading: str = "", lang: str = "auto") -> Chat:
+        """A new conversation as a widget, for a notebook that is open in a browser."""
+        from mangalib.lab.chat import Chat
+
+        return Chat(self._url, self._token, heading=heading, lang=lang, settings=self.settings)
 
     def close(self) -> None:
         """Stop what was started; nothing is left running."""

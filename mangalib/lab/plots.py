@@ -10,8 +10,9 @@ BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00
 _MARKS = {
     "status": ("diamond", ORANGE),
     "chunk": ("circle", BLUE),
+    "card": ("triangle-up", VERMILION),
     "done": ("square", GREEN),
-    "error": ("x", VERMILION),
+    "error": ("x", GREY),
 }
 
 # Small files: a figure carries its data only, and the front end draws it.
@@ -34,7 +35,7 @@ def frame_timeline(frames: dict[str, pd.DataFrame], budgets_ms: dict[str, float]
             marker = {"symbol": symbol, "color": color, "size": 11, "line": {"width": 1, "color": "white"}}
             figure.add_scatter(x=at, y=row, text=shows, mode="markers", name=kind, marker=marker)
     for name, budget_ms in budgets_ms.items():
-        _budget_line(figure, budget_ms, f"budget, {name}: {budget_ms:g} ms", rows[name] - 0.3, rows[name] + 0.3)
+        budget_line(figure, budget_ms, f"budget, {name}: {budget_ms:g} ms", rows[name] - 0.3, rows[name] + 0.3)
     figure.update_yaxes(tickvals=list(rows.values()), ticktext=list(rows), autorange="reversed", zeroline=False)
     return laid_out(figure, "Every frame of an answer, when it arrived", "ms since the query was sent", "", note, 330)
 
@@ -47,7 +48,7 @@ def reading_progress(answers: dict[str, pd.DataFrame], budget_ms: float, note: s
         line = {"color": color, "dash": dash, "width": 3, "shape": "hv"}
         figure.add_scatter(x=table["at_ms"], y=table["characters"], mode="lines", name=name, line=line)
     top = max(table["characters"].max() for table in answers.values())
-    _budget_line(figure, budget_ms, f"first-token budget: {budget_ms:g} ms", 0, float(top))
+    budget_line(figure, budget_ms, f"first-token budget: {budget_ms:g} ms", 0, float(top))
     return laid_out(
         figure, "What can be read, and when", "ms since the query was sent", "characters on screen", note, 380
     )
@@ -116,9 +117,12 @@ def confusion(matrix: pd.DataFrame, note: str) -> go.Figure:
     )
 
 
-def _budget_line(figure: go.Figure, at_ms: float, label: str, low: float, high: float) -> None:
+def budget_line(
+    figure: go.Figure, at_ms: float, label: str, low: float, high: float, *, in_legend: bool = True
+) -> None:
+    """A budget, dashed, from ``low`` to ``high``; of several with one label only one should be in the legend."""
     line = {"color": VERMILION, "dash": "dash", "width": 2}
-    figure.add_scatter(x=[at_ms, at_ms], y=[low, high], mode="lines", name=label, line=line)
+    figure.add_scatter(x=[at_ms, at_ms], y=[low, high], mode="lines", name=label, line=line, showlegend=in_legend)
 
 
 def laid_out(figure: go.Figure, title: str, x: str | None, y: str | None, note: str, height: int) -> go.Figure:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mangalib.serving.client import Reply
-from mangalib.serving.messages import Chunk, Done, Error, Status
+from mangalib.serving.messages import Card, Chunk, Done, Error, Status
 from mangalib.settings import Settings
 
 THINKING = "Thinking..."
@@ -118,18 +118,20 @@ def budgeted_stages(settings: Settings, *, retrieval: bool) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stage", "start_ms", "duration_ms"])
 
 
-def _of(reply: Reply) -> list[tuple[float, Status | Chunk | Done | Error]]:
-    return [(at, frame) for at, frame in reply.frames if isinstance(frame, Status | Chunk | Done | Error)]
+def _of(reply: Reply) -> list[tuple[float, Status | Chunk | Card | Done | Error]]:
+    return [(at, frame) for at, frame in reply.frames if isinstance(frame, Status | Chunk | Card | Done | Error)]
 
 
-def _kind(frame: Status | Chunk | Done | Error) -> str:
+def _kind(frame: Status | Chunk | Card | Done | Error) -> str:
     return type(frame).__name__.lower()
 
 
-def _shows(frame: Status | Chunk | Done | Error) -> str:
+def _shows(frame: Status | Chunk | Card | Done | Error) -> str:
     match frame:
         case Chunk():
             return frame.text
+        case Card():
+            return f"[{frame.card.title}]"
         case Done():
             return f"({frame.metadata.tokens} tokens, {frame.metadata.source})"
         case _:

@@ -1,0 +1,62 @@
+"""``mangalib up`` and ``mangalib chat``: the local stack, for as long as somebody wants it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mangalib.atomic import write_atomically
+from mangalib.commands.service import sigterm_as_interrupt
+
+if TYPE_CHECKING:
+    from mangalib.local.stack import Stack
+
+SUPERVISE_EVERY_S = 0.5
+
+_ready_file = click.option(
+    "--ready-file", type=click.Path(path_type=Path), help="Write the addresses there, as JSON, when all answer."
+)
+
+
+@click.command()
+@_ready_file
+def up(ready_file: Path | None) -> None:
+    """Start the local stack, print its addresses, and run until Ctrl-C or SIGTERM."""
+    _run(ready_file, lambda stack: click.echo(json.dumps(stack.addresses, indent=2)))
+
+
+@click.command()
+@_ready_file
+def chat(ready_file: Path | None) -> None:
+    """Start the local stack and print where its chat is, for a browser; runs until Ctrl-C or SIGTERM."""
+    _run(
+        ready_file,
+        lambda stack: click.echo(
+            f"The chat is at {stack.addresses['page_url']} for this machine's browsers. Ctrl-C ends it."
+        ),
+    )
+
+
+def _run(ready_file: Path | None, say: Callable[[Stack], None]) -> None:
+    from mangalib.local.stack import running_stack
+
+    with sigterm_as_interrupt(), suppress(KeyboardInterrupt), running_stack() as stack:
+        if ready_file is not None:
+            write_atomically(ready_file, json.dumps(stack.addresses, indent=2) + "\n")
+        say(stack)
+        try:
+            while True:
+                time.sleep(SUPERVISE_EVERY_S)
+                dead = [name for name, process in stack.processes.items() if process.poll() is not None]
+                if dead:
+                    last = stack.log_of(dead[0]).strip().splitlines()[-1:]
+                    raise click.ClickException(f"{dead[0]} ended by itself: {''.join(last)}")
+        finally:
+            if ready_file is not None:
+                ready_file.unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""A tiny notebook, a place for runs, and jobs made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from distributed import Client, LocalCluster
+
+from mangalib.cluster import ON_LOOPBACK
+from mangalib.lab import jobs
+from mangalib.lab.parameters import Job, job_of
+from mangalib.lab.runs import Runs
+from mangalib.settings import Settings, load_settings
+
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = "number = 1") -> Path:
+    code = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    code += [nbformat.v4.new_code_cell(cell) for cell in cells]
+    nbformat.write(nbformat.v4.new_notebook(cells=code, metadata=KERNEL), path)
+    return path
+
+
+RECORD = "from mangalib.lab.record import record\nrecord(headline=f'number {number}', number=number)"
+
+
+class Simulated:
+    """A clock that stands at the next due time as soon as nothing is to be done."""
+
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+
+    def now(self) -> datetime:
+        return self.at
+
+    def sleep_until(self, moment: datetime) -> None:
+        self.at = max(self.at + timedelta(seconds=1), moment)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load_settings()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_notebook(tmp_path / "tiny.ipynb", RECORD)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, settings: Settings) -> Runs:
+    return jobs.runs_in(tmp_path / "runs", settings)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Job]:
+    def made(*cells: str, timeout_s: float = 60, parameters: str = "number = 1", **values: Any) -> Job:
+        source = write_notebook(tmp_path / f"made{abs(hash(cells)) % 10_000}.ipynb", *cells, parameters=parameters)
+        return job_of(source, values, timeout_s=timeout_s)
+
+    return made
+
+
+@pytest.fixture
+def two_workers() -> Iterator[Client]:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=ON_LOOPBACK) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
