@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lab lint
+.PHONY: demo chat test test-beside test-waiting test-services soak fuzz audit lab lint browser
 .DEFAULT_GOAL := demo
 
 # Set up once, and again only when what is to be installed has changed.
@@ -13,11 +13,44 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --quiet -e .
 	@touch $@
 
+# Chromium for the tests that look at the screen, and letters for what it shows, where the machine has no browser yet.
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
+browser:
+	@for name in $(BROWSERS); do command -v $$name >/dev/null && exit 0; done; \
+	  command -v apt-get >/dev/null || { echo "Install Chromium or Chrome, then try again"; exit 1; }; \
+	  echo "Installing Chromium (once)"; \
+	  $(SUDO) apt-get update -qq && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-liberation fonts-vlgothic >/dev/null
+
 demo: .venv/installed
 	$(BIN)/mangalib run 01_streaming_walkthrough --html
 
-test: .venv/installed
-	$(BIN)/python -m pytest
+chat: .venv/installed
+	$(BIN)/mangalib chat
+
+test: .venv/installed browser
+	@$(MAKE) --no-print-directory -j3 test-beside test-waiting test-services
+
+# What no time matters to, and what mostly waits, run beside the rest.
+test-beside:
+	$(BIN)/python -m pytest -q -m beside
+test-waiting:
+	$(BIN)/python -m pytest -q -m waiting
+test-services:
+	$(BIN)/python -m pytest -m "not beside and not waiting"
+
+# The long ones: half an hour under load with faults, and a million inputs for each reader of a stranger's bytes.
+soak: .venv/installed
+	$(BIN)/python -m tests.soak
+fuzz: .venv/installed
+	$(BIN)/python -m tests.fuzz
+
+# What is known to be wrong with the versions that are pinned; asks a public list, and has an environment of its own.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --disable-pip-version-check --quiet pip-audit==2.10.1
+	.venv-audit/bin/pip-audit -r requirements.lock --no-deps --disable-pip
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir=notebooks

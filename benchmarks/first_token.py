@@ -307,7 +307,9 @@ def main() -> None:
     # A full collection of garbage in this measuring process would be taken for somebody's delay.
     gc.freeze()
     # Short waits for the first token keep the run short; what is measured is what comes on top of them.
-    with running_stack(local_haiku_first_token_ms=100, local_cold_max_ms=0, local_cold_min_ms=0) as stack:
+    with running_stack(
+        local_haiku_first_token_ms=100, local_cold_max_ms=0, local_cold_min_ms=0, capacity_answers=2 * max(LEVELS)
+    ) as stack:
         os.environ["AWS_ACCESS_KEY_ID"] = stack.addresses["aws_access_key_id"]
         os.environ["AWS_SECRET_ACCESS_KEY"] = stack.addresses["aws_secret_access_key"]
         _model = stack.settings.haiku_model_id

@@ -9,6 +9,9 @@ from pathlib import Path
 def write_atomically(path: Path, content: str) -> None:
     """Write a file so that a reader sees all of it or nothing; only its owner may read it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.touch(mode=0o600)
-    partial.write_text(content, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.touch(mode=0o600)
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -6,23 +6,20 @@ import asyncio
 import json
 import os
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
-from tqdm.auto import tqdm
 
-from mangalib.atomic import write_atomically
 from mangalib.commands.benchmark import benchmark, verdict
+from mangalib.commands.cloud import cloud
+from mangalib.commands.jobs import list_runs, run, schedule
 from mangalib.commands.precompute import cache_accuracy, cache_learn, catalogue_changed, hit_rate, transitions, warm
 from mangalib.commands.release import release
-from mangalib.commands.service import service, sigterm_as_interrupt
+from mangalib.commands.service import service
+from mangalib.commands.stack import chat, up
 from mangalib.errors import AuthError, MangaError, SettingsError
 from mangalib.settings import Settings
-
-SUPERVISE_EVERY_S = 0.5
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,31 +47,6 @@ def _reach(ready_file: Path) -> None:
             os.environ[f"MANGA_{upper}"] = str(value)
         elif name.startswith("aws_"):
             os.environ[upper] = str(value)
-
-
-@cli.command()
-@click.option(
-    "--ready-file", type=click.Path(path_type=Path), help="Write the addresses there, as JSON, when all answer."
-)
-def up(ready_file: Path | None) -> None:
-    """Start the local stack, print its addresses, and run until Ctrl-C or SIGTERM."""
-    from mangalib.local.stack import running_stack
-
-    with sigterm_as_interrupt(), suppress(KeyboardInterrupt), running_stack() as stack:
-        text = json.dumps(stack.addresses, indent=2)
-        if ready_file is not None:
-            write_atomically(ready_file, text + "\n")
-        click.echo(text)
-        try:
-            while True:
-                time.sleep(SUPERVISE_EVERY_S)
-                dead = [name for name, process in stack.processes.items() if process.poll() is not None]
-                if dead:
-                    last = stack.log_of(dead[0]).strip().splitlines()[-1:]
-                    raise click.ClickException(f"{dead[0]} ended by itself: {''.join(last)}")
-        finally:
-            if ready_file is not None:
-                ready_file.unlink(missing_ok=True)
 
 
 @cli.command()
@@ -144,52 +116,13 @@ def _print_timeline(frames: list[dict[str, Any]], last: Any) -> None:
     )
 
 
-@cli.command()
-@click.argument("notebook")
-@click.option("-p", "parameters", type=(str, str), multiple=True, metavar="NAME VALUE", help="Set a parameter.")
-@click.option("--output-dir", type=click.Path(path_type=Path, file_okay=False), help="Instead of papermill_runs/.")
-@click.option("--html", is_flag=True, help="Also write the executed notebook as a page.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result records as JSON.")
-def run(
-    notebook: str, parameters: tuple[tuple[str, str], ...], output_dir: Path | None, html: bool, as_json: bool
-) -> None:
-    """Run a notebook headless, or `all` of them; leaves the executed notebook and its result record."""
-    from mangalib.lab import jobs
-
-    values = {name: _value(text) for name, text in parameters}
-    sources = jobs.find_notebooks(notebook)
-    for source in sources:
-        jobs.check_parameters(source, values)
-    runs = []
-    for source in tqdm(sources, desc="notebooks", disable=len(sources) < 2 or as_json):
-        with sigterm_as_interrupt():
-            done = jobs.run_notebook(source, values, output_dir or jobs.RUNS)
-        runs.append(done)
-        if not as_json:
-            click.echo(f"{source.stem}: {done.record['status']}  {done.notebook}")
-            for name, value in done.record["results"].items():
-                click.echo(f"    {name}: {value}")
-            if done.record["error"]:
-                click.secho(f"    {done.record['error']}", fg="red", err=True)
-        if html:
-            page = jobs.write_html(done.notebook)
-            if not as_json:
-                click.echo(f"    to read: {page}")
-    if as_json:
-        click.echo(json.dumps([done.record | {"output": str(done.notebook)} for done in runs], ensure_ascii=False))
-    if not all(done.ok for done in runs):
-        sys.exit(1)
-
-
-def _value(text: str) -> Any:
-    """A parameter as papermill's own command takes it: a number, true, false, null or JSON where it looks like one."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
 for command in (
+    up,
+    chat,
+    run,
+    schedule,
+    list_runs,
+    cloud,
     benchmark,
     verdict,
     release,

@@ -4,9 +4,12 @@ MangaError
 ├── SettingsError            a setting is missing or wrong; raised before anything starts
 ├── DataError                a file under data/ or a user's file is not what it should be
 ├── BadRequestError          the client sent something that cannot be served (bad_request)
-│   └── NotFoundError        ... because what it names is not there (not_found)
+│   ├── NotFoundError        ... because what it names is not there (not_found)
+│   └── InterruptedAnswerError    ... because an answer broke off and cannot go on (interrupted)
 ├── AuthError                no token, or one that is not valid (unauthorized)
 ├── BusyError                no capacity within the time allowed (busy)
+│   ├── DependencyDownError  ... because something that is needed keeps failing
+│   └── GoingAwayError       ... because this server is about to end: connect again (going_away)
 ├── TransportError           a connection failed: refused, reset, closed, wrong bytes (unavailable)
 │   └── TransportTimeoutError     ... or did not answer in time (timeout)
 ├── BedrockError             the model service answered with an error, name and status kept (model_error)
@@ -15,7 +18,10 @@ MangaError
 ├── ReleaseError             a release cannot be made, found or made active
 ├── ActionError              a page or a rollback could not be done
 ├── StackError               the local stack could not start
-└── NotebookError            a notebook could not be run, or failed while running
+├── NotebookError            a notebook could not be run, or failed while running
+│   └── JobRunningError      ... because the same job is running already
+├── ScheduleError            a schedule is not what it should be
+└── CloudError               something is missing in the AWS account
 """
 
 from __future__ import annotations
@@ -25,9 +31,11 @@ class MangaError(Exception):
     """Base of every error this package raises on purpose.
 
     ``code`` is what a client is told in an ``error`` frame; texts of errors without a public code never reach it.
+    ``retry_after_ms`` is when asking again would help, where that is known.
     """
 
     code = "internal"
+    retry_after_ms: int | None = None
 
 
 class SettingsError(MangaError):
@@ -50,6 +58,12 @@ class NotFoundError(BadRequestError):
     code = "not_found"
 
 
+class InterruptedAnswerError(BadRequestError):
+    """An answer broke off, and what the client has of it is more than what is known here: it cannot go on."""
+
+    code = "interrupted"
+
+
 class AuthError(MangaError):
     """The client is not who it says it is, or does not say."""
 
@@ -57,9 +71,23 @@ class AuthError(MangaError):
 
 
 class BusyError(MangaError):
-    """There is no capacity for one more; trying again a little later is right."""
+    """There is no capacity for one more; trying again a little later is right, ``retry_after_ms`` says when."""
 
     code = "busy"
+
+    def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class DependencyDownError(BusyError):
+    """A service that is needed kept failing and is not asked for a moment."""
+
+
+class GoingAwayError(BusyError):
+    """This server finishes what it has begun and takes nothing new; another one will."""
+
+    code = "going_away"
 
 
 class TransportError(MangaError):
@@ -131,3 +159,15 @@ class StackError(MangaError):
 
 class NotebookError(MangaError):
     """A notebook could not be run; what it had produced is kept."""
+
+
+class JobRunningError(NotebookError):
+    """The same job runs already, here or on another machine."""
+
+
+class ScheduleError(MangaError):
+    """A schedule cannot be used; the message names the file, the line, the value and what was expected."""
+
+
+class CloudError(MangaError):
+    """The AWS account lacks something, or cannot be asked."""

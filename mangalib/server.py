@@ -18,7 +18,7 @@ import uvloop
 from aiohttp import web
 from opensearchpy import AsyncOpenSearch, AWSV4SignerAsyncAuth
 from redis import __version__ as redis_version
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.driver_info import DriverInfo
 
 from mangalib.errors import MangaError
@@ -29,6 +29,7 @@ from mangalib.serving.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_p
 from mangalib.serving.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.gateway import ManagementApi, management_endpoint, management_pool
+from mangalib.serving.hedge import Hedge
 from mangalib.serving.metrics import log_as_json
 from mangalib.serving.orchestrator import Orchestrator
 from mangalib.serving.prompts import PromptStore
@@ -36,11 +37,13 @@ from mangalib.serving.querylog import QueryLog
 from mangalib.serving.release import ReleaseFollower, ReleaseStore
 from mangalib.serving.replay import ReplayStore
 from mangalib.serving.retrieval import CustomerData, TitleSearch
-from mangalib.serving.services import Services
+from mangalib.serving.services import Breakers, Services
 from mangalib.serving.warmup import keep_warm, warm_once
 from mangalib.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
+
+_REDIS_WITHIN_S = 2
 
 
 @contextlib.asynccontextmanager
@@ -56,7 +59,6 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
     await prompts.refresh()
     releases = ReleaseFollower(ReleaseStore(dynamodb, settings.releases_table))
     await releases.refresh()
-    query_log = QueryLog.from_settings(settings)
     bedrock_at, management_at = bedrock_endpoint(settings), management_endpoint(settings)
     async with contextlib.AsyncExitStack() as stack:
         redis = _redis(settings)
@@ -84,40 +86,58 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
         ahead = await stack.enter_async_context(running_precompute(settings, around))
         services = Services(
             settings=settings,
+            catalogue=catalogue,
             classifier=classifier,
             prompts=prompts,
             search=search,
             customers=customers,
             bedrock=bedrock,
+            hedge=Hedge(settings),
+            breakers=Breakers(settings),
             management=ManagementApi(management_connections, signer, management_at, settings),
             replay=ReplayStore(redis, ttl_s=settings.replay_ttl_s),
             releases=releases,
             ahead=ahead,
-            query_log=query_log,
+            query_log=QueryLog.from_settings(settings),
         )
         await warm_once(bedrock, settings)
         orchestrator = await stack.enter_async_context(Orchestrator(services, redis))
         async with asyncio.TaskGroup() as background:
-            tasks = [
-                background.create_task(signer.keep_fresh()),
-                background.create_task(prompts.keep_fresh(settings.prompt_refresh_s)),
-                background.create_task(releases.follow(settings.release_refresh_s)),
-                background.create_task(
-                    keep_warm(bedrock, settings, lambda: releases.current.optimisations.model_warmup)
-                ),
-            ]
-            if query_log is not None:
-                tasks.append(background.create_task(query_log.write()))
+            tasks = [background.create_task(signer.keep_fresh()), *_keeping_up(background, services)]
             yield orchestrator
             for task in tasks:
                 task.cancel()
+
+
+def _keeping_up(background: asyncio.TaskGroup, services: Services) -> list[asyncio.Task[None]]:
+    """What runs beside the answers: fresh prompts, the active release, a warm model, the query log."""
+    settings, releases = services.settings, services.releases
+    tasks = [
+        background.create_task(services.prompts.keep_fresh(settings.prompt_refresh_s)),
+        background.create_task(releases.follow(settings.release_refresh_s)),
+        background.create_task(
+            keep_warm(services.bedrock, settings, lambda: releases.current.optimisations.model_warmup)
+        ),
+    ]
+    if services.query_log is not None:
+        tasks.append(background.create_task(services.query_log.write()))
+    return tasks
 
 
 def _redis(settings: Settings) -> Redis:
     url = settings.redis_url or "redis://127.0.0.1:6379"
     # Made once here: by default every new connection looks the library's version up on disk, on the event loop.
     driver = DriverInfo(lib_version=redis_version)
-    return Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2, driver_info=driver)
+    # Who finds all connections in use waits for one: the default pool would refuse, and a crowd would do without its Redis.
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=settings.redis_connections,
+        timeout=_REDIS_WITHIN_S,
+        socket_timeout=_REDIS_WITHIN_S,
+        socket_connect_timeout=_REDIS_WITHIN_S,
+        driver_info=driver,
+    )
+    return Redis.from_pool(pool)
 
 
 def _opensearch(settings: Settings, session: boto3.Session) -> AsyncOpenSearch:
@@ -147,6 +167,10 @@ async def serve(settings: Settings, announce: Callable[[dict[str, str]], None]) 
             host, port = runner.addresses[0][:2]
             announce({"orchestrator_url": f"http://{host}:{port}"})
             await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            # Told to end. Told a second time, this is cut short, and what runs is kept for another to go on with.
+            await orchestrator.drain()
+            raise
         finally:
             await runner.cleanup()
 

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     aws_url: str | None = None
     redis_url: str | None = None
     token: SecretStr | None = None
+    shop_url: str = "https://shop.mangaassist.example"
     data_dir: Path = _PROJECT / "data"
     orchestrator_host: str = "127.0.0.1"
     orchestrator_port: Annotated[int, Field(ge=0, le=65535)] = 0
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
     reconnect_attempts: Count = 3
     reconnect_backoff_ms: Positive = 200
     reconnect_backoff_max_ms: Positive = 3000
+    resume_after_silence_s: Positive = 5
     replay_ttl_s: Count = 300
     max_query_chars: Count = 8000
     max_running_answers: Count = 5
@@ -135,7 +137,19 @@ class Settings(BaseSettings):
     embedding_dimensions: Literal[256, 512, 1024] = 512
     max_answer_tokens: Count = 1024
 
-    # 3. Streaming manager and sender.
+    # 3. Streaming manager and sender; what one orchestrator takes on, and how it bears what fails.
+    capacity_answers: Count = 200
+    busy_retry_ms: Positive = 1000
+    drain_timeout_s: Positive = 30
+    breaker_failures: Count = 5
+    breaker_pause_s: Positive = 1
+    retry_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    retry_burst: Count = 50
+    hedge_share: Annotated[float, Field(ge=0, le=1)] = 0.02
+    hedge_burst: Count = 5
+    hedge_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    hedge_answers: Count = 200
+    hedge_answers_min: Count = 20
     chunk_batch_size: Count = 3
     stream_timeout_s: Positive = 30
     send_timeout_s: Positive = 5
@@ -144,6 +158,7 @@ class Settings(BaseSettings):
     management_pool_size: Count = 5
     management_pool_max_size: Count = 64
     replay_timeout_ms: Positive = 250
+    redis_connections: Count = 100
     metrics_namespace: str = "MangaAssist/Streaming"
 
     # 4. Progressive rendering: what is on the screen by when.
@@ -158,6 +173,9 @@ class Settings(BaseSettings):
     list_second_title_ms: Positive = 1800
     list_third_title_ms: Positive = 2200
     list_cards_ms: Positive = 2500
+    cards_max: Count = 5
+    exchanges_max: Count = 100
+    timeline_rows_max: Count = 5_000
 
     # 5. Pre-computation: what comes next, what is worth making, and answers kept for everybody.
     answers_ahead: bool = True
@@ -244,6 +262,17 @@ class Settings(BaseSettings):
     expected_routing_saving_ms: Positive = 600
     expected_cache_saving_ms: Positive = 2000
     expected_trending_saving_ms: Positive = 1200
+
+    # 8. Jobs: notebooks on a schedule. Leases of the jobs: files beside the runs, or what several machines share.
+    job_leases: Literal["file", "redis", "dynamodb"] = "file"
+    jobs_table: str = "manga-jobs"
+    runs_url: str = str(_PROJECT / "papermill_runs")
+    jobs_metrics_namespace: str = "MangaAssist/Jobs"
+    job_lease_s: Positive = 60
+    job_timeout_s: Positive = 900
+    keep_runs_days: Positive = 90
+    keep_runs: Count = 3_000
+    evening_peak_hour_jst: Annotated[int, Field(ge=0, le=23)] = 20
 
     # The local stand-ins' model of latency (medians; log-normal). These are assumptions, not measurements.
     local_dir: Path = Path()

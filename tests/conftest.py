@@ -6,18 +6,23 @@ import asyncio
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection, connect
 
 from mangalib import server
 from mangalib.local.stack import Stack, running_stack
+from mangalib.settings import environment
 
 QUICK = {
     "local_haiku_first_token_ms": 30,
@@ -33,6 +38,8 @@ QUICK = {
     "prompt_refresh_s": 1,
     "release_refresh_s": 0.1,
     "send_timeout_s": 2,
+    # A fault that a test ordered for one invocation must not be outrun by a second one.
+    "hedge_share": 0,
     # Most tests are about answers that are made when they are asked for.
     "answers_ahead": False,
     # Calls in the background would be counted, and would meet faults, that a test meant for its own query.
@@ -43,7 +50,62 @@ QUICK = {
     "cache_budget_ms": 2000,
     "knn_deadline_ms": 4000,
     "profile_deadline_ms": 4000,
+    "replay_timeout_ms": 2000,
 }
+
+
+# What only calculates and starts no service: it may run beside everything else.
+BESIDE = {
+    "test_cloud.py",
+    "test_cluster.py",
+    "test_detector.py",
+    "test_docs.py",
+    "test_jobs.py",
+    "test_operations.py",
+    "test_runs.py",
+    "test_schedule.py",
+    "test_shared.py",
+    "test_semantic.py",
+    "test_statistics.py",
+    "test_transitions.py",
+    "test_verdict.py",
+    "test_workload.py",
+    "05_regression_report.ipynb",
+    "06_detector_study.ipynb",
+    "09_semantic_cache.ipynb",
+    "10_precompute_operations.ipynb",
+    "12_ops_dashboard.ipynb",
+    "13_warming.ipynb",
+    "14_transition_model.ipynb",
+}
+
+# What mostly waits: for what was broken on purpose, for time-outs, for customers. A process of its own.
+WAITING_FOLDERS = {"faults", "fuzz", "local", "soak"}
+WAITING = {
+    "test_breaker.py",
+    "test_capacity.py",
+    "test_eventstream.py",
+    "test_faults.py",
+    "test_hedge.py",
+    "test_pool.py",
+    "test_replay.py",
+    "test_security.py",
+    "test_session.py",
+    "test_stream.py",
+    "07_incident_drill.ipynb",
+    "08_followup_prediction.ipynb",
+    "11_chat_lab.ipynb",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what no time matters to; what measures comes last, when that has ended (`make test` runs them side by side)."""
+    items.sort(key=lambda item: item.path.suffix == ".ipynb" or item.path.parent.name in {"benchmark", "precompute"})
+    for item in items:
+        if item.path.name in BESIDE or item.path.parent.name == "browser":
+            item.add_marker(pytest.mark.beside)
+        elif item.path.name in WAITING or item.path.parent.name in WAITING_FOLDERS:
+            item.add_marker(pytest.mark.waiting)
 
 
 # Real data, beside the project where they are at hand.
@@ -114,14 +176,15 @@ class PlainClient:
 async def orchestrator_here(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, *, beside: bool = False, **changes: object
 ) -> AsyncIterator[None]:
-    """The gateway's back end is an orchestrator on this test's own loop, with other settings; ended as by SIGTERM.
+    """The gateway's back end is an orchestrator on this test's own loop, with other settings; ended as by SIGTERM, but
+    without time for the answers that run.
 
     ``beside`` the usual one, each has about half of the connections.
     """
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", stack.addresses["aws_access_key_id"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", stack.addresses["aws_secret_access_key"])
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    settings = stack.settings.model_copy(update=changes)
+    settings = stack.settings.model_copy(update={"drain_timeout_s": 0.01, **changes})
     serving = asyncio.create_task(server.serve(settings, lambda at: ready.set_result(at["orchestrator_url"])))
     await asyncio.wait({ready, serving}, return_when=asyncio.FIRST_COMPLETED)
     usual = json.loads((stack.folder / "orchestrator.json").read_text())["orchestrator_url"]
@@ -133,6 +196,57 @@ async def orchestrator_here(
         serving.cancel()
         await asyncio.wait([serving])
         await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"urls": [usual]})
+
+
+def start_service(
+    stack: Stack, name: str, ready_file: Path, *command: str, **changes: object
+) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
+    """One more process of a service of that stack, and its addresses. Whoever starts it ends it; it may be killed.
+
+    ``command`` is what Python is given instead of the service's own module, before the ready file's name.
+    """
+    ours = {name: getattr(stack.settings, name) for name in stack.settings.model_fields_set}
+    plain = {name: v.get_secret_value() if isinstance(v, SecretStr) else v for name, v in ours.items()}
+    keys = {name.upper(): stack.addresses[name] for name in ("aws_access_key_id", "aws_secret_access_key")}
+    with ready_file.with_suffix(".log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *(command or ("-m", "mangalib.local.service", name)), str(ready_file)],
+            env={**environment({**plain, **changes}), **keys, "AWS_EC2_METADATA_DISABLED": "true"},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    while not ready_file.exists():
+        assert process.poll() is None, f"{name} did not start"
+        time.sleep(0.02)
+    return process, json.loads(ready_file.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def orchestrator_process(
+    stack: Stack, folder: Path, **changes: object
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """One more orchestrator of that stack, in a process of its own, and its URL."""
+    process, addresses = start_service(stack, "orchestrator", folder / "orchestrator.json", **changes)
+    try:
+        yield process, addresses["orchestrator_url"]
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@contextmanager
+def back_ends(stack: Stack, *urls: str) -> Iterator[None]:
+    """The gateway's back ends for the length of the block; afterwards the stack's own again."""
+    usual = json.loads((stack.folder / "orchestrator.json").read_text())["orchestrator_url"]
+    stack.local("gateway", "PUT", "integration", {"urls": list(urls)})
+    try:
+        yield
+    finally:
+        stack.local("gateway", "PUT", "integration", {"urls": [usual]})
 
 
 Connect = Callable[..., Any]

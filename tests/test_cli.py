@@ -33,9 +33,9 @@ def reach(stack: Stack) -> dict[str, str]:
 
 
 @contextmanager
-def up(ready_file: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+def up(ready_file: Path, command: str = "up") -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     process = subprocess.Popen(
-        [*MANGALIB, "up", "--ready-file", str(ready_file)],
+        [*MANGALIB, command, "--ready-file", str(ready_file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -64,7 +64,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 def test_two_stacks_side_by_side_and_a_clean_end_each_way(tmp_path: Path) -> None:
-    with up(tmp_path / "one.json") as (one, first), up(tmp_path / "two.json") as (two, second):
+    with up(tmp_path / "one.json") as (one, first), up(tmp_path / "two.json", "chat") as (two, second):
         wanted = {
             "websocket_url",
             "page_url",
@@ -106,7 +106,10 @@ def test_ctrl_c_while_starting_leaves_nothing(tmp_path: Path) -> None:
         time.sleep(0.02)
     children = family(process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    try:
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()  # ended already, unless this test fails
     assert "Traceback" not in errors
     assert gone(children)
 
@@ -152,7 +155,7 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(
 
 def test_every_command_explains_itself() -> None:
     releases = [["release", name] for name in ("list", "show", "create", "activate", "rollback")]
-    for command in ([], ["up"], ["ask"], ["run"], ["benchmark"], ["verdict"], ["release"], *releases):
+    for command in ([], ["up"], ["chat"], ["ask"], ["run"], ["benchmark"], ["verdict"], ["release"], *releases):
         done = mangalib(*command, "--help")
         assert done.returncode == 0
         assert "Usage" in done.stdout

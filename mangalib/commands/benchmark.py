@@ -27,6 +27,7 @@ from mangalib.settings import Settings, load_settings
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also ask a sample of this query log (MANGA_QUERY_LOG of the orchestrator).",
 )
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Ask from all workers of this Dask cluster.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run and its percentiles as JSON.")
 def benchmark(
     per_intent: int | None,
@@ -34,6 +35,7 @@ def benchmark(
     seed: int | None,
     rate: float | None,
     production: Path | None,
+    scheduler: str | None,
     as_json: bool,
 ) -> None:
     """One run: every intent, open loop, appended to the store. Interrupted, it keeps what was answered, and exits 130.
@@ -57,11 +59,14 @@ def benchmark(
     )
     interrupted = False
     with service(quiet=as_json) as (url, token):
-        runner = Runner(lambda: Client(url, token, settings=settings), workload, settings, progress=not as_json)
-        try:
-            asyncio.run(runner.run())
-        except KeyboardInterrupt:
-            interrupted = True
+        if scheduler is not None:
+            runner = _spread(scheduler, workload, url, token, settings, as_json)
+        else:
+            runner = Runner(lambda: Client(url, token, settings=settings), workload, settings, progress=not as_json)
+            try:
+                asyncio.run(runner.run())
+            except KeyboardInterrupt:
+                interrupted = True
     if not runner.outcomes:
         raise MangaError("interrupted before the first answer: there is nothing to keep")
     samples = runner.samples()
@@ -71,6 +76,19 @@ def benchmark(
     if interrupted:
         click.echo(f"interrupted: {len(runner.outcomes)} of {runner.planned} questions are kept", err=True)
         sys.exit(130)
+
+
+def _spread(scheduler: str, workload: Any, url: str, token: str, settings: Settings, as_json: bool) -> Any:
+    from mangalib.benchmark.spread import run_spread
+    from mangalib.cluster import cluster
+
+    with cluster(scheduler) as client:
+        runner, clocks = run_spread(client, workload, url, token, settings, progress=not as_json)
+    for worker, clock in clocks.items():
+        click.echo(f"{worker}: clock {clock.ahead_s * 1000:+.1f} ms, within {clock.within_s * 1000:.1f} ms", err=True)
+    if len(runner.outcomes) < runner.planned:
+        click.echo(f"{runner.planned - len(runner.outcomes)} questions were lost with a worker", err=True)
+    return runner
 
 
 def _print_run(runner: Any, samples: Any, path: str, as_json: bool) -> None:
@@ -133,17 +151,11 @@ def verdict(store_url: str | None, run_id: str | None, fail_on: str | None, do_a
 
 
 def _act(found: Any, settings: Settings) -> list[Any]:
-    from mangalib.benchmark import actions, incidents
-    from mangalib.serving.aws import dynamodb_client
+    from mangalib.benchmark.actions import act_on
     from mangalib.serving.metrics import log_as_json
-    from mangalib.serving.release import ReleaseStore
 
     log_as_json()
-    dynamodb = dynamodb_client(settings)
-    known = incidents.IncidentStore(dynamodb, settings.incidents_table)
-    releases = ReleaseStore(dynamodb, settings.releases_table)
-    possible = actions.actions_of(settings, releases, actions.sns_client(settings))
-    return incidents.act(found, known, possible)
+    return act_on(found, settings)
 
 
 def _print_verdict(found: Any, incidents: list[Any]) -> None:

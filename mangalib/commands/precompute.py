@@ -42,18 +42,42 @@ def hit_rate(sessions: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--sessions", required=True, type=_FILE, help="A session log: Parquet, CSV or JSON Lines.")
+@click.option(
+    "--sessions", required=True, metavar="URL", help="A session log: Parquet, CSV or JSON Lines; or see below."
+)
 @click.option("--model", type=_FILE, help="The model's file; by default MANGA_TRANSITION_MODEL.")
-def transitions(sessions: Path, model: Path | None) -> None:
-    """Learn the transition model from a log; it replaces the file's only if it foretells the newest sessions no worse."""
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="The Dask cluster that counts, instead of this machine.")
+def transitions(sessions: str, model: Path | None, scheduler: str | None) -> None:
+    """Learn the transition model from a log; it replaces the file's only if it foretells the newest sessions no worse.
+
+    With a folder or s3://bucket/prefix, all logs in it are one, counted file by file; that model is written without being
+    compared, and must be a file of its own (--model).
+    """
     from mangalib.precompute.rollout import learn_and_compare
     from mangalib.precompute.sessionlog import SessionLog
 
     settings = load_settings()
-    log = SessionLog(sessions, settings.session_events_max)
+    if "://" in sessions or Path(sessions).is_dir():
+        _partitioned(sessions, model, scheduler, settings)
+        return
+    if scheduler is not None:
+        raise SettingsError(f"--scheduler: {sessions} is one file; expected a folder or s3://bucket/prefix")
+    log = SessionLog(Path(sessions), settings.session_events_max)
     outcome = learn_and_compare(log, model or settings.transition_model, settings)
     _say_repairs(log)
     click.echo(outcome.sentence)
+
+
+def _partitioned(url: str, model: Path | None, scheduler: str | None, settings: Settings) -> None:
+    from mangalib.cluster import cluster
+    from mangalib.precompute.partitions import learn_partitioned
+
+    if model is None:
+        raise SettingsError("--model: expected the file to write, as the model of many files is not compared first")
+    with cluster(scheduler) as client:
+        learned = learn_partitioned(client, url, settings, progress=True)
+    learned.save(model)
+    click.echo(f"{learned.transitions} transitions of {len(learned.intents)} intents: {model}")
 
 
 @click.command()

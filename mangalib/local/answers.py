@@ -30,12 +30,16 @@ def tokens_of(text: str) -> list[str]:
 
 
 class AnswerWriter:
-    """Writes whole answers; a request whose last turn is the assistant's is answered by what follows that text."""
+    """Writes whole answers; a request whose last turn is the assistant's is answered by what follows that text.
+
+    A text that is ``ordered`` is the answer to everything, for as long as it is.
+    """
 
     def __init__(self, catalogue: Catalogue, seed: int) -> None:
         self._catalogue = catalogue
         self._seed = seed
         self._by_title = {item.title: item for item in catalogue.items}
+        self.ordered: str | None = None
 
     def write(self, model_id: str, request: ClaudeRequest) -> str:
         """The answer's text, without what the assistant has already said."""
@@ -45,7 +49,7 @@ class AnswerWriter:
         question = turns[-1].content
         fingerprint = repr((self._seed, model_id, request.system, [(turn.role, turn.content) for turn in turns]))
         rng = random.Random(hashlib.sha256(fingerprint.encode()).digest())
-        text = self._compose(question, request.system, rng)
+        text = self.ordered or self._compose(question, request.system, rng)
         return text.removeprefix(said)
 
     def _compose(self, question: str, system: str, rng: random.Random) -> str:
@@ -108,13 +112,13 @@ def _compare(one: Manga, other: Manga, japanese: bool) -> str:
 
 def _recommend(items: list[Manga], japanese: bool) -> str:
     if japanese:
-        lines = "".join(f"『{i.title_ja}』({i.author}、全{i.volumes}巻)、" for i in items)
-        return f"こちらの作品はいかがでしょうか。{lines}どれも在庫がございますので、すぐにお届けできます。😊"
-    lines = " ".join(
-        f"{number}. {i.title} by {i.author}: {i.genres.replace(',', ', ')}, {i.volumes} volumes, {i.price_usd:.2f} USD."
+        lines = "\n".join(f"- **『{i.title_ja}』**({i.author}、全{i.volumes}巻)" for i in items)
+        return f"こちらの作品はいかがでしょうか。\n\n{lines}\n\n気になる作品があれば、もっと詳しくご紹介します。😊"
+    lines = "\n".join(
+        f"{number}. **{i.title}** by {i.author}: {i.genres.replace(',', ', ')}, {i.volumes} volumes, {i.price_usd:.2f} USD."
         for number, i in enumerate(items, start=1)
     )
-    return f"Here is what I would read next. {lines} Tell me which one you want to know more about. 😊"
+    return f"Here is what I would read next.\n\n{lines}\n\nTell me which one you want to know more about. 😊"
 
 
 def _about_orders(orders: list[tuple[str, str]], japanese: bool) -> str:

@@ -41,12 +41,14 @@ _LETTERS = string.ascii_letters + string.digits
 
 
 class Stats(msgspec.Struct):
-    """What ``GET /_local/stats`` tells; ``connections`` and ``open_streams`` are of now, the rest since the start."""
+    """What ``GET /_local/stats`` tells; ``connections``, ``open_streams`` and ``held`` (by a fault) are of now, the rest
+    since the start."""
 
     tls_handshakes: int = 0
     connections: int = 0
     invocations: int = 0
     open_streams: int = 0
+    held: int = 0
     tokens_generated: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -210,12 +212,10 @@ class BedrockStandIn:
             first_byte_ms = (time.monotonic() - started) * 1000
             events = events_of(model_id, stop_reason, tokens, input_tokens, self._rng, started, first_byte_ms)
             for number, (event, token_count) in enumerate(events):
-                if (
-                    fault is not None
-                    and number == fault.after_events
-                    and await self._in_stream(request, response, fault)
-                ):
-                    return response
+                if fault is not None and fault.strikes(number, event["type"]):
+                    if await self._in_stream(request, response, fault):
+                        return response
+                    fault = None
                 # The wait for the first token is over already; from then on each is waited for.
                 if token_count and transcript["text"]:
                     await asyncio.sleep(self._latency.inter_token_s(token_count))
@@ -263,8 +263,8 @@ class BedrockStandIn:
         if fault is None:
             return
         if fault.kind == "slow_first_token":
-            await asyncio.sleep(fault.delay_ms / 1000)
-        elif fault.after_events == 0:
+            await self._faults.hold(fault)
+        elif fault.at_once:
             await self._before_headers(request, fault)
 
     async def _before_headers(self, request: web.BaseRequest, fault: Fault) -> None:
@@ -277,7 +277,7 @@ class BedrockStandIn:
                 _abort(request)
                 raise ConnectionResetError("reset as ordered")
             case "stall":
-                await _stall(fault)
+                await self._faults.hold(fault)
 
     async def _in_stream(self, request: web.BaseRequest, response: web.StreamResponse, fault: Fault) -> bool:
         """What is ordered for this place of the stream; returns whether the stream ends with it."""
@@ -285,8 +285,8 @@ class BedrockStandIn:
             case "reset":
                 _abort(request)
                 return True
-            case "stall" if fault.after_events:
-                await _stall(fault)
+            case "stall" if not fault.at_once:
+                await self._faults.hold(fault)
             case "bad_json":
                 await response.write(encode_message(_EVENT_HEADERS, b'{"bytes": "bm90IGpzb24="}'))
             case "throttle" | "internal" | "model_stream_error":
@@ -312,6 +312,7 @@ class BedrockStandIn:
         try:
             match request.method, path.removeprefix("/_local/"):
                 case "GET", "stats":
+                    self.stats.held = self._faults.holding
                     return web.json_response(msgspec.to_builtins(self.stats))
                 case "GET", "transcripts":
                     return web.json_response(list(self._transcripts))
@@ -320,13 +321,19 @@ class BedrockStandIn:
                 case "POST", "profile":
                     self._latency.profile = self._latency.profile.changed(await request.read())
                     return web.json_response(msgspec.to_builtins(self._latency.profile))
+                case "PUT", "answer":
+                    self._writer.ordered = msgspec.json.decode(await request.read(), type=dict[str, str])["text"]
+                    return web.json_response({"ordered": True})
+                case "DELETE", "answer":
+                    self._writer.ordered = None
+                    return web.json_response({"ordered": False})
                 case "POST", "faults":
                     self._faults.order(await request.read())
                     return web.json_response({"ordered": True})
                 case "DELETE", "faults":
                     self._faults.clear()
                     return web.json_response({"ordered": False})
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             return web.json_response({"message": str(error)}, status=400)
         return web.json_response({"message": f"no {request.method} {path}"}, status=404)
 
@@ -334,13 +341,6 @@ class BedrockStandIn:
 def _abort(request: web.BaseRequest) -> None:
     if request.transport is not None:
         request.transport.abort()
-
-
-async def _stall(fault: Fault) -> None:
-    if fault.delay_ms:
-        await asyncio.sleep(fault.delay_ms / 1000)
-    else:
-        await asyncio.Event().wait()
 
 
 async def serve(settings: Settings, announce: Announce) -> None:

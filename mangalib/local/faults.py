@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -21,14 +23,26 @@ KINDS = (
 class Fault(msgspec.Struct, forbid_unknown_fields=True):
     """One order: what happens, after how many events, how often at most, how likely each time, and for how long.
 
-    ``delay_ms`` is how long a stall or a slow first token lasts; a stall without one lasts until the client gives up.
+    ``before_event`` names the type of the stream's event that it happens before, instead of a number of events.
+    ``delay_ms`` is how long a stall or a slow first token lasts; a stall without one lasts until the client gives up. Both end
+    when all orders are forgotten.
     """
 
     kind: str
     after_events: int = 0
+    before_event: str = ""
     times: int = 1
     probability: float = 1.0
     delay_ms: float = 0.0
+
+    def strikes(self, number: int, event_type: str) -> bool:
+        """Whether its place in a stream is before that event."""
+        return event_type == self.before_event if self.before_event else number == self.after_events
+
+    @property
+    def at_once(self) -> bool:
+        """Whether its place is before anything is answered."""
+        return self.after_events == 0 and not self.before_event
 
 
 class FaultBook:
@@ -38,6 +52,8 @@ class FaultBook:
         self._kinds = kinds
         self._rng = rng
         self._orders: list[Fault] = []
+        self._forgotten = asyncio.Event()
+        self.holding = 0
 
     def order(self, body: bytes) -> None:
         """Take an order as JSON; raises ``ValueError`` naming what is wrong with it."""
@@ -52,8 +68,20 @@ class FaultBook:
         self._orders.append(fault)
 
     def clear(self) -> None:
-        """Forget all orders."""
+        """Forget all orders, and let go of what is held by one."""
         self._orders.clear()
+        self._forgotten.set()
+        self._forgotten = asyncio.Event()
+
+    async def hold(self, fault: Fault) -> None:
+        """For as long as the fault lasts, or until all orders are forgotten."""
+        self.holding += 1
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(fault.delay_ms / 1000 or None):
+                    await self._forgotten.wait()
+        finally:
+            self.holding -= 1
 
     def take_for_stream(self) -> Fault | None:
         """The fault that befalls this stream, if any; ``after_events`` says where in it."""
@@ -61,7 +89,7 @@ class FaultBook:
 
     def take_for_answer(self) -> Fault | None:
         """The fault that befalls this request, which is answered whole; ones for the middle of a stream spare it."""
-        return self._take(lambda fault: fault.after_events == 0)
+        return self._take(lambda fault: fault.at_once)
 
     def take_for_request(self) -> Fault | None:
         """The fault that befalls this request of a service without streams: there, requests are its events."""

@@ -31,6 +31,7 @@ from websockets.http11 import Request, Response
 
 from mangalib.local import sigv4
 from mangalib.local.faults import FaultBook
+from mangalib.local.page import SHOP_PATH, Page
 from mangalib.local.service import Announce
 from mangalib.settings import Settings
 
@@ -66,6 +67,7 @@ class GatewayStandIn:
         self._connections: dict[str, Connection] = {}
         self._handshakes: deque[float] = deque()
         self._faults = FaultBook(FAULT_KINDS, random.Random(settings.local_seed))
+        self.page: Page | None = None
 
     # The clients' side
 
@@ -174,8 +176,8 @@ class GatewayStandIn:
         admin = path.removeprefix(f"/{STAGE}")
         if admin.startswith("/_local/"):
             return await self._admin(request.method, admin.removeprefix("/_local/"), await request.read())
-        if path == "/" and request.method == "GET":
-            return web.Response(text="MangaAssist's local stack is running. Talk to it with: mangalib ask\n")
+        if self.page is not None and (found := self.page.answer(request, path)) is not None:
+            return found
         prefix = f"/{STAGE}/@connections/"
         if not path.startswith(prefix):
             return _answer(403, "ForbiddenException", "Forbidden")
@@ -190,7 +192,7 @@ class GatewayStandIn:
                     assert request.transport is not None
                     request.transport.abort()
                 case "stall":
-                    await asyncio.sleep(fault.delay_ms / 1000 or 3600)
+                    await self._faults.hold(fault)
         problem = self._distrust(request, body)
         if problem is not None:
             return _answer(403, "ForbiddenException", problem)
@@ -238,6 +240,10 @@ class GatewayStandIn:
                     return web.json_response(
                         [{"id": c.connection_id, "user_agent": c.user_agent} for c in self._connections.values()]
                     )
+                case "DELETE", "connections":
+                    for connection in self._connections.values():
+                        connection.socket.transport.abort()
+                    return web.json_response({"dropped": len(self._connections)})
                 case "POST", "faults":
                     self._faults.order(body)
                     return web.json_response({"ordered": True})
@@ -301,13 +307,15 @@ async def serve(settings: Settings, announce: Announce) -> None:
         }
         async with serve_websocket(gateway.serve_client, "127.0.0.1", 0, **options) as sockets:
             port = next(iter(sockets.sockets)).getsockname()[1]
-            announce(
-                {
-                    "websocket_url": f"ws://127.0.0.1:{port}/{STAGE}",
-                    "management_url": f"{management}/{STAGE}",
-                    "page_url": f"{management}/",
-                }
-            )
+            addresses = {
+                "websocket_url": f"ws://127.0.0.1:{port}/{STAGE}",
+                "management_url": f"{management}/{STAGE}",
+                "page_url": f"{management}/",
+                "shop_url": f"{management}{SHOP_PATH}",
+            }
+            at_shop = settings.model_copy(update={"shop_url": addresses["shop_url"]})
+            gateway.page = Page(at_shop, addresses["page_url"], addresses["websocket_url"])
+            announce(addresses)
             try:
                 await asyncio.Event().wait()
             finally:

@@ -93,7 +93,7 @@ class OpenSearchStandIn:
                         assert request.transport is not None
                         request.transport.abort()
                     case "stall":
-                        await asyncio.sleep(fault.delay_ms / 1000 or 3600)
+                        await self._faults.hold(fault)
             return await self._dispatch(request, parts, body)
         except (msgspec.DecodeError, ValueError, KeyError, TypeError, IndexError) as error:
             return _error(400, "illegal_argument_exception", str(error))

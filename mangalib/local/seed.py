@@ -24,6 +24,8 @@ from mangalib.serving.release import Release, ReleaseStore
 from mangalib.serving.routing import Intent
 from mangalib.settings import Settings
 
+DEMO_CUSTOMER = "demo-customer"
+
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file; raises ``DataError`` with the line that is not one."""
@@ -50,6 +52,7 @@ def seed_dynamodb(settings: Settings) -> None:
         settings.sessions_table: (("customer", "S"), ("session_id", "S"), None),
         settings.releases_table: (("release", "N"), None, None),
         settings.incidents_table: (("incident", "S"), None, None),
+        settings.jobs_table: (("job", "S"), None, None),
     }
     for name, (hash_key, range_key, file) in tables.items():
         keys = [key for key in (hash_key, range_key) if key is not None]

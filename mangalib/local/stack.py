@@ -30,7 +30,6 @@ from mangalib.settings import Settings, environment, load_settings
 
 START_WITHIN_S = 60.0
 STOP_WITHIN_S = 8.0
-DEMO_CUSTOMER = "demo-customer"
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _started(folder: Path, settings: dict[str, object], quiet: bool) -> Iterator
         ours = _settings_of(values)
         addresses = {
             **{name: values[name] for name in _ADDRESSES},
-            "token": issue_token(ours, DEMO_CUSTOMER),
+            "token": issue_token(ours, seed.DEMO_CUSTOMER),
             "aws_access_key_id": keys["AWS_ACCESS_KEY_ID"],
             "aws_secret_access_key": keys["AWS_SECRET_ACCESS_KEY"],
             "orchestrator_log": str(folder / "orchestrator.log"),

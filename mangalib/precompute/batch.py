@@ -127,7 +127,8 @@ class Batch:
         """Order the answers of a programme that are not there yet, the first the most valuable; returns how many."""
         missing = [need for need in needs if self.can_be_shared(need) and not await self._there(need)]
         for place, need in enumerate(missing):
-            self._order(need, program, SEMANTIC, worth=1.0 / (1 + place))
+            # Nobody orders these a second time, so they wait for as long as an answer would be of use.
+            self._order(need, program, SEMANTIC, worth=1.0 / (1 + place), within_s=self._settings.cache_fresh_s)
         return len(missing)
 
     def refresh(self, need: Need, source: str, program: str) -> None:
@@ -182,7 +183,9 @@ class Batch:
         text = makers.question_of(need, title)
         await self._shared.put(prepared.intent, need.topic, self._reader.read(text), text, prepared)
 
-    def _order(self, need: Need, program: str, source: str, *, worth: float = 1.0) -> None:
+    def _order(
+        self, need: Need, program: str, source: str, *, worth: float = 1.0, within_s: float | None = None
+    ) -> None:
         async def job() -> None:
             key = self.flight_key(need)
             flight = self._flights.start(
@@ -191,7 +194,7 @@ class Batch:
             if flight.task is not None:
                 await asyncio.wait([flight.task])
 
-        self._background.offer("batch", worth, job, within_s=self._settings.trending_every_s)
+        self._background.offer("batch", worth, job, within_s=within_s or self._settings.trending_every_s)
 
     async def _there(self, need: Need) -> bool:
         title = (await self._facts.titles([need.title])).get(need.title)

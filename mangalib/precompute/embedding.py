@@ -5,12 +5,13 @@ WordLlama's tokens know little of Japanese, so that there pairs and triples of l
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import wordllama
 from sklearn.feature_extraction.text import HashingVectorizer
 
 DIMENSIONS = 256
@@ -20,7 +21,14 @@ _letters = HashingVectorizer(analyzer="char", ngram_range=(1, 3), n_features=DIM
 
 
 @cache
-def _model() -> wordllama.WordLlama:
+def _model() -> Any:
+    # Importing it makes every library of the process write at level INFO, which is not its to decide.
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    import wordllama
+
+    root.setLevel(level)
+    root.handlers[:] = handlers
     # The model lies inside the wheel; nothing is fetched.
     return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
 

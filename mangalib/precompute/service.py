@@ -28,6 +28,7 @@ from mangalib.precompute.transitions import LiveModel
 from mangalib.precompute.warming import Measured, held_out
 from mangalib.serving.ahead import Asked, Found, Given
 from mangalib.serving.bedrock import ClaudeRequest
+from mangalib.serving.catalogue import Manga
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.querylog import without_personal_data
 from mangalib.serving.routing import ROUTES, Intent
@@ -218,6 +219,14 @@ class Precompute:
         return topic, Need(topic.name, title, meaning.language) if title else None
 
     # While and after it
+
+    async def titles(self, manga_ids: list[str]) -> dict[str, Manga]:
+        """The facts as whatever changes the catalogue has last said them."""
+        try:
+            return await self._facts.titles(manga_ids)
+        except (RedisError, OSError) as error:
+            log.warning("no facts about titles: %s", error)
+            return {}
 
     def began(self, asked: Asked, titles: list[str]) -> None:
         """Note what is asked, and let the likeliest follow-ups be made."""

@@ -26,7 +26,7 @@ BATCH_ROWS = 1_000_000
 INTENTS_MAX = 5_000
 _REQUIRED = ("session_id", "at", "intent")
 _ZONE = r"(Z|[+-]\d\d:?(\d\d)?)$"
-_READERS = {
+READERS = {
     ".parquet": "read_parquet",
     ".csv": "read_csv",
     ".gz": "read_csv",
@@ -133,9 +133,9 @@ class SessionLog:
 
         Raises ``DataError`` when the file cannot be used, and ``duckdb.Error`` when it cannot be read.
         """
-        reader = _READERS.get(self.path.suffix.lower())
+        reader = READERS.get(self.path.suffix.lower())
         if reader is None:
-            raise DataError(f"{self.path}: expected a name that ends in {', '.join(sorted(_READERS))}")
+            raise DataError(f"{self.path}: expected a name that ends in {', '.join(sorted(READERS))}")
         if not self.path.is_file():
             raise DataError(f"{self.path}: no such file")
         source = f"{reader}('{str(self.path).replace(chr(39), chr(39) * 2)}')"
@@ -172,6 +172,7 @@ class SessionLog:
     def _check_times(self, database: duckdb.DuckDBPyConnection, source: str, kind: str) -> str:
         """An expression for the time of a row; times without a zone are taken as UTC, and counted."""
         at = '"at"' if kind.startswith("TIMESTAMP") else 'TRY_CAST("at" AS TIMESTAMPTZ)'
+        at = f"CASE WHEN isfinite({at}) THEN {at} END"  # infinity is a time to SQL, and none to anybody else
         naive = "false" if "TIME ZONE" in kind else "true"
         if kind == "VARCHAR":
             naive = f"""NOT regexp_matches("at", '{_ZONE}')"""

@@ -95,6 +95,25 @@ class TransitionModel:
         return model
 
     @classmethod
+    def merged(cls, models: Sequence[TransitionModel]) -> TransitionModel:
+        """One model of what several have learned, each from sessions of its own; all of one order and half-life."""
+        whole = cls(order=models[0].order, half_life_days=models[0].half_life_days)
+        whole.as_of_us = max(model.as_of_us for model in models)
+        whole._name(dict.fromkeys(name for model in models for name in model.intents))
+        for model in models:
+            number = [whole._number[name] for name in model.intents]
+            scale = float(np.exp2((model.as_of_us - whole.as_of_us) / (whole.half_life_days * _DAY_US)))
+            whole.transitions += model.transitions
+            for context, counts in model._counts.items():
+                tokens = (number[t - _FIRST_INTENT] + _FIRST_INTENT if t >= _FIRST_INTENT else t for t in context)
+                there = whole._counts.setdefault(tuple(tokens), {})
+                for outcome, weight in counts.items():
+                    intent, relation = divmod(outcome, len(Relation))
+                    key = number[intent] * len(Relation) + relation
+                    there[key] = there.get(key, 0.0) + weight * scale
+        return whole
+
+    @classmethod
     def learn_sessions(cls, sessions: Sequence[Sequence[str]], *, order: int = 4) -> TransitionModel:
         """From sessions at hand, each a list of intents without entities; all count alike."""
         model = cls(order=order, half_life_days=1.0)

@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from mangalib.serving.bedrock import ClaudeRequest
+from mangalib.serving.catalogue import Manga
 from mangalib.serving.release import Release
 from mangalib.serving.routing import Intent
 
@@ -60,6 +61,10 @@ class Ahead(Protocol):
 
     async def find(self, asked: Asked) -> Found | None:
         """The answer to that question, if there is one that is still right."""
+        ...
+
+    async def titles(self, manga_ids: list[str]) -> dict[str, Manga]:
+        """These titles as they are now, price and stock; those that are not known are left out."""
         ...
 
     def began(self, asked: Asked, titles: list[str]) -> None:

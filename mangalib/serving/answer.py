@@ -1,8 +1,6 @@
 """One answer, from the question to its last frame: the asyncio shell around the streaming machine.
 
-Three tasks an answer: one makes it, one delivers its frames in order with one post in flight, one keeps them in Redis.
-The list of frames is what ties them together: delivering is a cursor that moves along it, so that a client that comes
-back is served by setting the cursor to where it was.
+Three tasks an answer: one makes it, one delivers its frames, one keeps them in Redis; `delivery.py` holds the frames.
 
 When the client is gone the model's stream is closed at once. When the client comes back, the answer goes on from the text
 it had: the model is asked again with that text as the beginning of its own turn.
@@ -18,16 +16,19 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
-from mangalib.errors import BedrockError, ConnectionGoneError, MangaError, TransportError
+from mangalib.errors import BedrockError, DependencyDownError, MangaError, TransportError
 from mangalib.serving import metrics
 from mangalib.serving.ahead import Asked, Found, Given
-from mangalib.serving.bedrock import ClaudeRequest, Turn
+from mangalib.serving.bedrock import ClaudeRequest, Turn, continuing
+from mangalib.serving.cards import CardDeck, ProductCard, TitleCard, product_card, title_card
+from mangalib.serving.catalogue import Manga
+from mangalib.serving.delivery import Delivery, is_of
 from mangalib.serving.fanout import Branch, fan_out
-from mangalib.serving.messages import Chunk, Done, Error, Metadata, Query, Status, encode
+from mangalib.serving.hedge import hedged_stream
+from mangalib.serving.messages import Card, Chunk, Done, Error, Metadata, Query, Status
 from mangalib.serving.prompts import assemble
 from mangalib.serving.replay import Head, Plan, Recorded
 from mangalib.serving.retrieval import Customer
@@ -46,7 +47,15 @@ class Answer:
     """Made by :meth:`fresh` or :meth:`continued`; :meth:`run` does everything and never raises for what goes wrong."""
 
     def __init__(
-        self, services: Services, *, customer: str, request_id: str, connection_id: str, head: Head, frames: list[bytes]
+        self,
+        services: Services,
+        *,
+        customer: str,
+        request_id: str,
+        connection_id: str,
+        head: Head,
+        frames: list[bytes],
+        cursor: int = 0,
     ) -> None:
         self.request_id = request_id
         self.session_id = head.session_id
@@ -55,18 +64,19 @@ class Answer:
         self._settings = services.settings
         self._release = services.releases.current
         self._customer = customer
-        self._connection_id = connection_id
         self._plan = head.plan
         self._intent = head.plan.intent if head.plan else ""
         self._source = "model"
         self._model_id = head.plan.model_id if head.plan else ""
         self._asked: Asked | None = None
-        self._titles: list[str] = []
+        self._retrieved: list[Manga] = []
+        self._deck = CardDeck(services.catalogue, services.settings, head.query.text)
         self._had_history = False
-        self._frames = frames
-        self._seen_statuses = {frame.state for frame in _statuses(frames)}
-        self._cursor = len(frames)
-        self._saved = len(frames)
+        self._delivery = Delivery(
+            services, request_id=request_id, connection_id=connection_id, frames=frames, cursor=cursor
+        )
+        self._seen_statuses = {frame.state for frame in self._delivery.of(Status)}
+        self._seen_cards = {(frame.card.manga_id, type(frame.card)) for frame in self._delivery.of(Card)}
         self._machine = StreamMachine(
             batch_size=self._release.batch_size(self._settings), shown=head.text, buffered=not head.query.stream
         )
@@ -76,11 +86,7 @@ class Answer:
         self._started_s = time.monotonic()
         self._timeline: dict[str, float] = {"received": 0.0}
         self._degraded: list[str] = []
-        self._finished = False
         self._producing = False
-        self._leaving = False
-        self._something_new = asyncio.Event()
-        self._something_to_save = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._producer: asyncio.Task[None] | None = None
         self._deliverer: asyncio.Task[None] | None = None
@@ -114,71 +120,83 @@ class Answer:
             connection_id=connection_id,
             head=recorded.head,
             frames=recorded.frames,
+            cursor=min(after + 1, len(recorded.frames)),
         )
-        answer._cursor = min(after + 1, len(recorded.frames))
-        answer._finished = recorded.head.state in {StreamState.COMPLETED, StreamState.ERROR}
+        answer._delivery.finished = recorded.head.state in {StreamState.COMPLETED, StreamState.ERROR}
         return answer
 
     async def run(self) -> None:
         """Make, deliver and keep the answer, until its last frame is out or the client is gone."""
         async with asyncio.TaskGroup() as self._tasks:
             self._deliverer = self._tasks.create_task(self._deliver())
-            if not self._finished:
-                self._tasks.create_task(self._keep())
+            if not self._delivery.finished:
+                self._tasks.create_task(self._delivery.keep(self._customer, self._head))
                 self._producer = self._tasks.create_task(self._produce())
         if self._producer is not None:
-            self._report()
+            metrics.publish(
+                self._settings.metrics_namespace,
+                model_id=self._model_id,
+                intent=self._intent or "unknown",
+                state=self._machine.state,
+                metrics=self._machine.metrics,
+                request_id=self.request_id,
+            )
 
     def attach(self, connection_id: str, after: int) -> bool:
         """Go on towards another connection, from behind frame ``after``; false when this answer is ending already."""
-        if self._leaving or self._finished or self._tasks is None:
+        if self._delivery.stopped or self._delivery.finished:
             return False
-        self._connection_id = connection_id
-        self._cursor = min(after + 1, len(self._frames))
-        if self._deliverer is not None:
+        self._delivery.turn_to(connection_id, after)
+        if self._tasks is not None and self._deliverer is not None:  # else it begins with the new connection
             self._deliverer.cancel()
-        self._deliverer = self._tasks.create_task(self._deliver())
+            self._deliverer = self._tasks.create_task(self._deliver())
         return True
 
     def leave(self, connection_id: str | None = None) -> None:
         """The client is gone (from that connection, if given): stop the model, keep what there is."""
-        if connection_id in {None, self._connection_id} and not self._leaving:
-            self._leaving = True
+        if connection_id in {None, self._delivery.connection_id} and not self._delivery.stopped:
+            self._delivery.stop()
+            # A post that is under way goes to nobody; who comes back is not to wait for it.
+            if self._deliverer is not None and self._deliverer is not asyncio.current_task():
+                self._deliverer.cancel()
             # One that has not begun sees the flag; cancelled before its first step it could not clean up.
             if self._producing and self._producer is not None:
                 self._producer.cancel()
-            self._something_new.set()
 
     # Making it
 
     async def _produce(self) -> None:
         self._producing = True
         try:
-            if self._leaving:
+            if self._delivery.stopped:
                 raise asyncio.CancelledError
             async with asyncio.timeout(self._settings.stream_timeout_s):
-                found = await self._look_ahead() if self._plan is None else None
+                found = None
+                if self._plan is None:
+                    found = await self._look_ahead()
+                else:
+                    self._begin_cards()
                 if found is None or not await self._served(found):
                     plan = self._plan or await self._prepare()
                     await self._generate(plan)
             self._machine.complete(self._now_ms())
-            self._end_with_done()
+            await self._end_with_done()
         except asyncio.CancelledError:
             self._machine.cancel(self._now_ms())
             self._frame_pending()
-            if not self._leaving:
+            if not self._delivery.stopped:
                 raise
         except TimeoutError:
             self._end_with_error("timeout", SORRY, f"not complete within {self._settings.stream_timeout_s:g} s")
         except MangaError as error:
-            self._end_with_error(error.code, BUSY if error.code == "busy" else SORRY, str(error))
+            message = BUSY if error.code == "busy" else SORRY
+            self._end_with_error(error.code, message, str(error), error.retry_after_ms)
         except Exception as error:  # the client must get its error frame whatever happened; the log gets the rest
             log.exception("an answer failed", extra={"request_id": self.request_id})
             self._end_with_error("internal", SORRY, type(error).__name__)
         finally:
             self._producing = False
-            self._finished = True
-            self._wake()
+            self._delivery.finish()
 
     async def _look_ahead(self) -> Found | None:
         """From the question to an answer that exists already, or is being made."""
@@ -191,14 +209,16 @@ class Answer:
         self._mark("routed")
         if route.status_text:
             self._status("typing", route.status_text)
+        self._begin_cards()
         asked = self._asked = Asked(self._customer, self.session_id, intent, query.text, self._release)
         found: Found | None = None
         try:
-            async with asyncio.timeout(self._settings.cache_budget_ms / 1000):
-                found = await services.ahead.find(asked)
-        except TimeoutError:
+            with services.breakers.redis.watch():
+                async with asyncio.timeout(self._settings.cache_budget_ms / 1000):
+                    found = await services.ahead.find(asked)
+        except (TimeoutError, DependencyDownError) as error:
             self._degraded.append("cache")
-            log.warning("no look ahead within its budget", extra={"request_id": self.request_id})
+            log.warning("no look ahead: %s", error or "not within its budget", extra={"request_id": self.request_id})
         self._mark("cache")
         return found
 
@@ -215,7 +235,7 @@ class Answer:
                     if new:
                         self._machine.receive_text(new, self._now_ms())
                         self._first_token()
-                        self._something_new.set()
+                        self._delivery.wake()
         except (MangaError, RedisError, OSError) as error:
             log.warning("made here after all: %s", error, extra={"request_id": self.request_id})
             return False
@@ -259,7 +279,7 @@ class Answer:
             customer=customer,
             max_tokens=self._settings.max_answer_tokens,
         )
-        self._titles = [title.manga_id for title in titles]
+        self._retrieved = titles
         self._had_history = bool(customer.history)
         self._plan = Plan(intent.value, self._model_id, request)
         self._mark("prompt")
@@ -270,20 +290,20 @@ class Answer:
         branches = []
         if route.retrieval:
             search = partial(services.search.nearest, text, warm=self._release.optimisations.warm_pool)
-            branches.append(Branch("knn", search, settings.knn_deadline_ms))
+            branches.append(Branch("knn", search, settings.knn_deadline_ms, services.breakers.search))
         if route.knows_customer:
             fetch = partial(services.customers.fetch, self._customer, self.session_id)
-            branches.append(Branch("customer", fetch, settings.profile_deadline_ms))
+            branches.append(Branch("customer", fetch, settings.profile_deadline_ms, services.breakers.customers))
         return branches
 
     def _first_token(self) -> None:
         if "first_token" not in self._timeline and self._machine.has_text:
             self._mark("first_token")
             if self._asked is not None:
-                self._services.ahead.began(self._asked, self._titles)
+                self._services.ahead.began(self._asked, [title.manga_id for title in self._retrieved])
 
     async def _generate(self, plan: Plan) -> None:
-        request = _continuing(plan.request, self._machine.text)
+        request = continuing(plan.request, self._machine.text)
         for attempt in range(1, self._settings.max_attempts + 1):
             self._machine.invoked()
             self._mark("model_asked")
@@ -294,6 +314,9 @@ class Answer:
                 retryable = not isinstance(error, BedrockError) or error.retryable
                 if self._machine.has_text or attempt == self._settings.max_attempts or not retryable:
                     raise
+                if not self._services.bedrock.may_retry():
+                    log.warning("no retry, too many fail", extra={"request_id": self.request_id})
+                    raise
                 log.warning("attempt %d failed: %s", attempt, error, extra={"request_id": self.request_id})
                 fresh_connection_helps = isinstance(error, TransportError) and not error.answered
                 await asyncio.sleep(0 if fresh_connection_helps else RETRY_BACKOFF_S * random.uniform(0.5, 1.5))
@@ -301,19 +324,21 @@ class Answer:
     async def _stream(self, model_id: str, request: ClaudeRequest) -> None:
         machine = self._machine
         warm = self._release.optimisations.warm_pool
-        async with self._services.bedrock.stream(model_id, request, warm=warm) as stream:
-            self._mark("model_answered")
+        services = self._services
+        async with hedged_stream(services.bedrock, services.hedge, model_id, request, warm=warm) as stream:
+            self._timeline["model_answered"] = self._at_ms(stream.answered_s)
             async for events in stream:
                 machine.receive(events, self._now_ms())
                 self._first_token()
-                self._something_new.set()
+                self._delivery.wake()
         if not machine.finished_by_model:
             raise TransportError("the model's stream ended before its last event", answered=True)
 
     # Ending it
 
-    def _end_with_done(self) -> None:
+    async def _end_with_done(self) -> None:
         self._frame_pending()
+        await self._show_products()
         machine = self._machine
         self._mark("done")
         metadata = Metadata(
@@ -329,7 +354,7 @@ class Answer:
             release=self._release.number,
             degraded=self._degraded,
         )
-        self._append(Done(metadata, self.request_id, len(self._frames)))
+        self._delivery.add(Done(metadata, self.request_id, self._delivery.next_seq))
         if self._tasks is not None and ROUTES[Intent(self._intent)].knows_customer:
             self._tasks.create_task(self._remember())
         if self._asked is not None:
@@ -337,11 +362,11 @@ class Answer:
             told = Given(machine.text, self._source, self._model_id, cost, metadata.total_ms, self._had_history)
             self._services.ahead.ended(self._asked, told)
 
-    def _end_with_error(self, code: str, message: str, reason: str) -> None:
+    def _end_with_error(self, code: str, message: str, reason: str, retry_after_ms: int | None = None) -> None:
         log.warning("answer ended with %s: %s", code, reason, extra={"request_id": self.request_id})
         self._machine.fail(reason, self._now_ms())
         self._frame_pending()
-        self._append(Error(code, message, self.request_id, len(self._frames)))
+        self._delivery.add(Error(code, message, self.request_id, self._delivery.next_seq, retry_after_ms))
 
     async def _remember(self) -> None:
         with self._logged("the conversation was not kept"):
@@ -355,57 +380,17 @@ class Answer:
                 turns = [*before, Turn("user", self.query.text), Turn("assistant", self._machine.text)]
                 await customers.remember(self._customer, self.session_id, turns)
 
-    def _report(self) -> None:
-        metrics.publish(
-            self._settings.metrics_namespace,
-            model_id=self._model_id,
-            intent=self._intent or "unknown",
-            state=self._machine.state,
-            metrics=self._machine.metrics,
-            request_id=self.request_id,
-        )
-
     # Delivering it
 
     async def _deliver(self) -> None:
         deadline_s = self._started_s + self._settings.stream_timeout_s + self._settings.send_timeout_s
-        while not self._leaving:
-            self._frame_pending()
-            if self._cursor == len(self._frames):
-                if self._finished:
-                    return
-                self._something_new.clear()
-                await self._something_new.wait()
-                continue
-            frame = self._frames[self._cursor]
-            try:
-                await self._services.management.post(self._connection_id, frame, deadline_s=deadline_s)
-            except ConnectionGoneError:
-                self.leave()
-            except MangaError as error:
-                log.warning("frames not delivered: %s", error, extra={"request_id": self.request_id})
-                self.leave()
-            else:
-                self._cursor += 1
-                self._timeline.setdefault("first_frame", self._now_ms())
-                if _is(frame, "chunk"):
-                    self._machine.sent(len(frame))
+        if not await self._delivery.deliver(self._frame_pending, self._sent, deadline_s=deadline_s):
+            self.leave()
 
-    # Keeping it
-
-    async def _keep(self) -> None:
-        while True:
-            await self._something_to_save.wait()
-            self._something_to_save.clear()
-            last = self._finished
-            until = len(self._frames)
-            with self._logged("the replay buffer was not written"):
-                async with asyncio.timeout(self._settings.replay_timeout_ms / 1000):
-                    frames = self._frames[self._saved : until]
-                    await self._services.replay.save(self._customer, self.request_id, self._head(), frames, self._saved)
-                self._saved = until
-            if last:
-                return
+    def _sent(self, frame: bytes) -> None:
+        self._timeline.setdefault("first_frame", self._now_ms())
+        if is_of(frame, Chunk):
+            self._machine.sent(len(frame))
 
     def _head(self) -> Head:
         numbers = self._machine.metrics
@@ -420,25 +405,43 @@ class Answer:
             plan=self._plan,
         )
 
-    # Small things
+    # Its frames
 
     def _status(self, state: str, message: str) -> None:
         if self._release.optimisations.status_messages and state not in self._seen_statuses:
-            self._append(Status(state, message, self.request_id, len(self._frames)))
+            self._delivery.add(Status(state, message, self.request_id, self._delivery.next_seq, self._intent))
+
+    def _begin_cards(self) -> None:
+        """What can be shown before the text; of an answer that goes on, also what its text so far has brought."""
+        about = self._deck.about(Intent(self._intent))
+        if self._release.optimisations.status_messages:
+            self._show(about)
+        self._show(self._deck.read(self._machine.taken))
+
+    def _show(self, titles: list[Manga]) -> None:
+        for title in titles:
+            self._card(title_card(title))
+
+    async def _show_products(self) -> None:
+        """All titles again, in the same order, with their prices: the newest that are known."""
+        self._show(self._deck.read("", last=True))
+        known = {title.manga_id: title for title in self._retrieved}
+        with self._logged("prices are those of the catalogue"):
+            async with asyncio.timeout(self._settings.cache_budget_ms / 1000):
+                known |= await self._services.ahead.titles([title.manga_id for title in self._deck.titles])
+        for title in self._deck.titles:
+            self._card(product_card(known.get(title.manga_id, title), self._settings.shop_url))
+
+    def _card(self, card: TitleCard | ProductCard) -> None:
+        if (card.manga_id, type(card)) not in self._seen_cards:
+            self._delivery.add(Card(card, self.request_id, self._delivery.next_seq))
 
     def _frame_pending(self) -> None:
-        if self._cursor == len(self._frames) or self._machine.state.final:
+        if self._delivery.all_sent or self._machine.state.final:
             text = self._machine.take()
             if text is not None:
-                self._append(Chunk(text, self.request_id, len(self._frames)))
-
-    def _append(self, frame: Status | Chunk | Done | Error) -> None:
-        self._frames.append(encode(frame))
-        self._wake()
-
-    def _wake(self) -> None:
-        self._something_new.set()
-        self._something_to_save.set()
+                self._delivery.add(Chunk(text, self.request_id, self._delivery.next_seq))
+                self._show(self._deck.read(text))
 
     def _now_ms(self) -> float:
         return self._at_ms(time.monotonic())
@@ -455,20 +458,3 @@ class Answer:
             yield
         except (RedisError, ClientError, BotoCoreError, OSError, TimeoutError) as error:
             log.warning("%s: %s: %s", what, type(error).__name__, error, extra={"request_id": self.request_id})
-
-
-def _continuing(request: ClaudeRequest, text: str) -> ClaudeRequest:
-    """The same request with ``text`` as what the model has said so far; it may not end in white space."""
-    said = text.rstrip()
-    if not said:
-        return request
-    return msgspec.structs.replace(request, messages=[*request.messages, Turn("assistant", said)])
-
-
-def _statuses(frames: list[bytes]) -> list[Status]:
-    return [msgspec.json.decode(frame, type=Status) for frame in frames if _is(frame, "status")]
-
-
-def _is(frame: bytes, kind: str) -> bool:
-    # The encoder puts the type first.
-    return frame.startswith(b'{"type":"' + kind.encode() + b'"')

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
 
 from mangalib.errors import BedrockError, TransportError
 from mangalib.serving.adaptive import AdaptiveRate
+from mangalib.serving.allowance import Allowance
 from mangalib.serving.aws import Signer, path_segment
+from mangalib.serving.breaker import Breaker
 from mangalib.serving.connection import Endpoint, HttpConnection
 from mangalib.serving.eventstream import EventStreamDecoder
 from mangalib.serving.eventstream import Message as EventMessage
@@ -102,6 +104,17 @@ class BedrockRuntime:
         self._read_timeout_s = settings.read_timeout_s
         self._connect_timeout_s = settings.connect_timeout_s
         self._rate = AdaptiveRate(settings.throttled_rate_min_per_s)
+        self._settings = settings
+        self._breakers: dict[str, Breaker] = {}
+        self._retries = Allowance(settings.retry_share, settings.retry_burst)
+
+    def breaker(self, model_id: str) -> Breaker:
+        """Each model has its own: one that is down does not take the others with it."""
+        return self._breakers.setdefault(model_id, Breaker.from_settings(model_id, self._settings))
+
+    def may_retry(self) -> bool:
+        """Whether one more request may be made for an answer that failed; the allowance is counted down."""
+        return self._retries.take()
 
     @asynccontextmanager
     async def stream(self, model_id: str, request: ClaudeRequest, *, warm: bool = True) -> AsyncIterator[ModelStream]:
@@ -109,11 +122,13 @@ class BedrockRuntime:
 
         Not ``warm``, over a new connection: only to measure what that costs.
 
-        Raises ``BusyError``, ``BedrockError`` or ``TransportError``; nothing is retried here.
+        Raises ``BusyError``, ``BedrockError`` or ``TransportError``; nothing is retried here. After
+        ``breaker_failures`` of a model in a row it is not asked for ``breaker_pause_s`` (``DependencyDownError``).
         """
-        async with self._connection(warm) as connection:
-            await self._post(connection, model_id, "invoke-with-response-stream", _claude_body(request))
-            yield ModelStream(connection, self._read_timeout_s)
+        with self.breaker(model_id).watch(_is_outage):
+            async with self._connection(warm) as connection:
+                await self._post(connection, model_id, "invoke-with-response-stream", _claude_body(request))
+                yield ModelStream(connection, self._read_timeout_s)
 
     async def answer(self, model_id: str, request: ClaudeRequest) -> bytes:
         """Invoke Claude and wait for its whole answer, as JSON. Raises as :meth:`stream` does."""
@@ -125,9 +140,10 @@ class BedrockRuntime:
         return msgspec.json.decode(await self._invoke(model_id, body, warm=warm), type=_Embedding).embedding
 
     async def _invoke(self, model_id: str, body: bytes, *, warm: bool = True) -> bytes:
-        async with self._connection(warm) as connection:
-            await self._post(connection, model_id, "invoke", body)
-            return await connection.read_all(timeout_s=self._read_timeout_s)
+        with self.breaker(model_id).watch(_is_outage):
+            async with self._connection(warm) as connection:
+                await self._post(connection, model_id, "invoke", body)
+                return await connection.read_all(timeout_s=self._read_timeout_s)
 
     @asynccontextmanager
     async def _connection(self, warm: bool) -> AsyncIterator[HttpConnection]:
@@ -144,6 +160,7 @@ class BedrockRuntime:
     async def _post(self, connection: HttpConnection, model_id: str, operation: str, body: bytes) -> None:
         target = f"{self._endpoint.path}/model/{path_segment(model_id)}/{operation}"
         headers = {"Content-Type": "application/json"}
+        self._retries.earn()
         await asyncio.sleep(self._rate.wait_s())
         signed = self._signer.sign(SIGNING_NAME, self._endpoint, "POST", target, body, headers)
         status = await connection.send("POST", target, signed, body, timeout_s=self._read_timeout_s)
@@ -160,7 +177,7 @@ class ModelStream:
         self._read_timeout_s = read_timeout_s
         self._decoder = EventStreamDecoder()
 
-    async def __aiter__(self) -> AsyncIterator[list[ModelEvent]]:
+    async def __aiter__(self) -> AsyncGenerator[list[ModelEvent], None]:
         """Yields non-empty lists of events until the stream ends.
 
         Raises ``BedrockError`` on an exception in the stream, after the events before it; ``TransportError`` when the
@@ -182,6 +199,13 @@ class ModelStream:
                 raise failure
         if self._decoder.incomplete:
             raise TransportError("the event stream ended within a message", answered=True)
+
+
+def _is_outage(error: Exception) -> bool:
+    # A throttled model is not down: the adaptive rate slows its requests instead.
+    if isinstance(error, BedrockError):
+        return error.retryable and error.name != "ThrottlingException"
+    return isinstance(error, TransportError)
 
 
 def _claude_body(request: ClaudeRequest) -> bytes:
@@ -240,3 +264,11 @@ def bedrock_pool(endpoint: Endpoint, settings: Settings, *, background: bool = F
         keep_alive_s=settings.keep_alive_s,
         keep_alive=keep_alive,
     )
+
+
+def continuing(request: ClaudeRequest, text: str) -> ClaudeRequest:
+    """The same request with ``text`` as what the model has said so far; it may not end in white space."""
+    said = text.rstrip()
+    if not said:
+        return request
+    return msgspec.structs.replace(request, messages=[*request.messages, Turn("assistant", said)])

@@ -117,6 +117,35 @@ class Catalogue:
         """The series whose English or Japanese title stands in ``text``, in order, each once."""
         return list(dict.fromkeys(item for _, _, item in self._find(text)))
 
+    def settled(self, text: str, *, last: bool) -> tuple[list[Manga], str]:
+        """For text that is still growing: the series that stand in it whatever follows, and the end of it to read again.
+
+        A title at the very end may turn out to be a longer one, or another word; unless this is the ``last`` of the text.
+        """
+        folded = _fold(text)
+        found = [
+            (end, item)
+            for start, end, item in self._find(text)
+            if last or (end < len(text) and not self._may_grow(folded[start:], item))
+        ]
+        read = max((end for end, _ in found), default=0)
+        if len(text) - read > self._longest:
+            read = len(text) - self._longest
+            # Never from the middle of a word, or its end could be taken for a title.
+            while read > 0 and text[read].isascii() and text[read].isalnum():
+                read -= 1
+        return list(dict.fromkeys(item for _, item in found)), text[read:]
+
+    def _may_grow(self, rest: str, item: Manga) -> bool:
+        longer = (
+            name for key in (rest[:2], rest[:1]) for name, _, other in self._names.get(key, ()) if other is not item
+        )
+        return any(name != rest and name.startswith(rest) for name in longer)
+
+    @cached_property
+    def _longest(self) -> int:
+        return max((len(name) for names in self._names.values() for name, _, _ in names), default=0)
+
     def mask(self, text: str) -> str:
         """``text`` with each title replaced by the word TITLE, so that a phrasing is seen apart from what it is about."""
         parts, last = [], 0

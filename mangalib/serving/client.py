@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -73,6 +74,7 @@ class _Pending:
     frames: asyncio.Queue[Received | MangaError]
     last_seq: int = -1
     asked_again: bool = False
+    sent_on: int = 0
 
 
 class Client:
@@ -119,7 +121,7 @@ class Client:
         Raises ``TransportError`` when the connection is lost for good, ``TransportTimeoutError`` when nothing comes.
         """
         if self._reader is None or self._reader.done():
-            await self._begin()
+            await self._begin_again()
         query = Query(text, intent, request_id or uuid.uuid4().hex, stream)
         assert query.request_id is not None
         pending = _Pending(query, time.monotonic(), asyncio.Queue(_QUEUED_FRAMES))
@@ -158,18 +160,27 @@ class Client:
         await self._send(Ping())
 
     async def _frames_of(self, pending: _Pending) -> AsyncIterator[Received]:
-        timeout_s = self._settings.stream_timeout_s + self._settings.send_timeout_s
         while True:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    received = await pending.frames.get()
-            except TimeoutError:
-                raise TransportTimeoutError(f"no frame came for {timeout_s:g} s") from None
+            received = await self._next(pending)
             if isinstance(received, MangaError):
                 raise received
             yield received
             if isinstance(received.frame, Done | Error):
                 return
+
+    async def _next(self, pending: _Pending) -> Received | MangaError:
+        """The next frame. After a silence the answer is asked to go on: whoever made it may be gone, and another there."""
+        timeout_s = self._settings.stream_timeout_s + self._settings.send_timeout_s
+        silence_s = self._settings.resume_after_silence_s
+        until_s = time.monotonic() + timeout_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, silence_s)):
+                    return await pending.frames.get()
+            if left_s > silence_s and self._session.state is SessionState.STREAMING:
+                assert pending.query.request_id is not None
+                await self._send(Resume(pending.query.request_id, pending.last_seq))
+        raise TransportTimeoutError(f"no frame came for {timeout_s:g} s")
 
     # The connection
 
@@ -180,6 +191,19 @@ class Client:
         self._session.connected(now_s)
         self._session.authenticated(now_s)
         self._reader = asyncio.create_task(self._read())
+
+    async def _begin_again(self) -> None:
+        """The connection was lost while no answer ran: it is made again as patiently as in the middle of one."""
+        problem: MangaError | None = None
+        for pause_s in self._pauses():
+            try:
+                return await self._begin()
+            except (TransportError, BusyError) as error:
+                log.info("connecting again: %s", error)
+                problem = error
+            await asyncio.sleep(pause_s)
+        assert problem is not None
+        raise problem
 
     async def _connect(self) -> ClientConnection:
         url = self._url + (f"?{urlencode({'session': self.session_id})}" if self.session_id else "")
@@ -246,7 +270,7 @@ class Client:
     def _pauses(self) -> Iterator[float]:
         """Back-off with full jitter (Brooker, 2015), one pause for each attempt that is allowed."""
         ceiling_ms = self._settings.reconnect_backoff_ms
-        while self._session.state is SessionState.RECONNECTING:
+        for _ in range(self._settings.reconnect_attempts):
             yield random.uniform(0, ceiling_ms) / 1000
             ceiling_ms = min(2 * ceiling_ms, self._settings.reconnect_backoff_max_ms)
 
@@ -282,6 +306,13 @@ class Client:
             pending.asked_again = True
             await self._send(pending.query)
             return
+        if isinstance(frame, Error) and frame.code == "going_away" and self._socket is not None:
+            pending.sent_on += 1
+            if pending.sent_on <= self._settings.reconnect_attempts:
+                # Another server takes it: what was not begun is asked again there, what was goes on.
+                pending.asked_again = False
+                await self._socket.close()
+                return
         seq = getattr(frame, "seq", None)
         if seq is not None:
             if seq <= pending.last_seq:

@@ -1,4 +1,5 @@
-"""Parallel fan-out: several look-ups at once, each with its own deadline; one that fails degrades the answer only."""
+"""Parallel fan-out: several look-ups at once, each with its own deadline; one that fails degrades the answer only, and one
+that keeps failing is not waited for."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mangalib.serving.breaker import Breaker
+
 
 @dataclass(frozen=True)
 class Branch:
@@ -16,6 +19,7 @@ class Branch:
     name: str
     run: Callable[[], Awaitable[Any]]
     deadline_ms: float
+    breaker: Breaker
 
 
 @dataclass
@@ -39,8 +43,9 @@ async def fan_out(branches: Sequence[Branch], *, parallel: bool = True) -> dict[
     async def run(branch: Branch) -> None:
         outcome = outcomes[branch.name]
         try:
-            async with asyncio.timeout(branch.deadline_ms / 1000):
-                outcome.value = await branch.run()
+            with branch.breaker.watch():
+                async with asyncio.timeout(branch.deadline_ms / 1000):
+                    outcome.value = await branch.run()
         except TimeoutError:
             outcome.error = f"no result within {branch.deadline_ms:g} ms"
         except Exception as error:  # whatever a look-up dies of, the answer goes on without it; the outcome says why

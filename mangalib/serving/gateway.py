@@ -7,7 +7,9 @@ import random
 import time
 
 from mangalib.errors import BusyError, ConnectionGoneError, MangaError, SettingsError, SlowClientError, TransportError
+from mangalib.serving.allowance import Allowance
 from mangalib.serving.aws import Signer, path_segment
+from mangalib.serving.breaker import Breaker
 from mangalib.serving.connection import Endpoint, HttpConnection
 from mangalib.serving.pool import WarmPool
 from mangalib.settings import Settings
@@ -27,6 +29,8 @@ class ManagementApi:
         self._signer = signer
         self._endpoint = endpoint
         self._settings = settings
+        self._breaker = Breaker.from_settings("the management API", settings)
+        self._retries = Allowance(settings.retry_share, settings.retry_burst)
 
     async def post(self, connection_id: str, frame: bytes, *, deadline_s: float) -> None:
         """Send one frame; ``deadline_s`` (monotonic) bounds all attempts.
@@ -38,11 +42,13 @@ class ManagementApi:
         SlowClientError
             Its buffer stayed full until the deadline.
         TransportError
-            The gateway could not be reached, or failed, on each of ``send_attempts``.
+            The gateway could not be reached, or failed, on each of ``send_attempts``, or on as many as the retry
+            allowance of all posts together left.
         MangaError
             It refused the frame for good: not allowed, or too large.
         """
         failures = 0
+        self._retries.earn()
         backoff_s = self._settings.send_backoff_ms / 1000
         while True:
             try:
@@ -52,7 +58,8 @@ class ManagementApi:
                     raise
             except (TransportError, BusyError) as error:
                 failures += 1
-                if failures >= self._settings.send_attempts or time.monotonic() + backoff_s > deadline_s:
+                over = failures >= self._settings.send_attempts or time.monotonic() + backoff_s > deadline_s
+                if over or not self._retries.take():
                     raise TransportError(f"frame not delivered after {failures} attempts: {error}") from error
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
             backoff_s = min(2 * backoff_s, 1.0)
@@ -68,15 +75,16 @@ class ManagementApi:
         target = f"{self._endpoint.path}/%40connections/{path_segment(connection_id)}"
         signed = self._signer.sign(SIGNING_NAME, self._endpoint, method, target, body, {})
         timeout_s = self._settings.send_timeout_s
-        async with self._pool.lease() as connection:
-            status = await connection.send(method, target, signed, body, timeout_s=timeout_s)
-            answer = await connection.read_all(timeout_s=timeout_s)
+        with self._breaker.watch(lambda error: isinstance(error, TransportError)):
+            async with self._pool.lease() as connection:
+                status = await connection.send(method, target, signed, body, timeout_s=timeout_s)
+                answer = await connection.read_all(timeout_s=timeout_s)
+            if status >= 500:
+                raise TransportError(f"the management API answered {status}: {answer[:200]!r}", answered=True)
         if status == 410:
             raise ConnectionGoneError(f"connection {connection_id} is gone")
         if status == 429:
             raise SlowClientError(f"connection {connection_id} takes no more frames for now")
-        if status >= 500:
-            raise TransportError(f"the management API answered {status}: {answer[:200]!r}", answered=True)
         if status >= 300:
             raise MangaError(f"the management API refused a frame with {status}: {answer[:200]!r}")
 

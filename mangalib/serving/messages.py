@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from mangalib.errors import BadRequestError
+from mangalib.serving.cards import ProductCard, TitleCard
 
 MAX_REQUEST_ID_CHARS = 128
 
@@ -44,19 +45,28 @@ class Resume(msgspec.Struct, tag_field="action", tag="resume", frozen=True):
 ClientMessage = Query | Ping | Disconnect | Resume
 
 
-class Status(msgspec.Struct, tag_field="type", tag="status", frozen=True):
-    """What is being done right now, in words for the customer."""
+class Status(msgspec.Struct, tag_field="type", tag="status", omit_defaults=True, frozen=True):
+    """What is being done right now, in words for the customer; ``intent`` is what the question was taken for."""
 
     state: str
     message: str
     request_id: str
     seq: int
+    intent: str = ""
 
 
 class Chunk(msgspec.Struct, tag_field="type", tag="chunk", frozen=True):
     """The next piece of the answer's text."""
 
     text: str
+    request_id: str
+    seq: int
+
+
+class Card(msgspec.Struct, tag_field="type", tag="card", frozen=True):
+    """A title of the answer to show beside its text; a later card of the same ``manga_id`` takes its place."""
+
+    card: TitleCard | ProductCard
     request_id: str
     seq: int
 
@@ -86,12 +96,14 @@ class Metadata(msgspec.Struct, frozen=True):
 
 
 class Error(msgspec.Struct, tag_field="type", tag="error", omit_defaults=True, frozen=True):
-    """What went wrong. With a ``request_id`` it ends that answer; without, it answers a frame that made no sense."""
+    """What went wrong. With a ``request_id`` it ends that answer; without, it answers a frame that made no sense.
+    ``retry_after_ms`` says when to ask again, where that would help."""
 
     code: str
     message: str
     request_id: str | None = None
     seq: int | None = None
+    retry_after_ms: int | None = None
 
 
 class Pong(msgspec.Struct, tag_field="type", tag="pong", frozen=True):
@@ -105,7 +117,7 @@ class SessionInfo(msgspec.Struct, tag_field="type", tag="session", frozen=True):
     state: str
 
 
-ServerFrame = Status | Chunk | Done | Error | Pong | SessionInfo
+ServerFrame = Status | Chunk | Card | Done | Error | Pong | SessionInfo
 
 _server_decoder = msgspec.json.Decoder(ServerFrame)
 encode = msgspec.json.Encoder().encode

@@ -37,7 +37,23 @@ def publish(
     record.add_metric("streaming_chunks_sent", MetricUnit.Count, metrics.chunks_sent)
     record.add_metric("stream_errors", MetricUnit.Count, int(state is StreamState.ERROR))
     record.add_metric("stream_cancellations", MetricUnit.Count, int(state is StreamState.CANCELLED))
-    sys.stdout.write(json.dumps(record.serialize_metric_set()) + "\n")
+    # By all three, and for alarms and dashboards, which cannot add up: by intent, and over all.
+    _write(record, [["intent"], []])
+
+
+def publish_job(namespace: str, *, job: str, ok: bool, duration_s: float) -> None:
+    """Write one record for one run of a scheduled job to standard output."""
+    record = EphemeralMetrics(namespace=namespace)
+    record.add_dimension("job", job)
+    record.add_metric("job_failed", MetricUnit.Count, int(not ok))
+    record.add_metric("job_duration_s", MetricUnit.Seconds, duration_s)
+    _write(record, [[]])
+
+
+def _write(record: EphemeralMetrics, also_by: list[list[str]]) -> None:
+    line = record.serialize_metric_set()
+    line["_aws"]["CloudWatchMetrics"][0]["Dimensions"] += also_by
+    sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
 

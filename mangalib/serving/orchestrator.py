@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import random
 import time
 import uuid
 from collections.abc import Coroutine, Iterator
@@ -20,8 +21,18 @@ from aiohttp import web
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mangalib.errors import AuthError, BadRequestError, BusyError, ConnectionGoneError, MangaError, NotFoundError
-from mangalib.serving.answer import Answer
+from mangalib.errors import (
+    AuthError,
+    BadRequestError,
+    BusyError,
+    ConnectionGoneError,
+    DependencyDownError,
+    GoingAwayError,
+    InterruptedAnswerError,
+    MangaError,
+    NotFoundError,
+)
+from mangalib.serving.answer import BUSY, Answer
 from mangalib.serving.auth import customer_of
 from mangalib.serving.messages import (
     Disconnect,
@@ -85,6 +96,7 @@ class Orchestrator:
         self._running: dict[tuple[str, str], Running] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._draining = False
 
     async def __aenter__(self) -> Orchestrator:
         self._tasks = await asyncio.TaskGroup().__aenter__()
@@ -98,6 +110,14 @@ class Orchestrator:
         for running in self._running.values():
             running.answer.leave()
         await self._tasks.__aexit__(None, None, None)
+
+    async def drain(self) -> None:
+        """Take nothing new from now on, and wait for the answers that run, ``drain_timeout_s`` at most."""
+        self._draining = True
+        running = [running.task for running in self._running.values()]
+        log.info("draining, %d answers are running", len(running))
+        if running:
+            await asyncio.wait(running, timeout=self._settings.drain_timeout_s)
 
     async def handle(self, request: web.Request) -> web.Response:
         """The integration's one endpoint."""
@@ -128,7 +148,7 @@ class Orchestrator:
             return web.json_response({"message": f"session: longer than {MAX_SESSION_ID_CHARS}"}, status=403)
         session_id = asked or uuid.uuid4().hex
         client = self._new_client(connection_id, ConnectionRecord(customer, session_id))
-        with _redis_optional("the connection is known to this process only"):
+        with self._redis_optional("the connection is known to this process only"):
             async with asyncio.timeout(self._settings.replay_timeout_ms / 1000):
                 record = encode(ConnectionRecord(customer, session_id))
                 lifetime_s = int(self._settings.connection_lifetime_s)
@@ -176,14 +196,14 @@ class Orchestrator:
         self._spawn(self._forget(connection_id))
 
     async def _forget(self, connection_id: str) -> None:
-        with _redis_optional("a connection's record is left to expire"):
+        with self._redis_optional("a connection's record is left to expire"):
             await self._redis.delete(_connection_key(connection_id))
 
     async def _client(self, connection_id: str) -> Client | None:
         client = self._clients.get(connection_id)
         if client is not None:
             return client
-        with _redis_optional("an unknown connection could not be looked up"):
+        with self._redis_optional("an unknown connection could not be looked up"):
             found = await self._redis.get(_connection_key(connection_id))
             if found is not None:
                 return self._new_client(connection_id, msgspec.json.decode(found, type=ConnectionRecord))
@@ -218,7 +238,8 @@ class Orchestrator:
                     self._disconnect(connection_id)
                     await self._close(connection_id)
         except MangaError as error:
-            await self._post(connection_id, Error(error.code, str(error), _request_id_in(body)))
+            frame = Error(error.code, str(error), _request_id_in(body), retry_after_ms=error.retry_after_ms)
+            await self._post(connection_id, frame)
 
     def _start(self, client: Client, query: Query) -> None:
         if not query.text.strip():
@@ -229,6 +250,7 @@ class Orchestrator:
             )
         if query.intent is not None:
             named_intent(query.intent)
+        self._admit()
         if len(client.answers) >= self._settings.max_running_answers:
             raise BusyError(f"{len(client.answers)} answers are running on this connection; wait for one to end")
         request_id = query.request_id or uuid.uuid4().hex
@@ -244,6 +266,17 @@ class Orchestrator:
         )
         self._run(client, answer)
 
+    def _admit(self) -> None:
+        """Refuse what cannot be served well now, before anything is done for it: those who are served stay as fast as ever."""
+        self._refuse_if_draining()
+        if len(self._running) >= self._settings.capacity_answers:
+            # Scattered, so that those who were refused together do not come back together.
+            raise BusyError(BUSY, retry_after_ms=round(self._settings.busy_retry_ms * random.uniform(0.5, 1.5)))
+
+    def _refuse_if_draining(self) -> None:
+        if self._draining:
+            raise GoingAwayError("This server is being replaced; connect again.", retry_after_ms=0)
+
     async def _resume(self, client: Client, resume: Resume) -> None:
         key = (client.customer, resume.request_id)
         running = self._running.get(key)
@@ -252,12 +285,21 @@ class Orchestrator:
                 self._release(running)
                 self._hold(client, running)
                 return
-            await asyncio.wait([running.task])
+            await asyncio.wait([running.task], timeout=CONTROL_FRAME_TIMEOUT_S)
+        self._refuse_if_draining()
         recorded = None
-        with _redis_optional("an answer could not be looked up"):
+        with self._redis_optional("an answer could not be looked up"):
             recorded = await self._services.replay.load(*key)
-        if recorded is None:
+        if recorded is None and resume.after < 0:
             raise NotFoundError(f"request_id: no answer {resume.request_id!r} is kept; ask again")
+        if recorded is None or recorded.lacks(resume.after):
+            raise InterruptedAnswerError("The answer was interrupted. What you have of it stands; please ask again.")
+        if (now_running := self._running.get(key)) is not None:
+            if now_running is running:
+                raise BusyError(BUSY, retry_after_ms=round(self._settings.busy_retry_ms))
+            # A client that heard nothing asked twice, and the first of the two goes on with it already.
+            await self._resume(client, resume)
+            return
         answer = Answer.continued(
             self._services,
             recorded,
@@ -267,8 +309,9 @@ class Orchestrator:
             after=max(-1, resume.after),
         )
         client.session_id = recorded.head.session_id
-        await self._post(client.connection_id, SessionInfo(client.session_id, SessionState.STREAMING))
+        # No wait between looking whether it runs and running it: a second request to go on must find this one.
         self._run(client, answer)
+        await self._post(client.connection_id, SessionInfo(client.session_id, SessionState.STREAMING))
 
     def _run(self, client: Client, answer: Answer) -> None:
         if client.connection_id not in self._clients:
@@ -324,6 +367,14 @@ class Orchestrator:
             self._clients.pop(client.connection_id, None)
             await self._close(client.connection_id)
 
+    @contextlib.contextmanager
+    def _redis_optional(self, consequence: str) -> Iterator[None]:
+        try:
+            with self._services.breakers.redis.watch():
+                yield
+        except (RedisError, OSError, TimeoutError, DependencyDownError) as error:
+            log.warning("Redis: %s: %s; %s", type(error).__name__, error, consequence)
+
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None, "enter the orchestrator first"
         return self._tasks.create_task(_contained(coroutine))
@@ -348,11 +399,3 @@ def _request_id_in(body: bytes) -> str | None:
 
 def _connection_key(connection_id: str) -> str:
     return "connection:" + hashlib.sha256(connection_id.encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _redis_optional(consequence: str) -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as error:
-        log.warning("Redis: %s: %s; %s", type(error).__name__, error, consequence)

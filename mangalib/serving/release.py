@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 _POINTER = 0
 _KEPT_ACTIVATIONS = 200
-_ATTEMPTS = 5
 
 
 class Optimisations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,7 +153,7 @@ class ReleaseStore:
 
     def create(self, release: Release) -> Release:
         """Keep a new release, numbered next, and return it; it is not active yet."""
-        for _ in range(_ATTEMPTS):
+        for _ in self._table.attempts():
             number = max((known.number for known in self.all()), default=_POINTER) + 1
             numbered = msgspec.structs.replace(release, number=number, created_at=_now())
             item = {"release": number, "body": msgspec.json.encode(numbered).decode()}
@@ -165,7 +164,7 @@ class ReleaseStore:
     def activate(self, number: int, why: str) -> Release:
         """Make a release active; one that was taken back before counts as good again."""
         release = self.get(number)
-        for _ in range(_ATTEMPTS):
+        for _ in self._table.attempts():
             item = self._table.get(_POINTER)
             bad = [other for other in _pointer_in(item).bad if other != number]
             if self._point(item, number, why, bad):
@@ -178,7 +177,7 @@ class ReleaseStore:
         ``bad`` is the release that is meant, by default whichever is active; if another is active by now, nothing is done.
         Returns the number that was taken back and the release that is active.
         """
-        for _ in range(_ATTEMPTS):
+        for _ in self._table.attempts():
             item = self._table.get(_POINTER)
             before = _pointer_in(item)
             meant = before.active if bad is None else bad

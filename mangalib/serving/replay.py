@@ -41,6 +41,10 @@ class Recorded(NamedTuple):
     head: Head
     frames: list[bytes]
 
+    def lacks(self, seq: int) -> bool:
+        """Whether a client that has frame ``seq`` has more than is known here, so that the rest would not fit."""
+        return seq >= len(self.frames)
+
 
 class ReplayStore:
     """Answers by customer and request id: nobody can name another customer's, whatever the ids look like."""

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from mangalib.serving.ahead import Ahead
 from mangalib.serving.bedrock import BedrockRuntime
+from mangalib.serving.breaker import Breaker
+from mangalib.serving.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.gateway import ManagementApi
+from mangalib.serving.hedge import Hedge
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.querylog import QueryLog
 from mangalib.serving.release import ReleaseFollower
@@ -16,16 +19,28 @@ from mangalib.serving.retrieval import CustomerData, TitleSearch
 from mangalib.settings import Settings
 
 
+class Breakers:
+    """Of what answers can do without. The model and the way back to the client have theirs inside."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.redis = Breaker.from_settings("Redis", settings)
+        self.search = Breaker.from_settings("the search for titles", settings)
+        self.customers = Breaker.from_settings("the customers' data", settings)
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything an answer is made with; one set a process."""
 
     settings: Settings
+    catalogue: Catalogue
     classifier: IntentClassifier
     prompts: PromptStore
     search: TitleSearch
     customers: CustomerData
     bedrock: BedrockRuntime
+    hedge: Hedge
+    breakers: Breakers
     management: ManagementApi
     replay: ReplayStore
     releases: ReleaseFollower

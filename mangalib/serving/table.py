@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mangalib.errors import MangaError
+
+_CONTENDED_S = 10.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
 
 
 class Table:
@@ -54,6 +60,16 @@ class Table:
         except self._dynamodb.exceptions.ConditionalCheckFailedException:
             return False
         return True
+
+    def attempts(self) -> Iterator[None]:
+        """Turns to read, change and ``put`` again what others change too: the first at once, the next after growing random
+        waits ("full jitter", Brooker 2015), for ten seconds. Leave the loop when written; it ends when none was."""
+        until_s = time.monotonic() + _CONTENDED_S
+        longest_s = _FIRST_WAIT_S
+        while time.monotonic() < until_s:
+            yield
+            time.sleep(random.uniform(0, longest_s))
+            longest_s = min(2 * longest_s, _LONGEST_WAIT_S)
 
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         try:

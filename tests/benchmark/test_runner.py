@@ -14,7 +14,9 @@ from mangalib.benchmark.store import SCHEMA
 from mangalib.benchmark.workload import Conversation, Question
 from mangalib.local.stack import Stack
 from mangalib.serving.client import Client
+from mangalib.serving.release import ReleaseStore
 from mangalib.serving.routing import Intent
+from tests.serving.test_release import dynamodb_of
 
 
 def every(gap_s: float, count: int, intent: Intent = Intent.GREETING, text: str = "Hello") -> list[Conversation]:
@@ -42,7 +44,8 @@ async def test_every_question_is_a_row_in_the_stores_columns(stack: Stack) -> No
     assert list(greetings["warmup"]) == [True, True, False, False, False, False]
     assert (greetings["first_token_ms"] < greetings["total_ms"]).all()
     assert (faq["source"], faq["origin"], faq["tokens"]) == ("semantic_cache", "production", 0)
-    assert runner.releases == {1}
+    active = await asyncio.to_thread(lambda: ReleaseStore(dynamodb_of(stack), stack.settings.releases_table).pointer())
+    assert runner.releases == {active.active}
 
 
 async def test_a_stall_is_charged_with_the_queue_that_builds_up(stack: Stack) -> None:

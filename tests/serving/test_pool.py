@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mangalib.errors import BusyError, TransportError, TransportTimeoutError
 from mangalib.serving.connection import Endpoint, HttpConnection
@@ -222,3 +225,112 @@ async def test_bytes_that_are_not_http_are_an_error() -> None:
     assert not connection.reusable
     connection.close()
     listener.close()
+
+
+MOST = 4
+
+
+class PoolLife(RuleBasedStateMachine):
+    """Queries that come, wait, give up, end well or badly, and a far side that drops everybody, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.open = AsyncExitStack()
+        self.leases: list[tuple[AsyncExitStack, HttpConnection]] = []
+        self.waiting: list[asyncio.Task[tuple[AsyncExitStack, HttpConnection]]] = []
+        self.run(self._start())
+
+    def run(self, coroutine: Coroutine[None, None, None]) -> None:
+        self.loop.run_until_complete(coroutine)
+
+    async def _start(self) -> None:
+        self.server = await self.open.enter_async_context(running())
+        self.pool = await self.open.enter_async_context(pool_of(self.server, size=2, max_size=MOST))
+
+    async def _lease(self) -> tuple[AsyncExitStack, HttpConnection]:
+        stack = AsyncExitStack()
+        return stack, await stack.enter_async_context(self.pool.lease())
+
+    async def _settled(self) -> None:
+        """Whoever waits gets what there is."""
+        await until(lambda: not self.waiting or len(self.leases) + self._ready() == MOST or self._ready() > 0)
+        for task in [task for task in self.waiting if task.done()]:
+            self.waiting.remove(task)
+            self.leases.append(task.result())
+
+    def _ready(self) -> int:
+        return sum(task.done() for task in self.waiting)
+
+    @precondition(lambda self: len(self.waiting) < 3)
+    @rule()
+    def a_query_comes(self) -> None:
+        async def comes() -> None:
+            self.waiting.append(asyncio.create_task(self._lease()))
+            await self._settled()
+
+        self.run(comes())
+
+    @precondition(lambda self: self.leases)
+    @rule(well=st.booleans())
+    def a_query_ends(self, well: bool) -> None:
+        async def ends() -> None:
+            stack, connection = self.leases.pop(0)
+            if well and connection.reusable:
+                with suppress(TransportError):  # the far side may have dropped it this very moment
+                    await get(connection)
+            elif connection.reusable:
+                connection.close()
+            await stack.aclose()
+            await self._settled()
+
+        self.run(ends())
+
+    @precondition(lambda self: self.waiting)
+    @rule()
+    def a_query_gives_up(self) -> None:
+        async def gives_up() -> None:
+            task = self.waiting.pop()
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                await task.result()[0].aclose()
+
+        self.run(gives_up())
+
+    @rule()
+    def the_far_side_drops_everybody(self) -> None:
+        async def drops() -> None:
+            self.server.drop_all()
+            await asyncio.sleep(0.01)
+
+        self.run(drops())
+
+    @invariant()
+    def nobody_has_anothers_connection_and_the_pool_keeps_its_bounds(self) -> None:
+        held = [id(connection) for _, connection in self.leases]
+        assert len(set(held)) == len(held)
+        assert self.pool.total <= MOST
+        assert not any(connection in self.pool._idle for _, connection in self.leases)
+        assert self.pool.idle == 0 or not self.waiting, "nobody waits beside a free connection"
+
+    def teardown(self) -> None:
+        async def ends() -> None:
+            for task in self.waiting:
+                task.cancel()
+            if self.waiting:
+                await asyncio.wait(self.waiting)
+            for stack, _ in self.leases:
+                await stack.aclose()
+            # Left alone it is whole again, and when it is closed nothing stays open.
+            await until(lambda: self.pool.total >= 2)
+            await self.open.aclose()
+            await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+        self.run(ends())
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+
+TestPoolLife = PoolLife.TestCase
+TestPoolLife.settings = settings(max_examples=30, deadline=None, stateful_step_count=25)

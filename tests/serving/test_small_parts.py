@@ -11,6 +11,7 @@ import pytest
 
 from mangalib.errors import DataError, SettingsError
 from mangalib.serving.adaptive import AdaptiveRate
+from mangalib.serving.breaker import Breaker
 from mangalib.serving.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.fanout import Branch, fan_out
@@ -84,6 +85,13 @@ def test_every_duration_and_size_says_its_unit() -> None:
         "_candidates",
         "_neighbours",
         "_questions",
+        "keep_runs",
+        "_hour_jst",
+        "redis_connections",
+        "_answers",
+        "_failures",
+        "_burst",
+        "_quantile",
     }
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
@@ -161,9 +169,9 @@ async def test_a_branch_that_fails_or_is_late_leaves_the_others_alone() -> None:
 
     outcomes = await fan_out(
         [
-            Branch("good", lambda: value_of(1, 0.05), 5000),
-            Branch("broken", broken, 5000),
-            Branch("late", lambda: asyncio.Event().wait(), 20),
+            Branch("good", lambda: value_of(1, 0.05), 5000, Breaker("good", failures=5, pause_s=1)),
+            Branch("broken", broken, 5000, Breaker("broken", failures=5, pause_s=1)),
+            Branch("late", lambda: asyncio.Event().wait(), 20, Breaker("late", failures=5, pause_s=1)),
         ]
     )
     assert outcomes["good"].value == 1
@@ -173,7 +181,8 @@ async def test_a_branch_that_fails_or_is_late_leaves_the_others_alone() -> None:
 
 async def test_a_cancelled_fan_out_leaves_no_task() -> None:
     before = asyncio.all_tasks()
-    running = asyncio.create_task(fan_out([Branch("long", lambda: asyncio.Event().wait(), 60_000)]))
+    breaker = Breaker("long", failures=5, pause_s=1)
+    running = asyncio.create_task(fan_out([Branch("long", lambda: asyncio.Event().wait(), 60_000, breaker)]))
     await asyncio.sleep(0.01)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mangalib.serving.bedrock import Delta, MessageStart, ModelEvent, Usage
 from mangalib.serving.stream import StreamMachine, StreamState
@@ -119,3 +120,59 @@ def test_whatever_the_order_all_text_leaves_once_in_order(steps: list[str | None
     stream.fail("x", 2.0) if end == "fail" else getattr(stream, end)(2.0)
     left += stream.take() or ""
     assert left == "".join(step for step in steps if step is not None) == stream.taken
+
+
+class StreamLife(RuleBasedStateMachine):
+    """Any order of what a model, a line and a customer may do, a maker that is lost in the middle included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = machine(batch_size=3)
+        self.came, self.left, self.waiting, self.used = "", "", 0, 0
+        self.first_ms: float | None = None
+        self.now_ms = 0.0
+
+    @precondition(lambda self: not self.stream.state.final)
+    @rule(text=st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=5))
+    def text_comes(self, text: str) -> None:
+        self.now_ms += 1
+        self.first_ms = self.first_ms or self.now_ms
+        self.stream.receive([delta(text)], self.now_ms)
+        self.came, self.waiting = self.came + text, self.waiting + 1
+
+    @precondition(lambda self: not self.stream.state.final)
+    @rule(tokens=st.integers(0, 50))
+    def usage_comes(self, tokens: int) -> None:
+        usage = Usage(output_tokens=tokens)
+        self.stream.receive([ModelEvent("ping"), ModelEvent("message_delta", usage=usage)], self.now_ms)
+        self.used += tokens
+
+    @precondition(lambda self: not self.stream.state.final)
+    @rule()
+    def the_maker_is_replaced(self) -> None:
+        self.stream.invoked()
+
+    @rule()
+    def the_line_is_free(self) -> None:
+        needed = 1 if self.stream.state.final or not self.left else 3
+        taken = self.stream.take()
+        assert (taken is not None) == (self.waiting >= needed)
+        if taken is not None:
+            self.left, self.waiting = self.left + taken, 0
+
+    @precondition(lambda self: self.stream.state is StreamState.STREAMING)
+    @rule(how=st.sampled_from(["complete", "cancel", "fail"]))
+    def it_ends(self, how: str) -> None:
+        self.stream.fail("x", self.now_ms) if how == "fail" else getattr(self.stream, how)(self.now_ms)
+
+    @invariant()
+    def nothing_is_lost_or_told_twice(self) -> None:
+        assert self.stream.text == self.came
+        assert self.stream.taken == self.left == self.came[: len(self.left)]
+        assert self.stream.metrics.tokens == self.used
+        assert self.stream.metrics.first_token_ms == self.first_ms
+        assert (self.stream.metrics.total_ms is not None) == self.stream.state.final
+
+
+TestStreamLife = StreamLife.TestCase
+TestStreamLife.settings = settings(max_examples=100, deadline=None)

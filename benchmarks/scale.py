@@ -1,0 +1,187 @@
+"""Ten thousand connections that idle: what one costs, whether all get in, and what 200 who ask notice of the crowd.
+
+    .venv/bin/python benchmarks/scale.py [--json FILE]
+
+Connections come at the gateway's own limit of new ones a second. What a session costs is the growth of the orchestrator's
+resident memory by the number of sessions, at 1,000 and at 10,000, before it has answered anything. 200 customers then ask at
+once, five times among the crowd and five times when it has left; first-token times are from their send to the first text, on the
+client, the model's 275 ms included. Gateway, model, orchestrator and all clients share
+this machine. Nothing here passes or fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import platform
+import resource
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+import psutil
+import uvloop
+from tqdm.auto import tqdm
+
+from mangalib.local.stack import Stack, running_stack
+from mangalib.serving.client import Client
+
+CROWDS = (1_000, 10_000)
+ASKING = 200
+ROUNDS = 5
+CUSTOMERS = 40
+
+
+class Idle(asyncio.Protocol):
+    """A WebSocket of the crowd: it shakes hands and then says nothing."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self.greeted = asyncio.get_running_loop().create_future()
+        self.lost = False
+        self._head = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask for the upgrade (asyncio.Protocol)."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the greeting (asyncio.Protocol)."""
+        # In once the server's session frame is there, which comes behind the handshake.
+        if not self.greeted.done():
+            self._head += data
+            if b'"type":"session"' in self._head:
+                self.greeted.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that it was refused, or lost (asyncio.Protocol)."""
+        self.lost = True
+        if not self.greeted.done():
+            self.greeted.set_exception(ConnectionError(self._head[:40].decode(errors="replace")))
+
+
+async def crowd_of(stack: Stack, count: int, crowd: list[Idle]) -> float:
+    """Let it grow to ``count``, at the limit of new connections a second; returns the seconds that took."""
+    url = urlsplit(stack.addresses["websocket_url"])
+    tokens = [stack.token_for(f"customer-{number % CUSTOMERS + 1:03d}") for number in range(CUSTOMERS)]
+    loop, rate = asyncio.get_running_loop(), stack.settings.new_connections_per_second
+    started_s, new = time.monotonic(), count - len(crowd)
+    with tqdm(total=new, desc=f"connecting {count:,}", leave=False) as bar:
+        for number in range(new):
+            # Just under the limit, which is for others too.
+            await asyncio.sleep(max(0.0, started_s + number / (0.98 * rate) - time.monotonic()))
+            key = base64.b64encode(os.urandom(16)).decode()
+            request = (
+                f"GET {url.path}?token={tokens[number % CUSTOMERS]} HTTP/1.1\r\nHost: {url.netloc}\r\nUpgrade: websocket\r\n"
+                f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            ).encode()
+            _, idle = await loop.create_connection(lambda request=request: Idle(request), url.hostname, url.port)
+            crowd.append(idle)
+            bar.update()
+        await asyncio.wait([idle.greeted for idle in crowd], timeout=60)
+    return time.monotonic() - started_s
+
+
+async def first_tokens(stack: Stack, clients: list[Client]) -> list[float]:
+    """All ask at once; milliseconds."""
+    replies = await asyncio.gather(*(client.answer("Hello there", intent="greeting") for client in clients))
+    found = []
+    for reply in replies:
+        assert reply.first_token_ms is not None, reply.error
+        found.append(reply.first_token_ms)
+    return found
+
+
+async def measure(stack: Stack) -> dict[str, Any]:
+    """Everything, in one run."""
+    orchestrator = psutil.Process(stack.processes["orchestrator"].pid)
+
+    def held() -> dict[str, float]:
+        return {"memory_mb": orchestrator.memory_info().rss / 2**20, "cpu_s": sum(orchestrator.cpu_times()[:2])}
+
+    async with AsyncExitStack() as open_:
+        crowd: list[Idle] = []
+        levels = []
+        for count in CROWDS:
+            before = held()
+            sessions = count - len(crowd)
+            took_s = await crowd_of(stack, count, crowd)
+            came = sum(idle.greeted.done() and idle.greeted.exception() is None for idle in crowd)
+            await asyncio.sleep(2)
+            grown_kb = (held()["memory_mb"] - before["memory_mb"]) * 1024 / sessions
+            idle_from = held()
+            await asyncio.sleep(5)
+            cpu = (held()["cpu_s"] - idle_from["cpu_s"]) / 5
+            levels.append(
+                {"connections": count, "in": came, "lost": sum(idle.lost for idle in crowd), "seconds": took_s,
+                 "kb_a_session": grown_kb, "idle_cpu_share": cpu}
+            )  # fmt: skip
+        clients = []
+        for number in range(ASKING):
+            token = stack.token_for(f"customer-{number % CUSTOMERS + 1:03d}")
+            client = Client(stack.addresses["websocket_url"], token, settings=stack.settings)
+            clients.append(await open_.enter_async_context(client))
+        await first_tokens(stack, clients)  # pools grow
+        among = [await first_tokens(stack, clients) for _ in range(ROUNDS)]
+        for idle in crowd:
+            idle.transport.abort()
+        await asyncio.sleep(5)  # until the gateway has told of all of them
+        alone = [await first_tokens(stack, clients) for _ in range(ROUNDS)]
+    return {"levels": levels, "alone": _summary(alone), "among": _summary(among)}
+
+
+def _summary(rounds: list[list[float]]) -> dict[str, float]:
+    p50s = [float(np.percentile(found, 50)) for found in rounds]
+    p99s = [float(np.percentile(found, 99)) for found in rounds]
+    return {"p50_ms": median(p50s), "p50_min_ms": min(p50s), "p50_max_ms": max(p50s), "p99_ms": median(p99s)}
+
+
+def report(found: dict[str, Any]) -> str:
+    """The tables."""
+    lines = ["connections     in   lost   seconds   KB a session   processor while idle"]
+    for level in found["levels"]:
+        lines.append(
+            f"{level['connections']:11,} {level['in']:6,} {level['lost']:6,} {level['seconds']:9.1f} "
+            f"{level['kb_a_session']:14.1f} {level['idle_cpu_share']:19.1%}"
+        )
+    lines.append("")
+    lines.append(f"first token of {ASKING} at once, ms    p50 (min-max of {ROUNDS})       p99")
+    for name in ("alone", "among"):
+        s = found[name]
+        lines.append(f"{name:31s} {s['p50_ms']:7.1f} ({s['p50_min_ms']:.0f}-{s['p50_max_ms']:.0f}) {s['p99_ms']:14.1f}")
+    lines.append(f"among by alone: p50 {found['among']['p50_ms'] / found['alone']['p50_ms']:.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    options = parser.parse_args()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    settings = {
+        "local_haiku_first_token_ms": 275,
+        "local_cold_max_ms": 0,
+        "local_cold_min_ms": 0,
+        "max_connections": 20_000,
+        # Answers that have just ended still count for a moment.
+        "capacity_answers": 2 * ASKING,
+    }
+    with running_stack(**settings) as stack:
+        found = uvloop.run(measure(stack))
+    print(f"{platform.platform()}, {os.cpu_count()} processors, Python {platform.python_version()}")
+    print(report(found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Hedged requests: a model that is late is asked a second time, the first answer wins (Dean and Barroso 2013).
+
+Late is: later than the model itself usually is, and than what the budget pays for. The loser's connection is closed at
+once, so that it stops writing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+
+from mangalib.serving.allowance import Allowance
+from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest, ModelEvent
+from mangalib.settings import Settings
+
+
+class Hedge:
+    """When a model is late, and whether it may be asked again; one per process, without I/O.
+
+    Late is the first-token time that all but the slowest ``hedge_share`` of a model's last ``hedge_answers`` were under,
+    and never less than their ``hedge_quantile``: so the slowest get the second request, and the budget lasts.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.hedged = 0
+        self._settings = settings
+        self._allowance = Allowance(settings.hedge_share, settings.hedge_burst)
+        self._first_token_s: dict[str, deque[float]] = {}
+
+    def late_after_s(self, model_id: str) -> float | None:
+        """After how many seconds without a token a model is late; ``None`` while that is not known, or nothing is hedged."""
+        settings, seen = self._settings, self._first_token_s.get(model_id, ())
+        if not settings.hedge_share or len(seen) < settings.hedge_answers_min:
+            return None
+        quantile = max(settings.hedge_quantile, 1 - settings.hedge_share)
+        return sorted(seen)[int(quantile * (len(seen) - 1))]
+
+    def asked(self) -> None:
+        """A model was asked for an answer; that pays for a share of a second request."""
+        self._allowance.earn()
+
+    def take(self) -> bool:
+        """Whether a second request may be made now; if so, it is counted."""
+        allowed = self._allowance.take()
+        self.hedged += allowed
+        return allowed
+
+    def answered(self, model_id: str, first_token_s: float) -> None:
+        """The first token came that long after the first request, whichever request brought it.
+
+        Counting from the first keeps a late model late: by the winner's own time alone, what is usual would shrink with
+        every hedge, and hedges would breed hedges.
+        """
+        seen = self._first_token_s.setdefault(model_id, deque(maxlen=self._settings.hedge_answers))
+        seen.append(first_token_s)
+
+
+class HedgedStream:
+    """One invocation, read up to its first text. Iterating gives the groups of events from the start."""
+
+    def __init__(self, bedrock: BedrockRuntime, model_id: str, request: ClaudeRequest, warm: bool) -> None:
+        self.answered_s = 0.0
+        self._invocation = bedrock.stream(model_id, request, warm=warm)
+        self._open = AsyncExitStack()
+        self._head: list[list[ModelEvent]] = []
+        self._rest: AsyncIterator[list[ModelEvent]]
+
+    async def until_text(self) -> None:
+        """Ask, and read until there is text or the stream's end; raises as ``BedrockRuntime.stream`` does."""
+        stream = await self._open.enter_async_context(self._invocation)
+        self.answered_s = time.monotonic()
+        self._rest = await self._open.enter_async_context(aclosing(stream.__aiter__()))
+        async for events in self._rest:
+            self._head.append(events)
+            if any(event.delta is not None and event.delta.text for event in events):
+                return
+
+    async def __aiter__(self) -> AsyncIterator[list[ModelEvent]]:
+        """Yields non-empty lists of events until the stream ends; raises as ``ModelStream`` does."""
+        for events in self._head:
+            yield events
+        async for events in self._rest:
+            yield events
+
+    async def close(self) -> None:
+        """Close the connection, unless the answer was read whole."""
+        await self._open.aclose()
+
+
+@asynccontextmanager
+async def hedged_stream(
+    bedrock: BedrockRuntime, hedge: Hedge, model_id: str, request: ClaudeRequest, *, warm: bool = True
+) -> AsyncIterator[HedgedStream]:
+    """The stream of whichever invocation brings text first; leaving the block early closes its connection.
+
+    Raises as ``BedrockRuntime.stream`` does; with two invocations under way, only when both have failed.
+    """
+    streams: dict[asyncio.Task[None], HedgedStream] = {}
+
+    def ask() -> None:
+        stream = HedgedStream(bedrock, model_id, request, warm)
+        streams[asyncio.create_task(stream.until_text())] = stream
+
+    started_s = time.monotonic()
+    hedge.asked()
+    ask()
+    try:
+        done, _ = await asyncio.wait(streams, timeout=hedge.late_after_s(model_id))
+        if not done and hedge.take():
+            ask()
+        winner = await _first_that_succeeds(list(streams))
+        hedge.answered(model_id, time.monotonic() - started_s)
+        await _close(streams, but=winner)
+        yield streams[winner]
+    finally:
+        await _close(streams)
+
+
+async def _first_that_succeeds(tasks: list[asyncio.Task[None]]) -> asyncio.Task[None]:
+    waiting = set(tasks)
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if not task.cancelled() and task.exception() is None:
+                return task
+    tasks[0].result()  # raises what the first of them failed with
+    raise AssertionError("unreachable")
+
+
+async def _close(streams: dict[asyncio.Task[None], HedgedStream], but: asyncio.Task[None] | None = None) -> None:
+    for task in [task for task in streams if task is not but]:
+        stream = streams.pop(task)
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not report it as forgotten
+        await stream.close()

@@ -1,0 +1,111 @@
+"""A TCP proxy that breaks on order what it carries: between the product and a service, neither of which knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+SLOW_S = 0.01
+LISTEN = "127.0.0.1"
+
+
+class FaultProxy:
+    """Use as ``async with FaultProxy(port) as proxy``; ``proxy.port`` stays, ``target`` may change.
+
+    ``mode`` is set by :meth:`turn`: ``pass``, ``refused``, ``reset``, ``stalled``, ``slow``, ``wrong bytes``, or ``answer``: then
+    ``answer`` makes the service's answer from what a client sent, and the service hears nothing.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.port = 0
+        self.mode = "pass"
+        self.answer: Callable[[bytes], bytes] = lambda sent: b""
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
+
+    async def __aenter__(self) -> FaultProxy:
+        await self._listen()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._close_listener()
+        self._abort()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def turn(self, mode: str) -> None:
+        """From now on, for what is open and for what is opened."""
+        self.mode = mode
+        if mode == "stalled":
+            self._flows.clear()
+        else:
+            self._flows.set()
+        if mode in {"refused", "reset", "answer"}:
+            self._abort()
+        if mode == "refused":
+            self._close_listener()
+        elif self._server is None:
+            await self._listen()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, LISTEN, self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def _close_listener(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _abort(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        try:
+            with suppress(OSError):
+                await (self._answer(reader, writer) if self.mode == "answer" else self._carry(reader, writer))
+        finally:
+            writer.transport.abort()
+            self._writers.discard(writer)
+            self._tasks.discard(task)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while sent := await reader.read(2**18):
+            writer.write(self.answer(sent))
+            await writer.drain()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back_reader, back_writer = await asyncio.open_connection(LISTEN, self.target)
+        self._writers.add(back_writer)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(reader, back_writer, from_service=False))
+                group.create_task(self._pump(back_reader, writer, from_service=True))
+        except* OSError:
+            pass  # either side is gone: so is the other, below
+        finally:
+            back_writer.transport.abort()
+            self._writers.discard(back_writer)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_service: bool) -> None:
+        while data := await reader.read(2**16):
+            await self._flows.wait()
+            if self.mode == "slow":
+                await asyncio.sleep(SLOW_S)
+            if self.mode == "wrong bytes" and from_service:
+                # Nobody's protocol begins so, and it ends a line; random bytes may by chance mean something.
+                data = b"\xff" * len(data) + b"\r\n"
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionResetError
