@@ -50,7 +50,8 @@ PATIENCE = {
     "cache_budget_ms": 1500,
     "breaker_pause_s": 0.2,
 }
-CUSTOMER = {"resume_after_silence_s": 0.7, "reconnect_attempts": 100, "reconnect_backoff_max_ms": 100}
+# Patient for as long as a process needs to start again, however busy the machine: what ends a cell is WITHIN_S.
+CUSTOMER = {"resume_after_silence_s": 0.7, "reconnect_attempts": 10_000, "reconnect_backoff_max_ms": 100}
 
 SERVICE = {
     "Bedrock": ("bedrock", "bedrock_url"),

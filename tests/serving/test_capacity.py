@@ -95,7 +95,7 @@ async def test_a_server_told_to_end_finishes_what_it_has_begun_and_takes_nothing
     stack: Stack, plain: Connect, tmp_path: Path
 ) -> None:
     stack.local("bedrock", "PUT", "answer", {"text": SAID})
-    impatient = stack.settings.model_copy(update={"reconnect_attempts": 100, "reconnect_backoff_max_ms": 50})
+    impatient = stack.settings.model_copy(update={"reconnect_attempts": 1000, "reconnect_backoff_max_ms": 50})
     async with AsyncExitStack() as clients:
         process, url = await asyncio.to_thread(
             clients.enter_context, orchestrator_process(stack, tmp_path, drain_timeout_s=30)
