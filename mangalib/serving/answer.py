@@ -25,10 +25,10 @@ from mangalib.serving.ahead import Asked, Found, Given
 from mangalib.serving.bedrock import ClaudeRequest, Turn, continuing
 from mangalib.serving.cards import CardDeck, ProductCard, TitleCard, product_card, title_card
 from mangalib.serving.catalogue import Manga
-from mangalib.serving.delivery import Delivery, is_of
+from mangalib.serving.delivery import Delivery
 from mangalib.serving.fanout import Branch, fan_out
 from mangalib.serving.hedge import hedged_stream
-from mangalib.serving.messages import Card, Chunk, Done, Error, Metadata, Query, Status
+from mangalib.serving.messages import Card, Chunk, Done, Error, Metadata, Query, Status, is_of
 from mangalib.serving.prompts import assemble
 from mangalib.serving.replay import Head, Plan, Recorded
 from mangalib.serving.retrieval import Customer
@@ -78,7 +78,9 @@ class Answer:
         self._seen_statuses = {frame.state for frame in self._delivery.of(Status)}
         self._seen_cards = {(frame.card.manga_id, type(frame.card)) for frame in self._delivery.of(Card)}
         self._machine = StreamMachine(
-            batch_size=self._release.batch_size(self._settings), shown=head.text, buffered=not head.query.stream
+            batch_size=self._release.batch_size(self._settings),
+            shown=Recorded(head, frames).text,
+            buffered=not head.query.stream,
         )
         self._machine.metrics.tokens = head.tokens
         self._machine.metrics.input_tokens = head.input_tokens
@@ -398,7 +400,6 @@ class Answer:
             session_id=self.session_id,
             query=self.query,
             state=self._machine.state,
-            text=self._machine.taken,
             tokens=numbers.tokens,
             input_tokens=numbers.input_tokens,
             first_token_ms=numbers.first_token_ms,

@@ -48,8 +48,10 @@ class Signer:
         self, service: str, endpoint: Endpoint, method: str, target: str, body: bytes, headers: Mapping[str, str]
     ) -> dict[str, str]:
         """``headers`` with the signature's added; ``target`` is the path as it goes over the wire."""
-        request = AWSRequest(method, f"{endpoint.origin}{target}", dict(headers), body)
+        # The host is given, so that botocore need not find it out, twice, from the URL: a quarter of the time.
+        request = AWSRequest(method, f"{endpoint.origin}{target}", {**headers, "host": endpoint.host_header}, body)
         SigV4Auth(self._frozen, service, self._region).add_auth(request)
+        del request.headers["host"]  # which the connection writes itself
         return dict(request.headers.items())
 
 

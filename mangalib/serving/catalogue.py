@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -40,6 +41,9 @@ _ORDINARY_WORDS = frozenset(
         "x",
     ]
 )
+
+# Where a title can begin: nowhere within an English word.
+_STARTS = re.compile(r"(?<![0-9a-z])[!-~]|[^\x00-\x7f]")
 
 
 class Manga(msgspec.Struct, frozen=True):
@@ -99,18 +103,19 @@ class Catalogue:
 
     def _find(self, text: str) -> list[tuple[int, int, Manga]]:
         """Where titles stand in ``text``: (start, end, series), left to right, the longest where several fit."""
-        found = []
+        found: list[tuple[int, int, Manga]] = []
         folded = _fold(text)
-        at = 0
-        while at < len(folded):
-            end = at + 1
+        read = 0
+        for start in _STARTS.finditer(folded):
+            at = start.start()
+            if at < read:
+                continue
             for key in (folded[at : at + 2], folded[at]):
                 match = next((c for c in self._names.get(key, ()) if _stands_at(c, text, folded, at)), None)
                 if match is not None:
-                    end = at + len(match[0])
-                    found.append((at, end, match[2]))
+                    read = at + len(match[0])
+                    found.append((at, read, match[2]))
                     break
-            at = end
         return found
 
     def mentioned(self, text: str) -> list[Manga]:
@@ -156,6 +161,8 @@ class Catalogue:
 
 
 def _fold(text: str) -> str:
+    if text.isascii():
+        return text.lower()
     # Letter by letter, so that positions stay those of the text itself.
     return "".join(lower if len(lower := letter.lower()) == 1 else letter for letter in text)
 

@@ -71,6 +71,8 @@ class HttpConnection(asyncio.Protocol):
         self._keep = True
         self._failure: TransportError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._late_at_s = 0.0
+        self._clock: asyncio.TimerHandle | None = None
 
     @classmethod
     async def open(cls, endpoint: Endpoint, *, timeout_s: float) -> HttpConnection:
@@ -135,10 +137,13 @@ class HttpConnection(asyncio.Protocol):
     async def _wait(self, timeout_s: float) -> None:
         if self._failure is not None:
             raise self._failure
-        self._waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        self._late_at_s = loop.time() + timeout_s
+        if self._clock is None or self._clock.when() > self._late_at_s:
+            self._set_clock(loop)
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._waiter
+            await self._waiter
         except TimeoutError:
             self._keep = False
             raise TransportTimeoutError(
@@ -148,6 +153,21 @@ class HttpConnection(asyncio.Protocol):
             self._waiter = None
         if self._failure is not None and not self._body and not self._complete:
             raise self._failure
+
+    def _set_clock(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+        self._clock = loop.call_at(self._late_at_s, self._look_at_clock, loop)
+
+    def _look_at_clock(self, loop: asyncio.AbstractEventLoop) -> None:
+        # One timer for many waits: each only says until when, and the timer looks whether that has passed.
+        self._clock = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if loop.time() < self._late_at_s:
+            self._set_clock(loop)
+        else:
+            self._waiter.set_exception(TimeoutError())
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -185,6 +205,8 @@ class HttpConnection(asyncio.Protocol):
         reason = f"{type(exc).__name__}: {exc}" if exc else "closed by the far side"
         self._fail(f"the connection to {self.endpoint.origin} was lost ({reason})")
         self._transport = None
+        if self._clock is not None:
+            self._clock.cancel()
         self._wake()
         if self.on_lost is not None:
             self.on_lost(self)

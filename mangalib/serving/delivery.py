@@ -15,7 +15,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from mangalib.errors import ConnectionGoneError, MangaError
-from mangalib.serving.messages import Card, Chunk, Done, Error, Status, encode
+from mangalib.serving.messages import Card, Chunk, Done, Error, Status, encode, is_of
 from mangalib.serving.replay import Head
 from mangalib.serving.services import Services
 
@@ -121,15 +121,17 @@ class Delivery:
     async def keep(self, customer: str, head: Callable[[], Head]) -> None:
         """Write what is new, with the answer's record, until the last frame is written; a failure is logged."""
         settings, replay = self._services.settings, self._services.replay
+        written: Head | None = None
         while True:
             await self._something_to_save.wait()
             self._something_to_save.clear()
             last, until = self.finished, len(self.frames)
             try:
                 async with asyncio.timeout(settings.replay_timeout_ms / 1000):
-                    frames = self.frames[self._saved : until]
-                    await replay.save(customer, self._request_id, head(), frames, self._saved)
-                self._saved, self._keeping = until, True
+                    frames, now = self.frames[self._saved : until], head()
+                    record = now if now != written else None
+                    await replay.save(customer, self._request_id, record, frames, self._saved)
+                self._saved, self._keeping, written = until, True, now
             except (RedisError, OSError, TimeoutError) as error:
                 extra = {"request_id": self._request_id}
                 log.warning("the replay buffer was not written: %s: %s", type(error).__name__, error, extra=extra)
@@ -137,8 +139,3 @@ class Delivery:
             self._something_new.set()
             if last:
                 return
-
-
-def is_of(frame: bytes, kind: type) -> bool:
-    """Whether an encoded frame is of that type; the encoder puts the type first."""
-    return frame.startswith(b'{"type":"' + kind.__name__.lower().encode() + b'"')

@@ -123,6 +123,11 @@ _server_decoder = msgspec.json.Decoder(ServerFrame)
 encode = msgspec.json.Encoder().encode
 
 
+def is_of(frame: bytes, kind: type) -> bool:
+    """Whether an encoded frame is of that type; the encoder puts the type first."""
+    return frame.startswith(b'{"type":"' + kind.__name__.lower().encode() + b'"')
+
+
 def parse_client_message(body: bytes) -> ClientMessage:
     """Read one client message.
 

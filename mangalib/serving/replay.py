@@ -10,7 +10,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from mangalib.serving.bedrock import ClaudeRequest
-from mangalib.serving.messages import Query
+from mangalib.serving.messages import Chunk, Query, is_of
 from mangalib.serving.stream import StreamState
 
 
@@ -23,12 +23,11 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Head(msgspec.Struct):
-    """An answer's record beside its frames."""
+    """An answer's record beside its frames: what changes a few times only."""
 
     session_id: str
     query: Query
     state: StreamState
-    text: str = ""
     tokens: int = 0
     input_tokens: int = 0
     first_token_ms: float | None = None
@@ -40,6 +39,11 @@ class Recorded(NamedTuple):
 
     head: Head
     frames: list[bytes]
+
+    @property
+    def text(self) -> str:
+        """What of the answer its frames hold."""
+        return "".join(msgspec.json.decode(frame, type=Chunk).text for frame in self.frames if is_of(frame, Chunk))
 
     def lacks(self, seq: int) -> bool:
         """Whether a client that has frame ``seq`` has more than is known here, so that the rest would not fit."""
@@ -53,16 +57,25 @@ class ReplayStore:
         self._redis = redis
         self._ttl_s = ttl_s
 
-    async def save(self, customer: str, request_id: str, head: Head, frames: list[bytes], first_seq: int) -> None:
-        """Write the record and the frames from ``first_seq`` on; writing the same twice changes nothing."""
+    async def save(
+        self, customer: str, request_id: str, head: Head | None, frames: list[bytes], first_seq: int
+    ) -> None:
+        """Write the frames from ``first_seq`` on, and the record unless it is the one that was written last (``None``).
+
+        Writing the same twice changes nothing. From the record's writing on it is all kept for ``ttl_s``.
+        """
         key = _key(customer, request_id)
+        fields = [part for seq, frame in enumerate(frames, first_seq) for part in (str(seq), frame)]
+        if head is None:
+            await self._redis.hset(f"{key}:frames", items=fields)
+            return
         async with self._redis.pipeline(transaction=True) as pipe:
             if first_seq == 0:
                 pipe.delete(f"{key}:frames")
             pipe.set(f"{key}:head", msgspec.json.encode(head), ex=self._ttl_s)
             if frames:
-                pipe.hset(f"{key}:frames", mapping={str(first_seq + i): frame for i, frame in enumerate(frames)})
-                pipe.expire(f"{key}:frames", self._ttl_s)
+                pipe.hset(f"{key}:frames", items=fields)
+            pipe.expire(f"{key}:frames", self._ttl_s)
             await pipe.execute()
 
     async def load(self, customer: str, request_id: str) -> Recorded | None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from redis.asyncio import Redis
 
 from mangalib.local.stack import Stack
-from mangalib.serving.messages import Query
+from mangalib.serving.messages import Chunk, Query, encode
 from mangalib.serving.replay import Head, ReplayStore
 from mangalib.serving.stream import StreamState
 
@@ -25,7 +25,7 @@ async def redis(stack: Stack) -> AsyncIterator[Redis]:
 
 
 def head(text: str) -> Head:
-    return Head("session", Query(text), StreamState.STREAMING, text=text)
+    return Head("session", Query(text), StreamState.STREAMING)
 
 
 async def test_frames_come_back_in_order_however_they_were_written(redis: Redis) -> None:
@@ -36,7 +36,17 @@ async def test_frames_come_back_in_order_however_they_were_written(redis: Redis)
     recorded = await store.load("c", "order")
     assert recorded is not None
     assert recorded.frames == [b"0", b"1", b"2"]
-    assert recorded.head.text == "ab"
+    assert recorded.head.query.text == "ab"
+
+
+async def test_the_record_is_written_only_when_it_has_changed(redis: Redis) -> None:
+    store = ReplayStore(redis, ttl_s=60)
+    frames = [encode(Chunk(text, "record", seq)) for seq, text in enumerate(["One", " Piece", "!"])]
+    await store.save("c", "record", head("asked"), frames[:1], 0)
+    await store.save("c", "record", None, frames[1:], 1)
+    recorded = await store.load("c", "record")
+    assert recorded is not None
+    assert (recorded.head, recorded.frames, recorded.text) == (head("asked"), frames, "One Piece!")
 
 
 async def test_a_request_id_used_again_names_the_newer_answer(redis: Redis) -> None:
@@ -124,7 +134,7 @@ class ReplayLife(RuleBasedStateMachine):
             return
         assert recorded is not None
         assert recorded.frames == kept
-        assert recorded.head.text == f"{len(kept)}"
+        assert recorded.head.query.text == f"{len(kept)}"
         assert recorded.lacks(seq) == (seq >= len(kept))
 
 
