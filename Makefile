@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo chat test test-beside test-waiting test-services soak fuzz audit lab lint browser
+.PHONY: demo chat test test-beside test-waiting test-services benchmark soak fuzz audit lab lint browser
 .DEFAULT_GOAL := demo
 
 # Set up once, and again only when what is to be installed has changed.
@@ -39,6 +39,10 @@ test-waiting:
 	$(BIN)/python -m pytest -q -m waiting
 test-services:
 	$(BIN)/python -m pytest -m "not beside and not waiting"
+
+# Ours beside what one would otherwise use, a table for each promise of speed. Nothing else should run meanwhile.
+benchmark: .venv/installed
+	$(BIN)/python -m benchmarks.speed
 
 # The long ones: half an hour under load with faults, and a million inputs for each reader of a stranger's bytes.
 soak: .venv/installed

@@ -23,6 +23,8 @@ from redis.driver_info import DriverInfo
 
 from mangalib.errors import MangaError
 from mangalib.precompute.assembly import Around, running_precompute
+from mangalib.precompute.meaning import Reader
+from mangalib.precompute.topics import Topics
 from mangalib.serving.auth import require_secret
 from mangalib.serving.aws import Signer, dynamodb_client
 from mangalib.serving.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
@@ -54,7 +56,6 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
     signer = Signer(session, settings.region)
     dynamodb = dynamodb_client(settings)
     catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
-    classifier = await asyncio.to_thread(IntentClassifier.from_data, settings, catalogue)
     prompts = PromptStore(dynamodb, settings.prompts_table)
     await prompts.refresh()
     releases = ReleaseFollower(ReleaseStore(dynamodb, settings.releases_table))
@@ -68,12 +69,19 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
         bedrock_connections = await stack.enter_async_context(bedrock_pool(bedrock_at, settings))
         management_connections = await stack.enter_async_context(management_pool(management_at, settings))
         bedrock = BedrockRuntime(bedrock_connections, signer, bedrock_at, settings)
+        # The model wakes up while this process learns what questions look like.
+        _, classifier, topics = await asyncio.gather(
+            warm_once(bedrock, settings),
+            asyncio.to_thread(IntentClassifier.from_data, settings, catalogue),
+            asyncio.to_thread(Topics.from_data, settings, Reader(catalogue)),
+        )
         customers = CustomerData(dynamodb, settings)
         stack.callback(customers.close)
         search = TitleSearch(bedrock, opensearch, settings)
         around = Around(
             redis,
             catalogue,
+            topics,
             bedrock,
             bedrock_connections,
             signer,
@@ -100,7 +108,6 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
             ahead=ahead,
             query_log=QueryLog.from_settings(settings),
         )
-        await warm_once(bedrock, settings)
         orchestrator = await stack.enter_async_context(Orchestrator(services, redis))
         async with asyncio.TaskGroup() as background:
             tasks = [background.create_task(signer.keep_fresh()), *_keeping_up(background, services)]

@@ -7,9 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -17,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection, connect
 
 from mangalib import server
 from mangalib.local.stack import Stack, running_stack
-from mangalib.settings import environment
 
 QUICK = {
     "local_haiku_first_token_ms": 30,
@@ -198,37 +194,12 @@ async def orchestrator_here(
         await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"urls": [usual]})
 
 
-def start_service(
-    stack: Stack, name: str, ready_file: Path, *command: str, **changes: object
-) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
-    """One more process of a service of that stack, and its addresses. Whoever starts it ends it; it may be killed.
-
-    ``command`` is what Python is given instead of the service's own module, before the ready file's name.
-    """
-    ours = {name: getattr(stack.settings, name) for name in stack.settings.model_fields_set}
-    plain = {name: v.get_secret_value() if isinstance(v, SecretStr) else v for name, v in ours.items()}
-    keys = {name.upper(): stack.addresses[name] for name in ("aws_access_key_id", "aws_secret_access_key")}
-    with ready_file.with_suffix(".log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *(command or ("-m", "mangalib.local.service", name)), str(ready_file)],
-            env={**environment({**plain, **changes}), **keys, "AWS_EC2_METADATA_DISABLED": "true"},
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    while not ready_file.exists():
-        assert process.poll() is None, f"{name} did not start"
-        time.sleep(0.02)
-    return process, json.loads(ready_file.read_text(encoding="utf-8"))
-
-
 @contextmanager
 def orchestrator_process(
     stack: Stack, folder: Path, **changes: object
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """One more orchestrator of that stack, in a process of its own, and its URL."""
-    process, addresses = start_service(stack, "orchestrator", folder / "orchestrator.json", **changes)
+    process, addresses = stack.start("orchestrator", folder / "orchestrator.json", **changes)
     try:
         yield process, addresses["orchestrator_url"]
     finally:

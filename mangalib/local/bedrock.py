@@ -204,7 +204,8 @@ class BedrockStandIn:
             }
         )
         await response.prepare(request)
-        transcript: dict[str, Any] = {"model_id": model_id, "question": claude.messages[-1].content, "text": ""}
+        question = claude.messages[-1].content
+        transcript: dict[str, Any] = {"model_id": model_id, "question": question, "text": "", "asked_at_s": started}
         self._transcripts.append(transcript)
         self.stats.open_streams += 1
         try:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from tqdm.auto import tqdm
 
 from mangalib.errors import StackError
@@ -48,6 +49,20 @@ class Stack:
     def token_for(self, customer: str, *, lifetime_s: float = 3600) -> str:
         """A token that the stack accepts for that customer."""
         return issue_token(self.settings, customer, lifetime_s=lifetime_s)
+
+    def start(
+        self, name: str, ready_file: Path, *command: str, **changes: object
+    ) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
+        """One more process of a service, with the stack's settings and these ``changes``, and its addresses.
+
+        Whoever starts it ends it. ``command`` is what Python is given instead of the service's module, before its ready file.
+        Raises ``StackError`` when it does not start.
+        """
+        ours = {name: getattr(self.settings, name) for name in self.settings.model_fields_set}
+        plain = {name: v.get_secret_value() if isinstance(v, SecretStr) else v for name, v in ours.items()}
+        keys = {name.upper(): self.addresses[name] for name in ("aws_access_key_id", "aws_secret_access_key")}
+        process = _start(name, ready_file, {**plain, **changes}, keys, command)
+        return process, _ready(name, ready_file, process)
 
     def bedrock_stats(self) -> dict[str, int]:
         """The Bedrock stand-in's counters."""
@@ -94,14 +109,15 @@ def _started(folder: Path, settings: dict[str, object], quiet: bool) -> Iterator
         with tqdm(total=len(SERVICES) + 2, desc="starting the local stack", disable=quiet, leave=False) as bar:
             first = [name for name in SERVICES if name != "orchestrator"]
             for name in first:
-                processes[name] = _start(name, folder, values, keys)
+                processes[name] = _start(name, folder / f"{name}.json", values, keys)
             for name in first:
-                values |= _ready(name, folder, processes[name])
+                values |= _ready(name, folder / f"{name}.json", processes[name])
                 bar.update()
             with _environment(keys):
                 _seed(_settings_of(values), bar)
-            processes["orchestrator"] = _start("orchestrator", folder, values, keys)
-            values |= _ready("orchestrator", folder, processes["orchestrator"])
+            at = folder / "orchestrator.json"
+            processes["orchestrator"] = _start("orchestrator", at, values, keys)
+            values |= _ready("orchestrator", at, processes["orchestrator"])
             bar.update()
         page = values["page_url"].rstrip("/")
         _call(f"{page}/_local/integration", "PUT", {"urls": [values["orchestrator_url"]]}, None)
@@ -137,11 +153,13 @@ def _settings_of(values: dict[str, Any]) -> Settings:
     return load_settings(**{name: value for name, value in values.items() if name in Settings.model_fields})
 
 
-def _start(name: str, folder: Path, values: dict[str, Any], keys: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(
+    name: str, ready_file: Path, values: dict[str, Any], keys: dict[str, str], command: tuple[str, ...] = ()
+) -> subprocess.Popen[bytes]:
     known = {setting: value for setting, value in values.items() if setting in Settings.model_fields}
-    with (folder / f"{name}.log").open("wb") as log:
+    with ready_file.with_suffix(".log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "mangalib.local.service", name, str(folder / f"{name}.json")],
+            [sys.executable, *(command or ("-m", "mangalib.local.service", name)), str(ready_file)],
             env={**environment(known), **keys, "AWS_EC2_METADATA_DISABLED": "true"},
             stdin=subprocess.PIPE,
             stdout=log,
@@ -151,12 +169,11 @@ def _start(name: str, folder: Path, values: dict[str, Any], keys: dict[str, str]
         )
 
 
-def _ready(name: str, folder: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
-    ready_file = folder / f"{name}.json"
+def _ready(name: str, ready_file: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
     deadline = time.monotonic() + START_WITHIN_S
     while not ready_file.exists():
         if process.poll() is not None or time.monotonic() > deadline:
-            log = (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            log = ready_file.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise StackError(f"{name} did not start: {' | '.join(log[-3:]) or 'it said nothing'}")
         time.sleep(0.01)
     found: dict[str, str] = json.loads(ready_file.read_text(encoding="utf-8"))

@@ -40,6 +40,7 @@ class Around:
 
     redis: Redis
     catalogue: Catalogue
+    topics: Topics
     live: BedrockRuntime
     live_pool: WarmPool
     signer: Signer
@@ -53,7 +54,6 @@ class Around:
 @contextlib.asynccontextmanager
 async def running_precompute(settings: Settings, around: Around) -> AsyncIterator[Ahead]:
     """Everything that answers ahead, with connections to Bedrock of its own; all of it ends with the block."""
-    topics = await asyncio.to_thread(Topics.from_data, settings, Reader(around.catalogue))
     model = LiveModel(settings.transition_model)
     await asyncio.to_thread(model.refresh)
     endpoint = bedrock_endpoint(settings)
@@ -64,7 +64,7 @@ async def running_precompute(settings: Settings, around: Around) -> AsyncIterato
             workers=settings.background_pool_size, quiet_s=settings.background_quiet_s, yielding=flights.cancel_idle
         )
         around.live_pool.on_wait = background.give_way
-        async with _put_together(settings, around, quiet, flights, background, topics, model) as ahead:
+        async with _put_together(settings, around, quiet, flights, background, model) as ahead:
             tasks = [group.create_task(ahead.shared.follow())]
             if settings.answers_ahead:
                 tasks += [
@@ -87,7 +87,6 @@ def _put_together(
     quiet: BedrockRuntime,
     flights: Flights,
     background: Background,
-    topics: Topics,
     model: LiveModel,
 ) -> Precompute:
     redis, reader = around.redis, Reader(around.catalogue)
@@ -107,17 +106,17 @@ def _put_together(
         background,
         demand,
         facts,
-        topics,
+        around.topics,
         reader,
         lambda: around.releases.current,
         settings,
     )
     return Precompute(
         reader=reader,
-        topics=topics,
+        topics=around.topics,
         shared=shared,
         facts=facts,
-        follow_ups=FollowUps(redis, quiet_kitchen, flights, background, topics, model.predict, settings),
+        follow_ups=FollowUps(redis, quiet_kitchen, flights, background, around.topics, model.predict, settings),
         batch=batch,
         live_kitchen=live_kitchen,
         demand=demand,

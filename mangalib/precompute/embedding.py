@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.feature_extraction.text import HashingVectorizer
+
+from mangalib.serving.letters import hashed
 
 DIMENSIONS = 256
 Vectors = npt.NDArray[np.float32]
 
-_letters = HashingVectorizer(analyzer="char", ngram_range=(1, 3), n_features=DIMENSIONS, norm="l2", lowercase=True)
+_LETTER_GROUPS = range(1, 4)
 
 
 @cache
@@ -41,4 +42,4 @@ def embed(phrasings: list[str], language: str) -> Vectors:
         vectors = np.asarray(_model().embed(phrasings, norm=True), np.float32)
         # A text without any token has no direction: it is like nothing.
         return np.nan_to_num(vectors)
-    return np.asarray(_letters.transform(phrasings).toarray(), np.float32)
+    return hashed(phrasings, _LETTER_GROUPS, DIMENSIONS)

@@ -17,16 +17,17 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
 
 from mangalib.precompute.embedding import Vectors
+from mangalib.serving.regression import Floats, fit
 from mangalib.settings import Settings
 
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
 
 TEMPERATURE = 0.05
 _FOLDS = 5
+# Of two opposite weights twice, which is once of their difference.
+_PENALTY = 2.0
 _TYPICAL_OF = 3
 # How many questions of an answer weigh as much as the bound itself, which is what is believed before any is seen.
 _PRIOR_QUESTIONS = 100.0
@@ -144,13 +145,13 @@ def learn_evidence(
         return EvidenceModel()
     features = np.array([judgement.features for judgement in judgements])
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-9
-    regression = LogisticRegression(max_iter=1000).fit((features - mean) / scale, right)
+    weights, intercepts = fit((features - mean) / scale, right.astype(np.intp), penalty=_PENALTY, iterations=1000)
     typical = _typical(vectors, labels, names, settings.cache_typicality_min)
     model = EvidenceModel(
         mean.tolist(),
         scale.tolist(),
-        regression.coef_[0].tolist(),
-        float(regression.intercept_[0]),
+        (weights[:, 1] - weights[:, 0]).tolist(),
+        float(intercepts[1] - intercepts[0]),
         typical=typical,
     )
     able = [

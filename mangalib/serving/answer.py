@@ -13,7 +13,6 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Iterator
 from functools import partial
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -23,12 +22,12 @@ from mangalib.errors import BedrockError, DependencyDownError, MangaError, Trans
 from mangalib.serving import metrics
 from mangalib.serving.ahead import Asked, Found, Given
 from mangalib.serving.bedrock import ClaudeRequest, Turn, continuing
-from mangalib.serving.cards import CardDeck, ProductCard, TitleCard, product_card, title_card
 from mangalib.serving.catalogue import Manga
 from mangalib.serving.delivery import Delivery
 from mangalib.serving.fanout import Branch, fan_out
+from mangalib.serving.framing import Framing
 from mangalib.serving.hedge import hedged_stream
-from mangalib.serving.messages import Card, Chunk, Done, Error, Metadata, Query, Status, is_of
+from mangalib.serving.messages import Chunk, Metadata, Query, is_of
 from mangalib.serving.prompts import assemble
 from mangalib.serving.replay import Head, Plan, Recorded
 from mangalib.serving.retrieval import Customer
@@ -70,13 +69,10 @@ class Answer:
         self._model_id = head.plan.model_id if head.plan else ""
         self._asked: Asked | None = None
         self._retrieved: list[Manga] = []
-        self._deck = CardDeck(services.catalogue, services.settings, head.query.text)
         self._had_history = False
         self._delivery = Delivery(
             services, request_id=request_id, connection_id=connection_id, frames=frames, cursor=cursor
         )
-        self._seen_statuses = {frame.state for frame in self._delivery.of(Status)}
-        self._seen_cards = {(frame.card.manga_id, type(frame.card)) for frame in self._delivery.of(Card)}
         self._machine = StreamMachine(
             batch_size=self._release.batch_size(self._settings),
             shown=Recorded(head, frames).text,
@@ -85,9 +81,9 @@ class Answer:
         self._machine.metrics.tokens = head.tokens
         self._machine.metrics.input_tokens = head.input_tokens
         self._machine.metrics.first_token_ms = head.first_token_ms
-        self._started_s = time.monotonic()
-        self._timeline: dict[str, float] = {"received": 0.0}
+        self._frames = Framing(services, self._release, self._delivery, self._machine, head.query.text, request_id)
         self._degraded: list[str] = []
+        self._deadline_s = time.monotonic() + self._settings.stream_timeout_s + self._settings.send_timeout_s
         self._producing = False
         self._tasks: asyncio.TaskGroup | None = None
         self._producer: asyncio.Task[None] | None = None
@@ -177,15 +173,15 @@ class Answer:
                 if self._plan is None:
                     found = await self._look_ahead()
                 else:
-                    self._begin_cards()
+                    self._frames.begin_cards(Intent(self._intent))
                 if found is None or not await self._served(found):
                     plan = self._plan or await self._prepare()
                     await self._generate(plan)
-            self._machine.complete(self._now_ms())
+            self._machine.complete(self._frames.now_ms())
             await self._end_with_done()
         except asyncio.CancelledError:
-            self._machine.cancel(self._now_ms())
-            self._frame_pending()
+            self._machine.cancel(self._frames.now_ms())
+            self._frames.text()
             if not self._delivery.stopped:
                 raise
         except TimeoutError:
@@ -205,13 +201,13 @@ class Answer:
         query, services = self.query, self._services
         intent = named_intent(query.intent) if query.intent else services.classifier.classify(query.text)
         self._intent = intent.value
-        self._mark("classified")
+        self._frames.mark("classified")
         route = self._release.route(intent, ROUTES[intent])
         self._model_id = self._release.model_id(intent, route, self._settings)
-        self._mark("routed")
+        self._frames.mark("routed")
         if route.status_text:
-            self._status("typing", route.status_text)
-        self._begin_cards()
+            self._frames.status("typing", route.status_text, self._intent)
+        self._frames.begin_cards(Intent(self._intent))
         asked = self._asked = Asked(self._customer, self.session_id, intent, query.text, self._release)
         found: Found | None = None
         try:
@@ -221,7 +217,7 @@ class Answer:
         except (TimeoutError, DependencyDownError) as error:
             self._degraded.append("cache")
             log.warning("no look ahead: %s", error or "not within its budget", extra={"request_id": self.request_id})
-        self._mark("cache")
+        self._frames.mark("cache")
         return found
 
     async def _served(self, found: Found) -> bool:
@@ -235,7 +231,7 @@ class Answer:
                         raise TransportError("the answer is not the one that was begun")
                     new = passed[max(len(shown), len(passed) - len(piece)) :]
                     if new:
-                        self._machine.receive_text(new, self._now_ms())
+                        self._machine.receive_text(new, self._frames.now_ms())
                         self._first_token()
                         self._delivery.wake()
         except (MangaError, RedisError, OSError) as error:
@@ -253,17 +249,17 @@ class Answer:
         intent = Intent(self._intent)
         route = release.route(intent, ROUTES[intent])
         if route.retrieval:
-            self._status("checking", "Let me check...")
-            self._status("retrieving", "Looking up manga for you...")
+            self._frames.status("checking", "Let me check...", self._intent)
+            self._frames.status("retrieving", "Looking up manga for you...", self._intent)
         outcomes = await fan_out(self._branches(route), parallel=release.optimisations.parallel_fan_out)
         for name, outcome in outcomes.items():
-            self._timeline[name] = self._at_ms(outcome.ended_s)
+            self._frames.timeline[name] = self._frames.at_ms(outcome.ended_s)
             if outcome.error is not None:
                 self._degraded.append(name)
                 log.warning("without %s: %s", name, outcome.error, extra={"request_id": self.request_id})
-        self._mark("fan_out")
+        self._frames.mark("fan_out")
         if route.retrieval:
-            self._status("preparing", "Preparing your answer...")
+            self._frames.status("preparing", "Preparing your answer...", self._intent)
         version = release.prompt_versions.get(intent)
         preloaded = release.optimisations.preloaded_prompts
         prompt = (
@@ -284,7 +280,7 @@ class Answer:
         self._retrieved = titles
         self._had_history = bool(customer.history)
         self._plan = Plan(intent.value, self._model_id, request)
-        self._mark("prompt")
+        self._frames.mark("prompt")
         return self._plan
 
     def _branches(self, route: Route) -> list[Branch]:
@@ -299,8 +295,8 @@ class Answer:
         return branches
 
     def _first_token(self) -> None:
-        if "first_token" not in self._timeline and self._machine.has_text:
-            self._mark("first_token")
+        if "first_token" not in self._frames.timeline and self._machine.has_text:
+            self._frames.mark("first_token")
             if self._asked is not None:
                 self._services.ahead.began(self._asked, [title.manga_id for title in self._retrieved])
 
@@ -308,7 +304,7 @@ class Answer:
         request = continuing(plan.request, self._machine.text)
         for attempt in range(1, self._settings.max_attempts + 1):
             self._machine.invoked()
-            self._mark("model_asked")
+            self._frames.mark("model_asked")
             try:
                 await self._stream(plan.model_id, request)
                 return
@@ -328,9 +324,9 @@ class Answer:
         warm = self._release.optimisations.warm_pool
         services = self._services
         async with hedged_stream(services.bedrock, services.hedge, model_id, request, warm=warm) as stream:
-            self._timeline["model_answered"] = self._at_ms(stream.answered_s)
+            self._frames.timeline["model_answered"] = self._frames.at_ms(stream.answered_s)
             async for events in stream:
-                machine.receive(events, self._now_ms())
+                machine.receive(events, self._frames.now_ms())
                 self._first_token()
                 self._delivery.wake()
         if not machine.finished_by_model:
@@ -339,24 +335,24 @@ class Answer:
     # Ending it
 
     async def _end_with_done(self) -> None:
-        self._frame_pending()
-        await self._show_products()
+        self._frames.text()
+        await self._frames.products(self._retrieved)
         machine = self._machine
-        self._mark("done")
+        self._frames.mark("done")
         metadata = Metadata(
-            first_token_ms=round(machine.metrics.first_token_ms or self._now_ms(), 1),
-            total_ms=round(machine.metrics.total_ms or self._now_ms(), 1),
+            first_token_ms=round(machine.metrics.first_token_ms or self._frames.now_ms(), 1),
+            total_ms=round(machine.metrics.total_ms or self._frames.now_ms(), 1),
             tokens=machine.metrics.tokens,
             input_tokens=machine.metrics.input_tokens,
             model_id=self._model_id,
             intent=self._intent,
             source=self._source,
-            timeline=self._timeline,
+            timeline=self._frames.timeline,
             attempts=max(1, machine.metrics.attempts),
             release=self._release.number,
             degraded=self._degraded,
         )
-        self._delivery.add(Done(metadata, self.request_id, self._delivery.next_seq))
+        self._frames.done(metadata)
         if self._tasks is not None and ROUTES[Intent(self._intent)].knows_customer:
             self._tasks.create_task(self._remember())
         if self._asked is not None:
@@ -366,14 +362,14 @@ class Answer:
 
     def _end_with_error(self, code: str, message: str, reason: str, retry_after_ms: int | None = None) -> None:
         log.warning("answer ended with %s: %s", code, reason, extra={"request_id": self.request_id})
-        self._machine.fail(reason, self._now_ms())
-        self._frame_pending()
-        self._delivery.add(Error(code, message, self.request_id, self._delivery.next_seq, retry_after_ms))
+        self._machine.fail(reason, self._frames.now_ms())
+        self._frames.text()
+        self._frames.error(code, message, retry_after_ms)
 
     async def _remember(self) -> None:
-        with self._logged("the conversation was not kept"):
+        customers = self._services.customers
+        try:
             async with asyncio.timeout(2 * self._settings.profile_deadline_ms / 1000):
-                customers = self._services.customers
                 before = (
                     self._plan.request.messages[:-1]
                     if self._plan is not None
@@ -381,16 +377,18 @@ class Answer:
                 )
                 turns = [*before, Turn("user", self.query.text), Turn("assistant", self._machine.text)]
                 await customers.remember(self._customer, self.session_id, turns)
+        except (ClientError, BotoCoreError, OSError, TimeoutError) as error:
+            extra = {"request_id": self.request_id}
+            log.warning("the conversation was not kept: %s: %s", type(error).__name__, error, extra=extra)
 
     # Delivering it
 
     async def _deliver(self) -> None:
-        deadline_s = self._started_s + self._settings.stream_timeout_s + self._settings.send_timeout_s
-        if not await self._delivery.deliver(self._frame_pending, self._sent, deadline_s=deadline_s):
+        if not await self._delivery.deliver(self._frames.text, self._sent, deadline_s=self._deadline_s):
             self.leave()
 
     def _sent(self, frame: bytes) -> None:
-        self._timeline.setdefault("first_frame", self._now_ms())
+        self._frames.timeline.setdefault("first_frame", self._frames.now_ms())
         if is_of(frame, Chunk):
             self._machine.sent(len(frame))
 
@@ -405,57 +403,3 @@ class Answer:
             first_token_ms=numbers.first_token_ms,
             plan=self._plan,
         )
-
-    # Its frames
-
-    def _status(self, state: str, message: str) -> None:
-        if self._release.optimisations.status_messages and state not in self._seen_statuses:
-            self._delivery.add(Status(state, message, self.request_id, self._delivery.next_seq, self._intent))
-
-    def _begin_cards(self) -> None:
-        """What can be shown before the text; of an answer that goes on, also what its text so far has brought."""
-        about = self._deck.about(Intent(self._intent))
-        if self._release.optimisations.status_messages:
-            self._show(about)
-        self._show(self._deck.read(self._machine.taken))
-
-    def _show(self, titles: list[Manga]) -> None:
-        for title in titles:
-            self._card(title_card(title))
-
-    async def _show_products(self) -> None:
-        """All titles again, in the same order, with their prices: the newest that are known."""
-        self._show(self._deck.read("", last=True))
-        known = {title.manga_id: title for title in self._retrieved}
-        with self._logged("prices are those of the catalogue"):
-            async with asyncio.timeout(self._settings.cache_budget_ms / 1000):
-                known |= await self._services.ahead.titles([title.manga_id for title in self._deck.titles])
-        for title in self._deck.titles:
-            self._card(product_card(known.get(title.manga_id, title), self._settings.shop_url))
-
-    def _card(self, card: TitleCard | ProductCard) -> None:
-        if (card.manga_id, type(card)) not in self._seen_cards:
-            self._delivery.add(Card(card, self.request_id, self._delivery.next_seq))
-
-    def _frame_pending(self) -> None:
-        if self._delivery.all_sent or self._machine.state.final:
-            text = self._machine.take()
-            if text is not None:
-                self._delivery.add(Chunk(text, self.request_id, self._delivery.next_seq))
-                self._show(self._deck.read(text))
-
-    def _now_ms(self) -> float:
-        return self._at_ms(time.monotonic())
-
-    def _at_ms(self, moment_s: float) -> float:
-        return round((moment_s - self._started_s) * 1000, 2)
-
-    def _mark(self, name: str) -> None:
-        self._timeline[name] = self._now_ms()
-
-    @contextlib.contextmanager
-    def _logged(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (RedisError, ClientError, BotoCoreError, OSError, TimeoutError) as error:
-            log.warning("%s: %s: %s", what, type(error).__name__, error, extra={"request_id": self.request_id})

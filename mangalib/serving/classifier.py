@@ -1,24 +1,28 @@
 """The classifier: what a question is about.
 
-Multinomial logistic regression on character n-grams (no word boundaries needed, so Japanese works like English), trained
-when the process starts, on the phrasings marked ``train``.
+Multinomial logistic regression on groups of letters, weighted by how few phrasings have them (tf-idf: Spärck Jones 1972), fitted
+when the process starts, to the phrasings marked ``train``.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline
+import numpy as np
 
 from mangalib.serving.catalogue import Catalogue
+from mangalib.serving.letters import groups_in_words
 from mangalib.serving.phrasings import Phrasing, load_phrasings
+from mangalib.serving.regression import Floats, fit, probabilities
 from mangalib.serving.routing import Intent
 from mangalib.settings import Settings
 
 # What a text is about shows at its beginning, and the time that this takes must not grow with the text.
 CLASSIFIED_CHARS = 400
+
+_SIZES = range(1, 6)
+_PENALTY = 0.05
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _ORDER = re.compile(r"\b(?:MA-?)?\d{5,}\b", re.IGNORECASE)
@@ -37,13 +41,14 @@ class IntentClassifier:
         self._catalogue = catalogue
         self._confidence_min = confidence_min
         texts = [_SLOT.sub(lambda slot: _SLOT_WORDS[slot[1]], phrasing.template) for phrasing in phrasings]
-        self._model = Pipeline(
-            [
-                ("ngrams", TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True)),
-                ("regression", LogisticRegression(C=20.0, max_iter=400)),
-            ]
-        )
-        self._model.fit(texts, [phrasing.intent.value for phrasing in phrasings])
+        counted = [_counted(text) for text in texts]
+        having = Counter(group for counts in counted for group in counts)
+        self._column = {group: column for column, group in enumerate(having)}
+        self._rarity = 1 + np.log((1 + len(texts)) / (1 + np.array(list(having.values()), np.float64)))
+        self._intents = sorted({phrasing.intent for phrasing in phrasings})
+        classes = np.array([self._intents.index(phrasing.intent) for phrasing in phrasings])
+        features = np.array([self._features(counts) for counts in counted])
+        self._weights, self._intercepts = fit(features, classes, penalty=_PENALTY)
 
     @classmethod
     def from_data(cls, settings: Settings, catalogue: Catalogue) -> IntentClassifier:
@@ -55,8 +60,19 @@ class IntentClassifier:
     def classify(self, text: str) -> Intent:
         """The intent of ``text``; ``Intent.DEFAULT`` where none is likelier than ``confidence_min``."""
         masked = _ORDER.sub("ORDER", self._catalogue.mask(text[:CLASSIFIED_CHARS]))
-        probabilities = self._model.predict_proba([masked])[0]
-        best = probabilities.argmax()
-        if probabilities[best] < self._confidence_min:
-            return Intent.DEFAULT
-        return Intent(self._model.classes_[best])
+        likely = probabilities(self._features(_counted(masked))[None], self._weights, self._intercepts)[0]
+        best = likely.argmax()
+        return Intent.DEFAULT if likely[best] < self._confidence_min else self._intents[best]
+
+    def _features(self, counts: Counter[str]) -> Floats:
+        features = np.zeros(len(self._rarity))
+        for group, times in counts.items():
+            column = self._column.get(group)
+            if column is not None:
+                features[column] = (1 + np.log(times)) * self._rarity[column]
+        length = np.linalg.norm(features)
+        return np.asarray(features / length if length else features)
+
+
+def _counted(text: str) -> Counter[str]:
+    return Counter(groups_in_words(text, _SIZES))

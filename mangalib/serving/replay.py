@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import RedisError
 
 from mangalib.serving.bedrock import ClaudeRequest
 from mangalib.serving.messages import Chunk, Query, is_of
@@ -50,33 +54,73 @@ class Recorded(NamedTuple):
         return seq >= len(self.frames)
 
 
+@dataclass
+class _Write:
+    """What is to be written of one answer; ``failed`` is what kept it from that, ``done`` says that it was tried."""
+
+    key: str
+    head: Head | None
+    frames: list[bytes]
+    first_seq: int
+    done: bool = False
+    failed: Exception | None = None
+
+    def put(self, pipe: Pipeline, ttl_s: int) -> None:
+        if self.head is not None:
+            if self.first_seq == 0:
+                pipe.delete(f"{self.key}:frames")
+            pipe.set(f"{self.key}:head", msgspec.json.encode(self.head), ex=ttl_s)
+        if self.frames:
+            fields = [part for seq, frame in enumerate(self.frames, self.first_seq) for part in (str(seq), frame)]
+            pipe.hset(f"{self.key}:frames", items=fields)
+        pipe.expire(f"{self.key}:frames", ttl_s)
+
+
 class ReplayStore:
-    """Answers by customer and request id: nobody can name another customer's, whatever the ids look like."""
+    """Answers by customer and request id: nobody can name another customer's, whatever the ids look like.
+
+    Whatever comes to be written while a write is under way goes out together with the next one, as databases commit
+    (DeWitt et al. 1984): the more answers run, the less each costs.
+    """
 
     def __init__(self, redis: Redis, *, ttl_s: int) -> None:
         self._redis = redis
         self._ttl_s = ttl_s
+        self._waiting: list[_Write] = []
+        self._turn = asyncio.Lock()
 
     async def save(
         self, customer: str, request_id: str, head: Head | None, frames: list[bytes], first_seq: int
     ) -> None:
         """Write the frames from ``first_seq`` on, and the record unless it is the one that was written last (``None``).
 
-        Writing the same twice changes nothing. From the record's writing on it is all kept for ``ttl_s``.
+        Writing the same twice changes nothing. It is kept for ``ttl_s`` from then on. Raises ``RedisError`` or ``OSError``.
         """
-        key = _key(customer, request_id)
-        fields = [part for seq, frame in enumerate(frames, first_seq) for part in (str(seq), frame)]
-        if head is None:
-            await self._redis.hset(f"{key}:frames", items=fields)
-            return
-        async with self._redis.pipeline(transaction=True) as pipe:
-            if first_seq == 0:
-                pipe.delete(f"{key}:frames")
-            pipe.set(f"{key}:head", msgspec.json.encode(head), ex=self._ttl_s)
-            if frames:
-                pipe.hset(f"{key}:frames", items=fields)
-            pipe.expire(f"{key}:frames", self._ttl_s)
-            await pipe.execute()
+        write = _Write(_key(customer, request_id), head, frames, first_seq)
+        self._waiting.append(write)
+        async with self._turn:
+            if not write.done:
+                await self._write_all(mine=write)
+        if write.failed is not None:
+            raise write.failed
+
+    async def _write_all(self, mine: _Write) -> None:
+        writes, self._waiting = self._waiting, []
+        try:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for write in writes:
+                    write.put(pipe, self._ttl_s)
+                await pipe.execute()
+        except (RedisError, OSError) as error:
+            for write in writes:
+                write.done, write.failed = True, error
+        except asyncio.CancelledError:
+            # Whoever waits no longer takes only its own with it.
+            self._waiting = [write for write in writes if write is not mine] + self._waiting
+            raise
+        else:
+            for write in writes:
+                write.done = True
 
     async def load(self, customer: str, request_id: str) -> Recorded | None:
         """The answer, or ``None`` when there never was one or its time is over."""

@@ -22,7 +22,7 @@ from mangalib.local import seed
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.client import Client, Reply
 from mangalib.serving.messages import Chunk
-from tests.conftest import QUICK, start_service
+from tests.conftest import QUICK
 from tests.faults.matrix import DEPENDENCIES, EXPECTED, KINDS, MOMENTS, table
 from tests.faults.proxy import FaultProxy
 
@@ -147,7 +147,7 @@ class House:
     async def _start_again(self, service: str) -> None:
         self._started += 1
         ready_file = self._folder / f"{service}-{self._started}.json"
-        process, addresses = await asyncio.to_thread(start_service, self.stack, service, ready_file)
+        process, addresses = await asyncio.to_thread(self.stack.start, service, ready_file)
         stdin = self.stack.processes[service].stdin
         assert stdin is not None
         stdin.close()
@@ -200,7 +200,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
             if dependency != "gateway"
         }
         process, addresses = await asyncio.to_thread(
-            start_service, stack, "orchestrator", folder / "orchestrator.json", **changes
+            stack.start, "orchestrator", folder / "orchestrator.json", **changes
         )
         try:
             stack.addresses["here_url"] = addresses["orchestrator_url"]

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from mangalib.errors import MangaError, TransportTimeoutError
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.client import Client
-from tests.conftest import QUICK, back_ends, start_service
+from tests.conftest import QUICK, back_ends
 
 CAPACITY = 24
 CUSTOMERS = CAPACITY // 2
@@ -93,7 +93,7 @@ async def soak(minutes: float, folder: Path, seed: int = 1, *, quiet: bool = Fal
         noted = folder / "figures.jsonl"
         command = ("-m", "tests.soak.orchestrator", str(noted))
         process, addresses = await asyncio.to_thread(
-            start_service, stack, "orchestrator", folder / "orchestrator.json", *command
+            stack.start, "orchestrator", folder / "orchestrator.json", *command
         )
         try:
             open_.enter_context(back_ends(stack, addresses["orchestrator_url"]))

@@ -1,26 +1,20 @@
-"""Ten thousand connections that idle: what one costs, whether all get in, and what 200 who ask notice of the crowd.
-
-    .venv/bin/python benchmarks/scale.py [--json FILE]
+"""Item 2: ten thousand connections that idle: what one costs, whether all get in, and what 200 who ask notice of the crowd.
 
 Connections come at the gateway's own limit of new ones a second. What a session costs is the growth of the orchestrator's
 resident memory by the number of sessions, at 1,000 and at 10,000, before it has answered anything. 200 customers then ask at
 once, five times among the crowd and five times when it has left; first-token times are from their send to the first text, on the
 client, the model's 275 ms included. Gateway, model, orchestrator and all clients share
-this machine. Nothing here passes or fails.
+this machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
-import json
 import os
-import platform
 import resource
 import time
 from contextlib import AsyncExitStack
-from pathlib import Path
 from statistics import median
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -30,6 +24,7 @@ import psutil
 import uvloop
 from tqdm.auto import tqdm
 
+from benchmarks.speed.tables import Table, spread
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.client import Client
 
@@ -121,7 +116,7 @@ async def measure(stack: Stack) -> dict[str, Any]:
             await asyncio.sleep(5)
             cpu = (held()["cpu_s"] - idle_from["cpu_s"]) / 5
             levels.append(
-                {"connections": count, "in": came, "lost": sum(idle.lost for idle in crowd), "seconds": took_s,
+                {"connections": count, "in": came, "lost": sum(idle.lost for idle in crowd), "rate": sessions / took_s,
                  "kb_a_session": grown_kb, "idle_cpu_share": cpu}
             )  # fmt: skip
         clients = []
@@ -135,53 +130,53 @@ async def measure(stack: Stack) -> dict[str, Any]:
             idle.transport.abort()
         await asyncio.sleep(5)  # until the gateway has told of all of them
         alone = [await first_tokens(stack, clients) for _ in range(ROUNDS)]
-    return {"levels": levels, "alone": _summary(alone), "among": _summary(among)}
+    return {"levels": levels, "alone": _percentiles(alone), "among": _percentiles(among)}
 
 
-def _summary(rounds: list[list[float]]) -> dict[str, float]:
-    p50s = [float(np.percentile(found, 50)) for found in rounds]
-    p99s = [float(np.percentile(found, 99)) for found in rounds]
-    return {"p50_ms": median(p50s), "p50_min_ms": min(p50s), "p50_max_ms": max(p50s), "p99_ms": median(p99s)}
+def _percentiles(rounds: list[list[float]]) -> list[dict[str, float]]:
+    return [{f"p{q}": float(np.percentile(found, q)) for q in (50, 99)} for found in rounds]
 
 
-def report(found: dict[str, Any]) -> str:
-    """The tables."""
-    lines = ["connections     in   lost   seconds   KB a session   processor while idle"]
-    for level in found["levels"]:
-        lines.append(
-            f"{level['connections']:11,} {level['in']:6,} {level['lost']:6,} {level['seconds']:9.1f} "
-            f"{level['kb_a_session']:14.1f} {level['idle_cpu_share']:19.1%}"
-        )
-    lines.append("")
-    lines.append(f"first token of {ASKING} at once, ms    p50 (min-max of {ROUNDS})       p99")
-    for name in ("alone", "among"):
-        s = found[name]
-        lines.append(f"{name:31s} {s['p50_ms']:7.1f} ({s['p50_min_ms']:.0f}-{s['p50_max_ms']:.0f}) {s['p99_ms']:14.1f}")
-    lines.append(f"among by alone: p50 {found['among']['p50_ms'] / found['alone']['p50_ms']:.2f}")
-    return "\n".join(lines)
+def _p50(rounds: list[dict[str, float]]) -> float:
+    return median(r["p50"] for r in rounds)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    options = parser.parse_args()
+def tables() -> list[Table]:
+    """What a connection costs, and what those who ask notice of the crowd."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    settings = {
-        "local_haiku_first_token_ms": 275,
-        "local_cold_max_ms": 0,
-        "local_cold_min_ms": 0,
-        "max_connections": 20_000,
+    with running_stack(
+        local_haiku_first_token_ms=275,
+        local_cold_max_ms=0,
+        local_cold_min_ms=0,
+        max_connections=20_000,
         # Answers that have just ended still count for a moment.
-        "capacity_answers": 2 * ASKING,
-    }
-    with running_stack(**settings) as stack:
+        capacity_answers=2 * ASKING,
+    ) as stack:
         found = uvloop.run(measure(stack))
-    print(f"{platform.platform()}, {os.cpu_count()} processors, Python {platform.python_version()}")
-    print(report(found))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    rows = [
+        [
+            f"{level['connections']:,}",
+            f"{level['in']:,}",
+            f"{level['lost']:,}",
+            f"{level['rate']:.0f}",
+            f"{level['kb_a_session']:.1f}",
+            f"{level['idle_cpu_share']:.1%}",
+        ]
+        for level in found["levels"]
+    ]
+    columns = ["connections", "in", "lost", "new a second", "KB a session", "processor while idle"]
+    notes = [
+        "KB of the orchestrator's resident memory. Target: under 40 KB a session, none lost, the same cost at both numbers."
+    ]
+    crowd = Table("scale", "2. Connections that idle", columns, rows, notes)
+    asking = [
+        [name, spread([r["p50"] for r in rounds]), spread([r["p99"] for r in rounds])]
+        for name, rounds in (("alone", found["alone"]), ("among the crowd", found["among"]))
+    ]
+    ratio = _p50(found["among"]) / _p50(found["alone"])
+    notes = [
+        f"Medians of {ROUNDS} rounds, with the least and the most. Among by alone: {ratio:.2f}; target: at most 1.20."
+    ]
+    columns = [f"{ASKING} ask at once", "first token p50, ms", "p99, ms"]
+    return [crowd, Table("scale-asking", f"2. First token among {CROWDS[-1]:,} that idle", columns, asking, notes)]

@@ -1,6 +1,4 @@
-"""A second request when the first token is late: what it does to the tail, and what it costs.
-
-    .venv/bin/python benchmarks/hedging.py [--json FILE]
+"""Item 4: a second request when the first token is late: what it does to the tail, and what it costs.
 
 One question in a hundred meets a model that is slow by two seconds. Each policy asks the same stand-in as often, twenty at once,
 through the product's own Bedrock client; the policies take turns. Extra invocations are counted by the stand-in; extra cost is
@@ -10,13 +8,9 @@ always asks twice: the best that any number of second requests could do.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
-import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -24,13 +18,14 @@ import numpy as np
 import uvloop
 from tqdm.auto import tqdm
 
+from benchmarks.speed.tables import Table
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.aws import Signer
 from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest, Turn, bedrock_endpoint, bedrock_pool
 from mangalib.serving.hedge import Hedge, hedged_stream
 from mangalib.settings import Settings
 
-REQUESTS, AT_ONCE, ROUNDS = 1_000, 20, 3
+REQUESTS, AT_ONCE, ROUNDS = 1_000, 40, 3
 SLOW_SHARE, SLOW_BY_MS = 0.01, 2_000
 REQUEST = ClaudeRequest(12, [Turn("user", "Hello there")], system="You are a manga shop's assistant.")
 POLICIES: dict[str, dict[str, float]] = {
@@ -69,7 +64,9 @@ async def measure(stack: Stack) -> list[dict[str, Any]]:
     async with bedrock_pool(endpoint, settings) as pool:
         bedrock = BedrockRuntime(pool, signer, endpoint, settings)
         hedges = {name: Hedge(_with(settings, changes)) for name, changes in POLICIES.items()}
-        with tqdm(total=len(POLICIES) * (ROUNDS * REQUESTS + 2 * settings.hedge_answers), desc="requests") as bar:
+        with tqdm(
+            total=len(POLICIES) * (ROUNDS * REQUESTS + 2 * settings.hedge_answers), desc="requests", leave=False
+        ) as bar:
             for hedge in hedges.values():  # each learns what is usual
                 await one_round(bedrock, hedge, settings.haiku_model_id, 2 * settings.hedge_answers, bar)
             for _ in range(ROUNDS):
@@ -97,35 +94,26 @@ def _with(settings: Settings, changes: dict[str, float]) -> Settings:
     return settings.model_copy(update=changes)
 
 
-def report(rows: list[dict[str, Any]]) -> str:
+def tables() -> list[Table]:
     """The table."""
-    lines = [
-        "second request          first token, ms: p50      p95      p99    p99.9    extra invocations    extra cost"
-    ]
-    for row in rows:
-        lines.append(
-            f"{row['policy']:30s} {row['p50_ms']:12.0f} {row['p95_ms']:8.0f} {row['p99_ms']:8.0f} {row['p99.9_ms']:8.0f}"
-            f" {row['extra_invocations']:19.1%} {row['extra_usd']:13.1%}"
-        )
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    options = parser.parse_args()
     with running_stack(local_cold_max_ms=0, local_cold_min_ms=0, keep_alive_s=600, haiku_ping_every_s=100_000) as stack:
         os.environ["AWS_ACCESS_KEY_ID"] = stack.addresses["aws_access_key_id"]
         os.environ["AWS_SECRET_ACCESS_KEY"] = stack.addresses["aws_secret_access_key"]
         fault = {"kind": "slow_first_token", "delay_ms": SLOW_BY_MS, "probability": SLOW_SHARE, "times": 10**9}
         stack.local("bedrock", "POST", "faults", fault)
-        rows = uvloop.run(measure(stack))
-    print(f"{platform.platform()}, {os.cpu_count()} processors, Python {platform.python_version()}")
-    print(f"{REQUESTS * ROUNDS:,} requests each, {SLOW_SHARE:.0%} of them slow by {SLOW_BY_MS / 1000:g} s")
-    print(report(rows))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        found = uvloop.run(measure(stack))
+    rows = [
+        [
+            row["policy"],
+            *(f"{row[f'p{q}_ms']:,.0f}" for q in (50, 95, 99, 99.9)),
+            f"{row['extra_invocations']:.1%}",
+            f"{row['extra_usd']:.1%}",
+        ]
+        for row in found
+    ]
+    columns = ["second request", "first token p50, ms", "p95", "p99", "p99.9", "extra invocations", "extra cost"]
+    notes = [
+        f"{REQUESTS * ROUNDS:,} requests each, {SLOW_SHARE:.0%} of them slow by {SLOW_BY_MS / 1000:g} s; the policies take "
+        f"turns, {ROUNDS} rounds. Extra cost: the question of each extra invocation, as no text of its answer was written yet."
+    ]
+    return [Table("hedging", "4. A second request when the first token is late", columns, rows, notes)]

@@ -1,0 +1,1 @@
+"""Benchmarks: they measure side by side, print and record, and never fail."""

@@ -1,0 +1,44 @@
+"""Ours without the post to the gateway: warm pool, lean transport, streaming machine, frames encoded."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import boto3
+from rounds import Ask, Heard, Where, serve
+
+from mangalib.serving.aws import Signer
+from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest, Turn, bedrock_endpoint, bedrock_pool
+from mangalib.serving.messages import Chunk, encode
+from mangalib.serving.stream import StreamMachine
+from mangalib.settings import load_settings
+
+
+@asynccontextmanager
+async def connected(where: Where) -> AsyncIterator[Ask]:
+    settings = load_settings(bedrock_url=where.url, bedrock_ca=Path(where.ca), region=where.region)
+    endpoint = bedrock_endpoint(settings)
+    signer = Signer(boto3.Session(region_name=where.region), where.region)
+    async with bedrock_pool(endpoint, settings) as pool:
+        bedrock = BedrockRuntime(pool, signer, endpoint, settings)
+
+        async def ask(question: str, heard: Heard) -> None:
+            machine, seq = StreamMachine(batch_size=settings.chunk_batch_size), 0
+            machine.invoked()
+            async with bedrock.stream(where.model, ClaudeRequest(400, [Turn("user", question)])) as stream:
+                async for events in stream:
+                    machine.receive(events, 0.0)
+                    if (text := machine.take()) is not None:
+                        encode(Chunk(text, question, seq))
+                        seq += 1
+                        heard.take(text)
+            machine.complete(0.0)
+            heard.take(machine.take() or "")
+
+        yield ask
+
+
+if __name__ == "__main__":
+    serve(connected)
