@@ -47,8 +47,17 @@ benchmark: .venv/installed
 # The long ones: half an hour under load with faults, and a million inputs for each reader of a stranger's bytes.
 soak: .venv/installed
 	$(BIN)/python -m tests.soak
-fuzz: .venv/installed
+fuzz: .venv/installed .venv-fuzz/installed
 	$(BIN)/python -m tests.fuzz
+	.venv-fuzz/bin/python -m tests.fuzz.guided eventstream
+	.venv-fuzz/bin/python -m tests.fuzz.guided schedule --inputs 100000
+
+# Atheris beside the project's own libraries.
+.venv-fuzz/installed: .venv/installed
+	$(PYTHON) -m venv --clear .venv-fuzz
+	.venv-fuzz/bin/python -m pip install --disable-pip-version-check --quiet atheris==3.0.0
+	echo "$(CURDIR)/.venv/lib/python3.11/site-packages" >.venv-fuzz/lib/python3.11/site-packages/project.pth
+	@touch $@
 
 # What is known to be wrong with the versions that are pinned; asks a public list, and has an environment of its own.
 audit:

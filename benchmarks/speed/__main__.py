@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.speed.tables import Table, keep
+from benchmarks.speed.tables import Table, keep, quote
 
 ITEMS = ("transport", "scale", "batching", "hedging", "start", "overload")
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -33,8 +33,12 @@ def main() -> None:
         for table in import_module(f"benchmarks.speed.{item}").tables():
             print(table, flush=True)
             tables.append(table)
-    print(f"{(time.monotonic() - started_s) / 60:.0f} minutes; written to {RESULTS.relative_to(Path.cwd())}")
     keep(tables, machine, RESULTS)
+    print(f"{(time.monotonic() - started_s) / 60:.0f} minutes; written to benchmarks/results", end="")
+    if tuple(items) == ITEMS:
+        quote(tables, machine, RESULTS.with_name("README.md"))
+        print(" and benchmarks/README.md", end="")
+    print()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class Table:
 
     def __str__(self) -> str:
         widths = [max(len(cell) for cell in column) for column in zip(self.columns, *self.rows, strict=True)]
-        lines = [f"{self.title}", ""]
+        lines = [f"**{self.title}**", ""]
         for row in [self.columns, *self.rows]:
             first, *others = row
             cells = [first.ljust(widths[0])] + [
@@ -37,12 +37,18 @@ def spread(values: list[float], digits: int = 0) -> str:
 
 
 def keep(tables: list[Table], machine: str, folder: Path) -> None:
-    """Write ``NAME.json`` for each table, and all of them as text to ``tables.txt``."""
+    """Write ``NAME.json`` for each table."""
     folder.mkdir(exist_ok=True)
     for table in tables:
         found = {"machine": machine, **asdict(table)}
         (folder / f"{table.name}.json").write_text(
             json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-    text = "\n".join([machine, "", *map(str, tables)])
-    (folder / "tables.txt").write_text(text, encoding="utf-8")
+
+
+def quote(tables: list[Table], machine: str, document: Path) -> None:
+    """Write them all into a document, between its two marks."""
+    head, begin, rest = document.read_text(encoding="utf-8").partition("<!-- written by make benchmark -->\n")
+    _, end, tail = rest.partition("<!-- end of what it writes -->\n")
+    text = "\n".join([f"{machine}\n", *map(str, tables)])
+    document.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")

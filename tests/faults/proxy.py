@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -22,7 +23,7 @@ class FaultProxy:
         self.port = 0
         self.mode = "pass"
         self.answer: Callable[[bytes], bytes] = lambda sent: b""
-        self._server: asyncio.Server | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flows = asyncio.Event()
@@ -33,7 +34,7 @@ class FaultProxy:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._close_listener()
+        await self._close_listener()
         self._abort()
         for task in self._tasks:
             task.cancel()
@@ -50,27 +51,37 @@ class FaultProxy:
         if mode in {"refused", "reset", "answer"}:
             self._abort()
         if mode == "refused":
-            self._close_listener()
-        elif self._server is None:
+            await self._close_listener()
+        elif self._accepting is None:
             await self._listen()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, LISTEN, self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        listener = socket.create_server((LISTEN, self.port), backlog=1024)
+        listener.setblocking(False)
+        self.port = listener.getsockname()[1]
+        self._accepting = asyncio.create_task(self._accept(listener))
 
-    def _close_listener(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+    async def _accept(self, listener: socket.socket) -> None:
+        # By hand: an asyncio.Server that is closed in the moment of accepting leaves a transport behind that nobody closes.
+        with listener:
+            while True:
+                accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
+                reader, writer = await asyncio.open_connection(sock=accepted)
+                task = asyncio.create_task(self._serve(reader, writer))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _close_listener(self) -> None:
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.wait([self._accepting])
+            self._accepting = None
 
     def _abort(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self._writers.add(writer)
         try:
             with suppress(OSError):
@@ -78,7 +89,6 @@ class FaultProxy:
         finally:
             writer.transport.abort()
             self._writers.discard(writer)
-            self._tasks.discard(task)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while sent := await reader.read(2**18):
