@@ -7,6 +7,7 @@ never waits. With one answer at a time and batches of 1 every delta is a frame. 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import AsyncExitStack
 from statistics import median
@@ -99,6 +100,8 @@ def tables() -> list[Table]:
         release_refresh_s=0.2,
         capacity_answers=2 * max(LEVELS.values()),
     ) as stack:
+        for name in ("aws_access_key_id", "aws_secret_access_key"):
+            os.environ[name.upper()] = stack.addresses[name]
         stack.local("bedrock", "PUT", "answer", {"text": SAID})
         rounds = asyncio.run(measure(stack))
         expected, usual = stack.settings.expected_batching_saving_share, stack.settings.chunk_batch_size

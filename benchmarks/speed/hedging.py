@@ -97,8 +97,8 @@ def _with(settings: Settings, changes: dict[str, float]) -> Settings:
 def tables() -> list[Table]:
     """The table."""
     with running_stack(local_cold_max_ms=0, local_cold_min_ms=0, keep_alive_s=600, haiku_ping_every_s=100_000) as stack:
-        os.environ["AWS_ACCESS_KEY_ID"] = stack.addresses["aws_access_key_id"]
-        os.environ["AWS_SECRET_ACCESS_KEY"] = stack.addresses["aws_secret_access_key"]
+        for name in ("aws_access_key_id", "aws_secret_access_key"):
+            os.environ[name.upper()] = stack.addresses[name]
         fault = {"kind": "slow_first_token", "delay_ms": SLOW_BY_MS, "probability": SLOW_SHARE, "times": 10**9}
         stack.local("bedrock", "POST", "faults", fault)
         found = uvloop.run(measure(stack))
