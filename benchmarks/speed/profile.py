@@ -22,6 +22,7 @@ PARTS = {
     "cards.py": "looking for titles",
     "catalogue.py": "looking for titles",
     "replay.py": "keeping frames in Redis",
+    "framing.py": "choosing and keeping frames",
     "delivery.py": "choosing and keeping frames",
     "gateway.py": "posting frames",
     "connection.py": "sockets, HTTP and waiting",

@@ -1,10 +1,8 @@
 """Item 2: ten thousand connections that idle: what one costs, whether all get in, and what 200 who ask notice of the crowd.
 
-Connections come at the gateway's own limit of new ones a second. What a session costs is the growth of the orchestrator's
-resident memory by the number of sessions, at 1,000 and at 10,000, before it has answered anything. 200 customers then ask at
-once, five times among the crowd and five times when it has left; first-token times are from their send to the first text, on the
-client, the model's 275 ms included. Gateway, model, orchestrator and all clients share
-this machine.
+500 connections come a second. What a session costs is the growth of the orchestrator's resident memory by the number of sessions,
+at 1,000 and at 10,000, before it has answered anything. 200 customers then ask at once, five times among the crowd and five times
+when it has left; first-token times are from their send to the first text, on the client, the model's 275 ms included.
 """
 
 from __future__ import annotations
@@ -32,6 +30,7 @@ CROWDS = (1_000, 10_000)
 ASKING = 200
 ROUNDS = 5
 CUSTOMERS = 40
+NEW_A_SECOND = 500
 
 
 class Idle(asyncio.Protocol):
@@ -64,15 +63,14 @@ class Idle(asyncio.Protocol):
 
 
 async def crowd_of(stack: Stack, count: int, crowd: list[Idle]) -> float:
-    """Let it grow to ``count``, at the limit of new connections a second; returns the seconds that took."""
+    """Let it grow to ``count``, by ``NEW_A_SECOND``; returns the seconds that took."""
     url = urlsplit(stack.addresses["websocket_url"])
     tokens = [stack.token_for(f"customer-{number % CUSTOMERS + 1:03d}") for number in range(CUSTOMERS)]
-    loop, rate = asyncio.get_running_loop(), stack.settings.new_connections_per_second
+    loop = asyncio.get_running_loop()
     started_s, new = time.monotonic(), count - len(crowd)
     with tqdm(total=new, desc=f"connecting {count:,}", leave=False) as bar:
         for number in range(new):
-            # Just under the limit, which is for others too.
-            await asyncio.sleep(max(0.0, started_s + number / (0.98 * rate) - time.monotonic()))
+            await asyncio.sleep(max(0.0, started_s + number / NEW_A_SECOND - time.monotonic()))
             key = base64.b64encode(os.urandom(16)).decode()
             request = (
                 f"GET {url.path}?token={tokens[number % CUSTOMERS]} HTTP/1.1\r\nHost: {url.netloc}\r\nUpgrade: websocket\r\n"
@@ -81,8 +79,9 @@ async def crowd_of(stack: Stack, count: int, crowd: list[Idle]) -> float:
             _, idle = await loop.create_connection(lambda request=request: Idle(request), url.hostname, url.port)
             crowd.append(idle)
             bar.update()
+        took_s = time.monotonic() - started_s
         await asyncio.wait([idle.greeted for idle in crowd], timeout=60)
-    return time.monotonic() - started_s
+    return took_s
 
 
 async def first_tokens(stack: Stack, clients: list[Client]) -> list[float]:
@@ -128,7 +127,11 @@ async def measure(stack: Stack) -> dict[str, Any]:
         among = [await first_tokens(stack, clients) for _ in range(ROUNDS)]
         for idle in crowd:
             idle.transport.abort()
-        await asyncio.sleep(5)  # until the gateway has told of all of them
+        before_s, connections = 0.0, 2 * ASKING
+        while connections > ASKING or held()["cpu_s"] - before_s > 0.05:  # it is still being told of those who left
+            before_s = held()["cpu_s"]
+            await asyncio.sleep(0.5)
+            connections = len(await asyncio.to_thread(stack.local, "gateway", "GET", "connections"))
         alone = [await first_tokens(stack, clients) for _ in range(ROUNDS)]
     return {"levels": levels, "alone": _percentiles(alone), "among": _percentiles(among)}
 
@@ -150,6 +153,8 @@ def tables() -> list[Table]:
         local_cold_max_ms=0,
         local_cold_min_ms=0,
         max_connections=20_000,
+        # The gateway's own limit is a sliding second: connections that waited for its processor would count twice.
+        new_connections_per_second=2 * NEW_A_SECOND,
         # Answers that have just ended still count for a moment.
         capacity_answers=2 * ASKING,
     ) as stack:

@@ -304,6 +304,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
             "close_timeout": 2,
             "write_limit": 16 * 1024,
             "server_header": None,
+            "backlog": 1024,
         }
         async with serve_websocket(gateway.serve_client, "127.0.0.1", 0, **options) as sockets:
             port = next(iter(sockets.sockets)).getsockname()[1]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from mangalib.local.stack import Stack
 from mangalib.serving.messages import Chunk, Query, encode
@@ -47,6 +50,52 @@ async def test_the_record_is_written_only_when_it_has_changed(redis: Redis) -> N
     recorded = await store.load("c", "record")
     assert recorded is not None
     assert (recorded.head, recorded.frames, recorded.text) == (head("asked"), frames, "One Piece!")
+
+
+class Counted(Redis):
+    """Counts its round trips."""
+
+    trips = 0
+
+    def pipeline(self, *args: Any, **kwargs: Any) -> Pipeline:
+        self.trips += 1
+        return super().pipeline(*args, **kwargs)
+
+
+async def test_what_comes_while_a_write_is_under_way_goes_out_with_the_next(stack: Stack) -> None:
+    async with Counted.from_url(stack.addresses["redis_url"]) as redis:
+        store = ReplayStore(redis, ttl_s=60)
+        await asyncio.gather(*(store.save("c", f"together {n}", head(f"{n}"), [b"0"], 0) for n in range(50)))
+        assert redis.trips == 2
+        found = [await store.load("c", f"together {n}") for n in range(50)]
+    assert [recorded.head.query.text for recorded in found if recorded is not None] == [f"{n}" for n in range(50)]
+
+
+async def test_one_who_waits_no_longer_takes_nobody_with_it(redis: Redis) -> None:
+    store = ReplayStore(redis, ttl_s=60)
+    await redis.client_pause(10_000, all=False)  # writes wait
+    try:
+        impatient = asyncio.create_task(store.save("c", "impatient", head("a"), [b"0"], 0))
+        patient = [asyncio.create_task(store.save("c", f"patient {n}", head("b"), [b"0"], 0)) for n in range(3)]
+        while not any("b" in client["flags"] for client in await redis.client_list()):
+            await asyncio.sleep(0.01)
+        also_impatient = patient.pop()
+        for task in (impatient, also_impatient):
+            task.cancel()
+            await asyncio.wait([task])
+    finally:
+        await redis.client_unpause()
+    await asyncio.gather(*patient)
+    assert [task.cancelled() for task in (impatient, also_impatient)] == [True, True]
+    assert all([await store.load("c", f"patient {n}") for n in range(2)])
+
+
+async def test_each_is_told_when_what_it_went_out_with_was_not_written() -> None:
+    nobody = Redis.from_url("redis://127.0.0.1:9", retry=None)
+    store = ReplayStore(nobody, ttl_s=60)
+    saves = (store.save("c", f"lost {n}", head("a"), [b"0"], 0) for n in range(3))
+    found = await asyncio.gather(*saves, return_exceptions=True)
+    assert [type(error) for error in found] == [RedisConnectionError] * 3
 
 
 async def test_a_request_id_used_again_names_the_newer_answer(redis: Redis) -> None:
