@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from contextlib import AsyncExitStack
 from statistics import median
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import psutil
 from tqdm.auto import tqdm
 
+from benchmarks.speed.customers import customers
 from benchmarks.speed.tables import Table, spread
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.aws import dynamodb_client
@@ -69,13 +69,7 @@ async def measure(stack: Stack) -> dict[tuple[str, int], list[dict[str, float]]]
     releases = ReleaseStore(dynamodb_client(settings), settings.releases_table)
     made = {size: releases.create(Release(note="benchmark", chunk_batch_size=size)).number for size in SIZES}
     rounds: dict[tuple[str, int], list[dict[str, float]]] = {}
-    async with AsyncExitStack() as open_:
-        clients = []
-        for number in range(max(LEVELS.values())):
-            client = Client(
-                stack.addresses["websocket_url"], stack.token_for(f"customer-{number % 40 + 1:03d}"), settings=settings
-            )
-            clients.append(await open_.enter_async_context(client))
+    async with customers(stack, max(LEVELS.values())) as clients:
         for number in tqdm(range(1 + ROUNDS), desc="rounds", leave=False):
             for size, release in made.items():
                 await asyncio.to_thread(releases.activate, release, "benchmark")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from benchmarks.speed.customers import customers
 from benchmarks.speed.tables import Table
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.client import Client
@@ -37,12 +37,10 @@ class Served(NamedTuple):
 
 async def measure(stack: Stack) -> tuple[dict[str, list[Served]], float]:
     """What became of the questions of each phase, and seconds from the overload's end to the last refusal."""
-    async with AsyncExitStack() as open_:
+    async with customers(stack, CLIENTS) as clients:
         free: asyncio.LifoQueue[Client] = asyncio.LifoQueue(CLIENTS)
-        for number in range(CLIENTS):
-            token = stack.token_for(f"customer-{number % 40 + 1:03d}")
-            client = Client(stack.addresses["websocket_url"], token, settings=stack.settings)
-            free.put_nowait(await open_.enter_async_context(client))
+        for client in clients:
+            free.put_nowait(client)
 
         async def ask(into: list[Served]) -> None:
             client = await free.get()

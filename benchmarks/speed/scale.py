@@ -12,7 +12,6 @@ import base64
 import os
 import resource
 import time
-from contextlib import AsyncExitStack
 from statistics import median
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -22,6 +21,7 @@ import psutil
 import uvloop
 from tqdm.auto import tqdm
 
+from benchmarks.speed.customers import CUSTOMERS, customers, token_of
 from benchmarks.speed.tables import Table, spread
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.client import Client
@@ -29,7 +29,6 @@ from mangalib.serving.client import Client
 CROWDS = (1_000, 10_000)
 ASKING = 200
 ROUNDS = 5
-CUSTOMERS = 40
 NEW_A_SECOND = 500
 
 
@@ -65,7 +64,7 @@ class Idle(asyncio.Protocol):
 async def crowd_of(stack: Stack, count: int, crowd: list[Idle]) -> float:
     """Let it grow to ``count``, by ``NEW_A_SECOND``; returns the seconds that took."""
     url = urlsplit(stack.addresses["websocket_url"])
-    tokens = [stack.token_for(f"customer-{number % CUSTOMERS + 1:03d}") for number in range(CUSTOMERS)]
+    tokens = [token_of(stack, number) for number in range(CUSTOMERS)]
     loop = asyncio.get_running_loop()
     started_s, new = time.monotonic(), count - len(crowd)
     with tqdm(total=new, desc=f"connecting {count:,}", leave=False) as bar:
@@ -101,28 +100,23 @@ async def measure(stack: Stack) -> dict[str, Any]:
     def held() -> dict[str, float]:
         return {"memory_mb": orchestrator.memory_info().rss / 2**20, "cpu_s": sum(orchestrator.cpu_times()[:2])}
 
-    async with AsyncExitStack() as open_:
-        crowd: list[Idle] = []
-        levels = []
-        for count in CROWDS:
-            before = held()
-            sessions = count - len(crowd)
-            took_s = await crowd_of(stack, count, crowd)
-            came = sum(idle.greeted.done() and idle.greeted.exception() is None for idle in crowd)
-            await asyncio.sleep(2)
-            grown_kb = (held()["memory_mb"] - before["memory_mb"]) * 1024 / sessions
-            idle_from = held()
-            await asyncio.sleep(5)
-            cpu = (held()["cpu_s"] - idle_from["cpu_s"]) / 5
-            levels.append(
-                {"connections": count, "in": came, "lost": sum(idle.lost for idle in crowd), "rate": sessions / took_s,
-                 "kb_a_session": grown_kb, "idle_cpu_share": cpu}
-            )  # fmt: skip
-        clients = []
-        for number in range(ASKING):
-            token = stack.token_for(f"customer-{number % CUSTOMERS + 1:03d}")
-            client = Client(stack.addresses["websocket_url"], token, settings=stack.settings)
-            clients.append(await open_.enter_async_context(client))
+    crowd: list[Idle] = []
+    levels = []
+    for count in CROWDS:
+        before = held()
+        sessions = count - len(crowd)
+        took_s = await crowd_of(stack, count, crowd)
+        came = sum(idle.greeted.done() and idle.greeted.exception() is None for idle in crowd)
+        await asyncio.sleep(2)
+        grown_kb = (held()["memory_mb"] - before["memory_mb"]) * 1024 / sessions
+        idle_from = held()
+        await asyncio.sleep(5)
+        cpu = (held()["cpu_s"] - idle_from["cpu_s"]) / 5
+        levels.append(
+            {"connections": count, "in": came, "lost": sum(idle.lost for idle in crowd), "rate": sessions / took_s,
+             "kb_a_session": grown_kb, "idle_cpu_share": cpu}
+        )  # fmt: skip
+    async with customers(stack, ASKING) as clients:
         await first_tokens(stack, clients)  # pools grow
         among = [await first_tokens(stack, clients) for _ in range(ROUNDS)]
         for idle in crowd:

@@ -31,6 +31,7 @@ import numpy as np
 import psutil
 from tqdm.auto import tqdm
 
+from benchmarks.speed.customers import customers
 from benchmarks.speed.environments import PEERS, python_of
 from benchmarks.speed.profile import share_of_parts
 from benchmarks.speed.tables import Table, spread
@@ -131,11 +132,8 @@ class Orchestrator:
     @asynccontextmanager
     async def connected(cls, stack: Stack) -> AsyncIterator[Orchestrator]:
         """With as many clients as the largest round has questions."""
-        async with AsyncExitStack() as open_:
-            clients = [
-                Client(stack.addresses["websocket_url"], token, settings=stack.settings) for token in _tokens(stack)
-            ]
-            yield cls(stack, [await open_.enter_async_context(client) for client in clients])
+        async with customers(stack, MOST) as clients:
+            yield cls(stack, clients)
 
     async def ask(self, plan: dict[str, float]) -> Round:
         """See :class:`Asked`."""
@@ -153,11 +151,6 @@ class Orchestrator:
         cpu_s = after.user + after.system - before.user - before.system
         asked_s = {question: started_s + after_s for question, after_s in plan.items()}
         return {"cpu_s": cpu_s, "asked_s": asked_s, "first_text_s": first_text_s}
-
-
-def _tokens(stack: Stack) -> list[str]:
-    # Customers of the stand-in's data are forty.
-    return [stack.token_for(f"customer-{number % 40 + 1:03d}") for number in range(MOST)]
 
 
 async def one_round(

@@ -80,7 +80,7 @@ class ReplayStore:
     """Answers by customer and request id: nobody can name another customer's, whatever the ids look like.
 
     Whatever comes to be written while a write is under way goes out together with the next one, as databases commit
-    (DeWitt et al. 1984): the more answers run, the less each costs.
+    (DeWitt et al. 1984): the more answers run, the less each costs. Of an answer at most one write waits.
     """
 
     def __init__(self, redis: Redis, *, ttl_s: int) -> None:
