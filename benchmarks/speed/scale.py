@@ -126,6 +126,7 @@ async def measure(stack: Stack) -> dict[str, Any]:
             before_s = held()["cpu_s"]
             await asyncio.sleep(0.5)
             connections = len(await asyncio.to_thread(stack.local, "gateway", "GET", "connections"))
+        await first_tokens(stack, clients)  # whatever the crowd has left behind is cleared away
         alone = [await first_tokens(stack, clients) for _ in range(ROUNDS)]
     return {"levels": levels, "alone": _percentiles(alone), "among": _percentiles(among)}
 

@@ -9,8 +9,6 @@ import asyncio
 import logging
 import time
 
-from redis.exceptions import RedisError
-
 from mangalib.serving.cards import CardDeck, ProductCard, TitleCard, product_card, title_card
 from mangalib.serving.catalogue import Manga
 from mangalib.serving.delivery import Delivery
@@ -90,9 +88,8 @@ class Framing:
         try:
             async with asyncio.timeout(self._settings.cache_budget_ms / 1000):
                 known |= await self._services.ahead.titles([title.manga_id for title in self._deck.titles])
-        except (RedisError, OSError, TimeoutError) as error:
-            extra = {"request_id": self._request_id}
-            log.warning("prices are those of the catalogue: %s: %s", type(error).__name__, error, extra=extra)
+        except TimeoutError:
+            log.warning("prices are those of the catalogue", extra={"request_id": self._request_id})
         for title in self._deck.titles:
             self._card(product_card(known.get(title.manga_id, title), self._settings.shop_url))
 

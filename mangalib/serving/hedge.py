@@ -16,6 +16,8 @@ from mangalib.serving.allowance import Allowance
 from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest, ModelEvent
 from mangalib.settings import Settings
 
+BUDGET_AGAIN_S = 0.05
+
 
 class Hedge:
     """When a model is late, and whether it may be asked again; one per process, without I/O.
@@ -109,7 +111,10 @@ async def hedged_stream(
     ask()
     try:
         done, _ = await asyncio.wait(streams, timeout=hedge.late_after_s(model_id))
-        if not done and hedge.take():
+        while not done and not hedge.take():
+            # Who is still waiting when there is budget again is who needs it most.
+            done, _ = await asyncio.wait(streams, timeout=BUDGET_AGAIN_S)
+        if not done:
             ask()
         winner = await _first_that_succeeds(list(streams))
         hedge.answered(model_id, time.monotonic() - started_s)

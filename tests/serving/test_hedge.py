@@ -101,6 +101,23 @@ async def test_without_budget_nothing_is_asked_again(stack: Stack, bedrock: Bedr
     assert extra == hedge.hedged == 1, "the burst, and 2 % of 20 is less than one more"
 
 
+async def test_who_is_still_waiting_when_there_is_budget_again_gets_it(
+    stack: Stack, bedrock: BedrockRuntime, settings: Settings
+) -> None:
+    hedge = known(settings, first_token_s=0.05)
+    assert hedge.take(), "the burst"
+    asked = stack.bedrock_stats()["invocations"]
+    stack.local("bedrock", "POST", "faults", {"kind": "slow_first_token", "delay_ms": SLOW_MS})
+    waiting = asyncio.create_task(ask(bedrock, hedge, settings))
+    async with asyncio.timeout(SLOW_MS / 1000 / 2):
+        while (await asyncio.to_thread(stack.bedrock_stats))["invocations"] == asked:
+            await asyncio.sleep(0.01)
+        for _ in range(50):  # others ask, 2 % of which is one more
+            hedge.asked()
+        assert await waiting
+    assert hedge.hedged == 2
+
+
 async def test_one_of_two_that_fails_is_no_failure(stack: Stack, bedrock: BedrockRuntime, settings: Settings) -> None:
     hedge = known(settings, first_token_s=0.05)
     stack.local("bedrock", "POST", "faults", {"kind": "stall", "delay_ms": 1000})
