@@ -31,7 +31,7 @@ REQUEST = ClaudeRequest(12, [Turn("user", "Hello there")], system="You are a man
 POLICIES: dict[str, dict[str, float]] = {
     "none": {"hedge_share": 0},
     "ours, budget 2 %": {},
-    "budget 5 %, after p95": {"hedge_share": 0.05},
+    "ours, budget 5 %": {"hedge_share": 0.05},
     "at once": {"hedge_share": 1, "hedge_quantile": 1e-9, "hedge_burst": REQUESTS},
 }
 

@@ -40,7 +40,7 @@ from mangalib.serving.client import Client
 from mangalib.serving.messages import Chunk
 
 SAID = " ".join(f"word{number}" for number in range(90))
-REPETITIONS, REPETITIONS_OF_FEWER = 5, 3
+REPETITIONS, REPETITIONS_OF_FEWER = 4, 3
 MOST = 200
 # How many questions a round has, and over how many seconds they come.
 LEVELS = {"one": (1, 0.0), "10 at once": (10, 0.0), "200 at once": (MOST, 0.0), "200 within 2 s": (MOST, 2.0)}

@@ -1,7 +1,7 @@
 """Hedged requests: a model that is late is asked a second time, the first answer wins (Dean and Barroso 2013).
 
-Late is: later than the model itself usually is, and than what the budget pays for. The loser's connection is closed at
-once, so that it stops writing.
+Late is: later than the model itself usually is. More are late than the budget pays for; the longer one waits, the likelier
+it gets a second request. The loser's connection is closed at once, so that it stops writing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ BUDGET_AGAIN_S = 0.05
 class Hedge:
     """When a model is late, and whether it may be asked again; one per process, without I/O.
 
-    Late is the first-token time that all but the slowest ``hedge_share`` of a model's last ``hedge_answers`` were under,
-    and never less than their ``hedge_quantile``: so the slowest get the second request, and the budget lasts.
+    Late is as far beyond the ``hedge_quantile`` of a model's last ``hedge_answers`` as that is beyond their median (a fence, as
+    Tukey's 1977): at the quantile itself more are late than the budget pays for, and most of those need only a moment more.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -37,8 +37,9 @@ class Hedge:
         settings, seen = self._settings, self._first_token_s.get(model_id, ())
         if not settings.hedge_share or len(seen) < settings.hedge_answers_min:
             return None
-        quantile = max(settings.hedge_quantile, 1 - settings.hedge_share)
-        return sorted(seen)[int(quantile * (len(seen) - 1))]
+        times = sorted(seen)
+        usual_s, rare_s = times[len(times) // 2], times[int(settings.hedge_quantile * (len(times) - 1))]
+        return 2 * rare_s - usual_s
 
     def asked(self) -> None:
         """A model was asked for an answer; that pays for a share of a second request."""
