@@ -69,12 +69,7 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
         bedrock_connections = await stack.enter_async_context(bedrock_pool(bedrock_at, settings))
         management_connections = await stack.enter_async_context(management_pool(management_at, settings))
         bedrock = BedrockRuntime(bedrock_connections, signer, bedrock_at, settings)
-        # The model wakes up while this process learns what questions look like.
-        _, classifier, topics = await asyncio.gather(
-            warm_once(bedrock, settings),
-            asyncio.to_thread(IntentClassifier.from_data, settings, catalogue),
-            asyncio.to_thread(Topics.from_data, settings, Reader(catalogue)),
-        )
+        classifier, topics = await _warm_and_learn(bedrock, catalogue, settings)
         customers = CustomerData(dynamodb, settings)
         stack.callback(customers.close)
         search = TitleSearch(bedrock, opensearch, settings)
@@ -114,6 +109,18 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
             yield orchestrator
             for task in tasks:
                 task.cancel()
+
+
+async def _warm_and_learn(
+    bedrock: BedrockRuntime, catalogue: Catalogue, settings: Settings
+) -> tuple[IntentClassifier, Topics]:
+    """The model wakes up while this process learns what questions look like."""
+    _, classifier, topics = await asyncio.gather(
+        warm_once(bedrock, settings),
+        asyncio.to_thread(IntentClassifier.from_data, settings, catalogue),
+        asyncio.to_thread(Topics.from_data, settings, Reader(catalogue)),
+    )
+    return classifier, topics
 
 
 def _keeping_up(background: asyncio.TaskGroup, services: Services) -> list[asyncio.Task[None]]:
