@@ -1,0 +1,146 @@
+"""How the house is laid out: which way the arrows run, and what each package lets others import."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[2]
+HOUSE = PROJECT / "mangalib"
+
+# Each room, and the rooms that it may import from; every room may import errors and settings.
+BASE = {"errors", "settings"}
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "settings": set(),
+    "storage": set(),
+    "cluster": set(),
+    "domain": set(),
+    "protocol": {"domain"},
+    "resilience": set(),
+    "nlu": {"domain"},
+    "aws": {"resilience"},
+    "serving": {"domain", "protocol", "resilience", "nlu", "aws"},
+    "precompute": {"storage", "cluster", "domain", "resilience", "nlu", "aws", "serving"},
+    "client": {"domain", "protocol", "resilience"},
+    "benchmark": {"storage", "cluster", "domain", "protocol", "client"},
+    "incidents": {"domain", "aws", "benchmark"},
+    "jobs": {"storage", "cluster", "resilience", "aws", "benchmark", "incidents"},
+    "chat": {"domain", "protocol", "client"},
+    "server": {"domain", "resilience", "nlu", "aws", "serving", "precompute"},
+    "local": {"storage", "domain", "resilience", "nlu", "aws", "serving", "precompute", "chat"},
+    "cloud": {"aws"},
+    "lab": {
+        "storage",
+        "cluster",
+        "domain",
+        "protocol",
+        "nlu",
+        "aws",
+        "serving",
+        "precompute",
+        "client",
+        "benchmark",
+        "incidents",
+        "jobs",
+        "chat",
+        "local",
+    },
+}
+ARROWS["commands"] = set(ARROWS) - {"server"}
+ARROWS["cli"] = {"commands", "client", "protocol"}
+ARROWS["__init__"] = set()
+
+
+def modules(folder: Path = HOUSE) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(HOUSE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> list[str]:
+    """Dotted names of what a file imports from mangalib: modules, and names taken from packages."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mangalib":
+            found += [node.module] if node.module != "mangalib" else [f"mangalib.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.startswith("mangalib.")]
+    return found
+
+
+def is_package(dotted: str) -> bool:
+    return (PROJECT / dotted.replace(".", "/")).is_dir()
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(HOUSE)))
+def test_arrows_run_one_way(path: Path) -> None:
+    room = room_of(path)
+    rooms = {name.split(".")[1] for name in imports_of(path)} - {room}
+    assert rooms <= ARROWS[room] | BASE, f"{room} must not import from {sorted(rooms - ARROWS[room] - BASE)}"
+
+
+def test_arrows_make_no_circle() -> None:
+    left = dict(ARROWS)
+    while left:
+        free = [room for room, below in left.items() if not below & set(left)]
+        assert free, f"a circle among {sorted(left)}"
+        for room in free:
+            del left[room]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(HOUSE)))
+def test_nobody_reaches_past_a_package(path: Path) -> None:
+    room = room_of(path)
+    past = [
+        name
+        for name in imports_of(path)
+        if name.split(".")[1] != room and is_package(".".join(name.split(".")[:2])) and not is_package(name)
+    ]
+    assert not past, f"import these from the package, not from its modules: {past}"
+
+
+@pytest.mark.parametrize(
+    "folder", [p for p in sorted(HOUSE.rglob("*/")) if (p / "__init__.py").is_file()], ids=lambda p: p.name
+)
+def test_each_package_names_what_others_may_import(folder: Path) -> None:
+    package = importlib.import_module(".".join(folder.relative_to(PROJECT).parts))
+    assert package.__doc__
+    missing = [name for name in package.__all__ if not hasattr(package, name)]
+    assert not missing
+
+
+def test_conda_lists_what_pip_lists() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    ours = {name.split("[")[0] for name in [*project["dependencies"], *project["optional-dependencies"]["dev"]]}
+    conda = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    theirs = {name.split("=")[0].split(">")[0].strip() for name in conda if isinstance(name, str)}
+    theirs |= {name.split("[")[0] for entry in conda if isinstance(entry, dict) for name in entry["pip"]}
+    assert theirs - {"python", "redis-server", "pip"} == ours
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {
+        re.split(r"\[|>|=|<", name)[0].lower().replace("_", "-")
+        for name in [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    }
+    lines = (PROJECT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pinned = {line.split("==")[0] for line in lines if "==" in line}
+    assert wanted <= pinned
+    assert "rfc3987-syntax" not in pinned, "it costs every kernel 0.8 s, and nothing here uses it"
+    assert not any("http:" in line or "https:" in line for line in lines)
+
+
+def test_the_one_target_switch_is_in_one_place() -> None:
+    """The product does not ask where it runs, but for how OpenSearch wants its requests signed."""
+    asking = [path.name for path in modules() if "settings.target" in path.read_text(encoding="utf-8")]
+    assert asking == ["server.py"]
