@@ -24,7 +24,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from mangalib.errors import DataError
-from mangalib.place import filesystem
+from mangalib.storage import filesystem
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ import nbformat
 from mangalib.errors import NotebookError
 from mangalib.lab.leases import Leases
 from mangalib.lab.parameters import Job
-from mangalib.place import Place
+from mangalib.storage import Place
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from distributed import as_completed
 from tqdm.auto import tqdm
 
 from mangalib.errors import DataError
-from mangalib.place import Place
+from mangalib.storage import Place
 from mangalib.precompute.sessionlog import READERS, SessionLog
 from mangalib.precompute.transitions import TransitionModel, learn
 from mangalib.settings import Settings
