@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.aws import dynamodb_client
 from mangalib.serving.client import Client
-from mangalib.serving.release import Release, ReleaseStore
+from mangalib.domain.releases import Release, ReleaseStore
 
 QUESTIONS = (
     "Recommend me a good fantasy manga",

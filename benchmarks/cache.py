@@ -26,8 +26,8 @@ from mangalib.precompute.embedding import embed
 from mangalib.precompute.meaning import Reader
 from mangalib.precompute.prepared import SEMANTIC, Prepared
 from mangalib.precompute.shared import SharedAnswers
-from mangalib.serving.catalogue import Catalogue
-from mangalib.serving.routing import Intent
+from mangalib.domain.catalogue import Catalogue
+from mangalib.domain.intents import Intent
 from mangalib.settings import Settings, load_settings
 
 FIXED = {"GPTCache's default, 0.80": 0.80, "usual advice, 0.85": 0.85, "redisvl's default, 0.90": 0.90}

@@ -28,7 +28,7 @@ from mangalib.precompute.topics import Topics
 from mangalib.serving.auth import require_secret
 from mangalib.serving.aws import Signer, dynamodb_client
 from mangalib.serving.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.gateway import ManagementApi, management_endpoint, management_pool
 from mangalib.serving.hedge import Hedge
@@ -36,7 +36,7 @@ from mangalib.serving.metrics import log_as_json
 from mangalib.serving.orchestrator import Orchestrator
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.querylog import QueryLog
-from mangalib.serving.release import ReleaseFollower, ReleaseStore
+from mangalib.domain.releases import ReleaseFollower, ReleaseStore
 from mangalib.serving.replay import ReplayStore
 from mangalib.serving.retrieval import CustomerData, TitleSearch
 from mangalib.serving.services import Breakers, Services

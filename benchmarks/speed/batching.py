@@ -22,7 +22,7 @@ from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.aws import dynamodb_client
 from mangalib.serving.client import Client
 from mangalib.serving.messages import Chunk, encode
-from mangalib.serving.release import Release, ReleaseStore
+from mangalib.domain.releases import Release, ReleaseStore
 
 SIZES = (1, 3, 10)
 LEVELS = {"one at a time": 1, "200 at once": 200}

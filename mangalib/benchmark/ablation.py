@@ -22,7 +22,7 @@ from mangalib.benchmark.series import Floats
 from mangalib.errors import TransportTimeoutError
 from mangalib.serving.client import Client, Reply
 from mangalib.serving.messages import Chunk, encode
-from mangalib.serving.release import Release, ReleaseStore
+from mangalib.domain.releases import Release, ReleaseStore
 from mangalib.settings import Settings
 
 ALL_ON = "all on"

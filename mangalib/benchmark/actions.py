@@ -17,7 +17,7 @@ from mangalib.benchmark.severity import CRITICAL, NAMES
 from mangalib.benchmark.verdict import Verdict
 from mangalib.errors import ActionError, ReleaseError, SettingsError
 from mangalib.serving.aws import dynamodb_client
-from mangalib.serving.release import ReleaseStore
+from mangalib.domain.releases import ReleaseStore
 from mangalib.settings import Settings
 
 _SUMMARY_CHARS = 1024

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 from tqdm.auto import tqdm
 
-from mangalib.serving.catalogue import Catalogue, Manga
+from mangalib.domain.catalogue import Catalogue, Manga
 from mangalib.serving.client import Client
 from mangalib.settings import Settings
 

@@ -21,7 +21,7 @@ from mangalib.benchmark.series import METRICS, MIN_TAIL_SAMPLES, POOLED, Floats,
 from mangalib.benchmark.severity import NAMES, SURE_SD, Bands
 from mangalib.benchmark.store import Store, days_before
 from mangalib.errors import DataError
-from mangalib.serving.routing import ROUTES, Intent
+from mangalib.domain.intents import ROUTES, Intent
 from mangalib.settings import Settings
 
 SLOWER, FAILING, TARGET = "slower", "failing", "over target"

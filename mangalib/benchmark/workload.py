@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mangalib.errors import DataError
-from mangalib.serving.catalogue import Catalogue, Manga
-from mangalib.serving.phrasings import Phrasing, load_phrasings
-from mangalib.serving.routing import Intent
+from mangalib.domain.catalogue import Catalogue, Manga
+from mangalib.domain.query_templates import Phrasing, load_phrasings
+from mangalib.domain.intents import Intent
 from mangalib.settings import Settings
 
 SYNTHETIC, PRODUCTION = "synthetic", "production"

@@ -127,7 +127,7 @@ def catalogue_changed(titles: Path) -> None:
     from redis.asyncio import Redis
 
     from mangalib.precompute.batch import catalogue_changed as changed
-    from mangalib.serving.catalogue import Catalogue
+    from mangalib.domain.catalogue import Catalogue
 
     settings = _reaching_redis()
     items = Catalogue.load(titles).items
@@ -152,7 +152,7 @@ def cache_learn() -> None:
 
     from mangalib.precompute.meaning import Reader
     from mangalib.precompute.shared import SharedAnswers
-    from mangalib.serving.catalogue import Catalogue
+    from mangalib.domain.catalogue import Catalogue
 
     settings = _reaching_redis()
 

@@ -18,7 +18,7 @@ def release() -> None:
 
 def _releases() -> Any:
     from mangalib.serving.aws import dynamodb_client
-    from mangalib.serving.release import ReleaseStore
+    from mangalib.domain.releases import ReleaseStore
 
     settings = load_settings()
     return ReleaseStore(dynamodb_client(settings), settings.releases_table)

@@ -10,7 +10,7 @@ import pandas as pd
 from mangalib.benchmark.series import METRICS
 from mangalib.benchmark.severity import NAMES
 from mangalib.benchmark.verdict import Verdict
-from mangalib.serving.routing import ROUTES, Intent
+from mangalib.domain.intents import ROUTES, Intent
 from mangalib.settings import Settings
 
 

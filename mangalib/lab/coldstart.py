@@ -15,7 +15,7 @@ from mangalib.lab.laboratory import Laboratory
 from mangalib.serving.bedrock import bedrock_endpoint, bedrock_pool
 from mangalib.serving.connection import HttpConnection
 from mangalib.serving.prompts import PromptStore
-from mangalib.serving.routing import Intent
+from mangalib.domain.intents import Intent
 
 Action = Callable[[], Awaitable[object]]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier
-from mangalib.serving.phrasings import load_phrasings
-from mangalib.serving.routing import Intent
+from mangalib.domain.query_templates import load_phrasings
+from mangalib.domain.intents import Intent
 from mangalib.settings import Settings
 
 

@@ -13,7 +13,7 @@ from mangalib.benchmark.incidents import Incident
 from mangalib.benchmark.severity import NAMES
 from mangalib.benchmark.verdict import Verdict
 from mangalib.lab.benchtables import budgets_ms
-from mangalib.serving.routing import ROUTES, Intent
+from mangalib.domain.intents import ROUTES, Intent
 from mangalib.serving.warmup import tiers
 from mangalib.settings import Settings
 

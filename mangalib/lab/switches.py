@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import ipywidgets
 
 from mangalib.lab.laboratory import Laboratory
-from mangalib.serving.release import OPTIMISATIONS, Release, ReleaseStore
+from mangalib.domain.releases import OPTIMISATIONS, Release, ReleaseStore
 
 
 def switch_off(lab: Laboratory, names: Sequence[str]) -> Release:

@@ -30,7 +30,7 @@ from mangalib.local.faults import KINDS, Fault, FaultBook
 from mangalib.local.latency import LatencyModel, LatencyProfile
 from mangalib.local.service import Announce
 from mangalib.local.tls import certificate_paths
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.eventstream import encode_message
 from mangalib.settings import Settings
 

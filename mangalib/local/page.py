@@ -10,7 +10,7 @@ from aiohttp import web
 from mangalib.local.seed import DEMO_CUSTOMER
 from mangalib.serving.auth import issue_token
 from mangalib.serving.browser import figures_for_browser
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from mangalib.settings import Settings
 
 _CHAT = Path(__file__).resolve().parents[1] / "lab" / "chat"

@@ -19,9 +19,9 @@ from mangalib.precompute.facts import publish_facts
 from mangalib.precompute.meaning import Reader
 from mangalib.precompute.prepared import SEMANTIC, Prepared
 from mangalib.precompute.shared import SharedAnswers, own_label
-from mangalib.serving.catalogue import Catalogue, Manga
-from mangalib.serving.release import Release, ReleaseStore
-from mangalib.serving.routing import Intent
+from mangalib.domain.catalogue import Catalogue, Manga
+from mangalib.domain.releases import Release, ReleaseStore
+from mangalib.domain.intents import Intent
 from mangalib.settings import Settings
 
 DEMO_CUSTOMER = "demo-customer"

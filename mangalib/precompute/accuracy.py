@@ -14,7 +14,7 @@ from mangalib.precompute.embedding import embed
 from mangalib.precompute.evidence import lowest_threshold
 from mangalib.precompute.meaning import Reader
 from mangalib.precompute.recogniser import Recogniser
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from mangalib.settings import Settings
 
 _COLUMNS = ("part", "text", "answer")

@@ -26,10 +26,10 @@ from mangalib.precompute.warming import Measured
 from mangalib.serving.ahead import Ahead
 from mangalib.serving.aws import Signer
 from mangalib.serving.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.pool import WarmPool
 from mangalib.serving.prompts import PromptStore
-from mangalib.serving.release import ReleaseFollower
+from mangalib.domain.releases import ReleaseFollower
 from mangalib.serving.retrieval import CustomerData, TitleSearch
 from mangalib.settings import Settings
 

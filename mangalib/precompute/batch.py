@@ -29,9 +29,9 @@ from mangalib.precompute.shared import SharedAnswers, about_key, answer_key, dro
 from mangalib.precompute.topics import Topics
 from mangalib.precompute.warming import PROGRAMS
 from mangalib.precompute.warming import TRENDING as TRENDING_PROGRAM
-from mangalib.serving.catalogue import Manga
-from mangalib.serving.release import Release
-from mangalib.serving.routing import ROUTES
+from mangalib.domain.catalogue import Manga
+from mangalib.domain.releases import Release
+from mangalib.domain.intents import ROUTES
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from mangalib.precompute.prepared import ORDERS, Prepared, facts_of, fingerprint
-from mangalib.serving.catalogue import Manga
+from mangalib.domain.catalogue import Manga
 from mangalib.serving.retrieval import CustomerData
 
 _TITLES = "facts:titles"

@@ -14,11 +14,11 @@ from mangalib.errors import BusyError
 from mangalib.precompute.prepared import Need
 from mangalib.precompute.topics import Topic
 from mangalib.serving.bedrock import ClaudeRequest
-from mangalib.serving.catalogue import Manga
+from mangalib.domain.catalogue import Manga
 from mangalib.serving.prompts import assemble
-from mangalib.serving.release import Release
+from mangalib.domain.releases import Release
 from mangalib.serving.retrieval import Customer
-from mangalib.serving.routing import ROUTES
+from mangalib.domain.intents import ROUTES
 from mangalib.settings import Settings
 
 BROWSE = "category_browse"

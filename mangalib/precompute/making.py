@@ -10,11 +10,11 @@ from mangalib.precompute.flight import Write
 from mangalib.precompute.makers import Kind, Recipe, question_of, request_for, written_from_facts
 from mangalib.precompute.prepared import ORDERS, Prepared, facts_of, fingerprint
 from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest
-from mangalib.serving.catalogue import Catalogue, Manga
+from mangalib.domain.catalogue import Catalogue, Manga
 from mangalib.serving.prompts import PromptStore
-from mangalib.serving.release import Release
+from mangalib.domain.releases import Release
 from mangalib.serving.retrieval import Customer, CustomerData, TitleSearch
-from mangalib.serving.routing import ROUTES
+from mangalib.domain.intents import ROUTES
 from mangalib.serving.stream import StreamMachine
 from mangalib.settings import Settings
 

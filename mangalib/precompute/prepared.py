@@ -12,8 +12,8 @@ import msgspec
 from redis.exceptions import RedisError
 
 from mangalib.serving.bedrock import ClaudeRequest
-from mangalib.serving.catalogue import Manga
-from mangalib.serving.routing import Intent
+from mangalib.domain.catalogue import Manga
+from mangalib.domain.intents import Intent
 
 log = logging.getLogger(__name__)
 

@@ -28,10 +28,10 @@ from mangalib.precompute.transitions import LiveModel
 from mangalib.precompute.warming import Measured, held_out
 from mangalib.serving.ahead import Asked, Found, Given
 from mangalib.serving.bedrock import ClaudeRequest
-from mangalib.serving.catalogue import Manga
+from mangalib.domain.catalogue import Manga
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.querylog import without_personal_data
-from mangalib.serving.routing import ROUTES, Intent
+from mangalib.domain.intents import ROUTES, Intent
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

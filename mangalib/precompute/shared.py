@@ -21,7 +21,7 @@ from mangalib.precompute.cancelling import end_if_cancelled
 from mangalib.precompute.meaning import Meaning, Reader, folded_question
 from mangalib.precompute.prepared import Prepared, scoped
 from mangalib.precompute.recogniser import Recognised, Recogniser, exact_key
-from mangalib.serving.routing import Intent
+from mangalib.domain.intents import Intent
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

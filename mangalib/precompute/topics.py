@@ -9,8 +9,8 @@ import msgspec
 from mangalib.errors import DataError
 from mangalib.precompute.meaning import Meaning, Reader
 from mangalib.precompute.recogniser import Recognised, Recogniser
-from mangalib.serving.phrasings import load_phrasings
-from mangalib.serving.routing import Intent
+from mangalib.domain.query_templates import load_phrasings
+from mangalib.domain.intents import Intent
 from mangalib.settings import Settings
 
 TITLE = "{title}"

@@ -9,9 +9,9 @@ from typing import Protocol
 import msgspec
 
 from mangalib.serving.bedrock import ClaudeRequest
-from mangalib.serving.catalogue import Manga
-from mangalib.serving.release import Release
-from mangalib.serving.routing import Intent
+from mangalib.domain.catalogue import Manga
+from mangalib.domain.releases import Release
+from mangalib.domain.intents import Intent
 
 
 class Asked(msgspec.Struct, frozen=True):

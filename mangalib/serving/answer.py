@@ -22,7 +22,7 @@ from mangalib.errors import BedrockError, DependencyDownError, MangaError, Trans
 from mangalib.serving import metrics
 from mangalib.serving.ahead import Asked, Found, Given
 from mangalib.serving.bedrock import ClaudeRequest, Turn, continuing
-from mangalib.serving.catalogue import Manga
+from mangalib.domain.catalogue import Manga
 from mangalib.serving.delivery import Delivery
 from mangalib.serving.fanout import Branch, fan_out
 from mangalib.serving.framing import Framing
@@ -31,7 +31,7 @@ from mangalib.serving.messages import Chunk, Metadata, Query, is_of
 from mangalib.serving.prompts import assemble
 from mangalib.serving.replay import Head, Plan, Recorded
 from mangalib.serving.retrieval import Customer
-from mangalib.serving.routing import ROUTES, Intent, Route, named_intent
+from mangalib.domain.intents import ROUTES, Intent, Route, named_intent
 from mangalib.serving.services import Services
 from mangalib.serving.stream import StreamMachine, StreamState
 

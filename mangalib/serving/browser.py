@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mangalib.serving.cards import PLACEHOLDERS
-from mangalib.serving.routing import ROUTES
+from mangalib.domain.intents import ROUTES
 from mangalib.settings import Settings
 
 

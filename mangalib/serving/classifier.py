@@ -11,11 +11,11 @@ from collections import Counter
 
 import numpy as np
 
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.letters import groups_in_words
-from mangalib.serving.phrasings import Phrasing, load_phrasings
+from mangalib.domain.query_templates import Phrasing, load_phrasings
 from mangalib.serving.regression import Floats, fit, probabilities
-from mangalib.serving.routing import Intent
+from mangalib.domain.intents import Intent
 from mangalib.settings import Settings
 
 # What a text is about shows at its beginning, and the time that this takes must not grow with the text.

@@ -10,11 +10,11 @@ import logging
 import time
 
 from mangalib.serving.cards import CardDeck, ProductCard, TitleCard, product_card, title_card
-from mangalib.serving.catalogue import Manga
+from mangalib.domain.catalogue import Manga
 from mangalib.serving.delivery import Delivery
 from mangalib.serving.messages import Card, Chunk, Done, Error, Metadata, Status
-from mangalib.serving.release import Release
-from mangalib.serving.routing import Intent
+from mangalib.domain.releases import Release
+from mangalib.domain.intents import Intent
 from mangalib.serving.services import Services
 from mangalib.serving.stream import StreamMachine
 

@@ -46,7 +46,7 @@ from mangalib.serving.messages import (
     encode,
     parse_client_message,
 )
-from mangalib.serving.routing import named_intent
+from mangalib.domain.intents import named_intent
 from mangalib.serving.services import Services
 from mangalib.serving.session import RateLimit, Session, SessionState
 

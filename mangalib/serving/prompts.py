@@ -10,9 +10,9 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mangalib.serving.bedrock import ClaudeRequest, Turn
-from mangalib.serving.catalogue import Manga
+from mangalib.domain.catalogue import Manga
 from mangalib.serving.retrieval import Customer
-from mangalib.serving.routing import Intent, Route
+from mangalib.domain.intents import Intent, Route
 
 log = logging.getLogger(__name__)
 

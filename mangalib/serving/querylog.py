@@ -14,7 +14,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mangalib.serving.routing import Intent
+from mangalib.domain.intents import Intent
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import msgspec
 from opensearchpy import AsyncOpenSearch
 
 from mangalib.serving.bedrock import BedrockRuntime, Turn
-from mangalib.serving.catalogue import Manga
+from mangalib.domain.catalogue import Manga
 from mangalib.settings import Settings
 
 

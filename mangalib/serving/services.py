@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from mangalib.serving.ahead import Ahead
 from mangalib.serving.bedrock import BedrockRuntime
 from mangalib.serving.breaker import Breaker
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.gateway import ManagementApi
 from mangalib.serving.hedge import Hedge
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.querylog import QueryLog
-from mangalib.serving.release import ReleaseFollower
+from mangalib.domain.releases import ReleaseFollower
 from mangalib.serving.replay import ReplayStore
 from mangalib.serving.retrieval import CustomerData, TitleSearch
 from mangalib.settings import Settings

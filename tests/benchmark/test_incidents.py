@@ -18,7 +18,7 @@ from mangalib.benchmark.incidents import Actions, Incident, IncidentStore, act, 
 from mangalib.benchmark.verdict import SLOWER, TARGET, Finding, Verdict
 from mangalib.errors import ActionError, SettingsError
 from mangalib.local.stack import Stack
-from mangalib.serving.release import Release, ReleaseStore
+from mangalib.domain.releases import Release, ReleaseStore
 from mangalib.settings import Settings, load_settings
 from tests.serving.test_release import dynamodb_of
 

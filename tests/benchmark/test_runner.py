@@ -14,8 +14,8 @@ from mangalib.benchmark.store import SCHEMA
 from mangalib.benchmark.workload import Conversation, Question
 from mangalib.local.stack import Stack
 from mangalib.serving.client import Client
-from mangalib.serving.release import ReleaseStore
-from mangalib.serving.routing import Intent
+from mangalib.domain.releases import ReleaseStore
+from mangalib.domain.intents import Intent
 from tests.serving.test_release import dynamodb_of
 
 

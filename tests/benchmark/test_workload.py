@@ -11,8 +11,8 @@ import pytest
 
 from mangalib.benchmark.workload import PRODUCTION, SYNTHETIC, make_workload, questions_of
 from mangalib.errors import DataError
-from mangalib.serving.catalogue import Catalogue
-from mangalib.serving.routing import Intent
+from mangalib.domain.catalogue import Catalogue
+from mangalib.domain.intents import Intent
 from mangalib.settings import load_settings
 
 SETTINGS = load_settings()

@@ -19,7 +19,7 @@ from mangalib.lab.screen import ask_in, observed_in, open_chat, timeline_of, wai
 from mangalib.local.flood import flooding
 from mangalib.local.stack import Stack, running_stack
 from mangalib.precompute.facts import publish_facts
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from tests.browser.conftest import OpenPage
 from tests.conftest import QUICK
 

@@ -15,7 +15,7 @@ from mangalib.lab.laboratory import Laboratory
 from mangalib.lab.switches import switch_off, switches
 from mangalib.local.stack import Stack
 from mangalib.serving.client import Client
-from mangalib.serving.release import OPTIMISATIONS
+from mangalib.domain.releases import OPTIMISATIONS
 from mangalib.settings import Settings
 
 QUESTIONS = ["Hello there", "Recommend me a good fantasy manga"]

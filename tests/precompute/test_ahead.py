@@ -27,7 +27,7 @@ from mangalib.precompute.prepared import Need, Prepared, facts_of
 from mangalib.precompute.sessionlog import read_table
 from mangalib.precompute.shared import answer_key
 from mangalib.precompute.topics import Topics
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.client import Client, Reply
 from tests.conftest import QUICK, Connect, orchestrator_here
 

@@ -33,8 +33,8 @@ from mangalib.precompute.topics import Topics
 from mangalib.precompute.transitions import Relation
 from mangalib.precompute.week import replay
 from mangalib.serving.bedrock import ClaudeRequest, Turn
-from mangalib.serving.catalogue import Catalogue
-from mangalib.serving.routing import Intent
+from mangalib.domain.catalogue import Catalogue
+from mangalib.domain.intents import Intent
 from mangalib.settings import load_settings
 
 SETTINGS = load_settings()

@@ -16,7 +16,7 @@ from mangalib.precompute.evidence import EvidenceModel, Outcome, lowest_threshol
 from mangalib.precompute.meaning import Reader
 from mangalib.precompute.questions import QuestionIndex
 from mangalib.precompute.topics import Topics
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from mangalib.settings import load_settings
 from tests.conftest import SHARED_DATA
 

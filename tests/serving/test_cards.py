@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 from mangalib.local.stack import Stack
 from mangalib.precompute.facts import publish_facts
 from mangalib.serving.cards import CardDeck
-from mangalib.serving.catalogue import Catalogue
-from mangalib.serving.routing import Intent
+from mangalib.domain.catalogue import Catalogue
+from mangalib.domain.intents import Intent
 from mangalib.settings import Settings
 from tests.conftest import Connect, text_of
 

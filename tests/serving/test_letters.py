@@ -14,11 +14,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from mangalib.serving import regression
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.letters import groups_in_words, hashed
-from mangalib.serving.phrasings import load_phrasings
-from mangalib.serving.routing import Intent
+from mangalib.domain.query_templates import load_phrasings
+from mangalib.domain.intents import Intent
 from mangalib.settings import load_settings
 
 TEXTS = st.lists(st.text(alphabet="aB9 \t\n.-é日本のマİ", min_size=0, max_size=30), min_size=1, max_size=5)

@@ -11,7 +11,7 @@ import pytest
 
 from mangalib.benchmark.workload import read_query_log
 from mangalib.serving.querylog import QueryLog, without_personal_data
-from mangalib.serving.routing import Intent
+from mangalib.domain.intents import Intent
 
 
 @pytest.mark.parametrize(

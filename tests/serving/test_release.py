@@ -16,8 +16,8 @@ from mangalib.errors import ReleaseError
 from mangalib.local.stack import Stack
 from mangalib.serving.client import Client, Reply
 from mangalib.serving.messages import Chunk, Status
-from mangalib.serving.release import OPTIMISATIONS, Optimisations, Pointer, Release, ReleaseFollower, ReleaseStore
-from mangalib.serving.routing import ROUTES, Intent
+from mangalib.domain.releases import OPTIMISATIONS, Optimisations, Pointer, Release, ReleaseFollower, ReleaseStore
+from mangalib.domain.intents import ROUTES, Intent
 
 WITHIN_S = 10.0
 

@@ -12,12 +12,12 @@ import pytest
 from mangalib.errors import DataError, SettingsError
 from mangalib.serving.adaptive import AdaptiveRate
 from mangalib.serving.breaker import Breaker
-from mangalib.serving.catalogue import Catalogue
+from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.fanout import Branch, fan_out
-from mangalib.serving.phrasings import load_phrasings
+from mangalib.domain.query_templates import load_phrasings
 from mangalib.serving.prompts import BUILT_IN_PROMPT, PromptStore
-from mangalib.serving.routing import ROUTES, Intent
+from mangalib.domain.intents import ROUTES, Intent
 from mangalib.serving.warmup import tiers
 from mangalib.settings import Settings, environment, load_settings
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mangalib.serving.client import Client, Reply
 from mangalib.serving.messages import Card, Chunk, Done, Error, Status
-from mangalib.serving.routing import ROUTES, Intent
+from mangalib.domain.intents import ROUTES, Intent
 from mangalib.settings import Settings
 
 COLUMNS = (

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from mangalib.errors import ReleaseError
-from mangalib.serving.routing import Intent, Route
+from mangalib.domain.intents import Intent, Route
 from mangalib.serving.table import Table
 from mangalib.settings import Settings
 

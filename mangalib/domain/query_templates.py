@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mangalib.errors import DataError
-from mangalib.serving.routing import Intent
+from mangalib.domain.intents import Intent
 
 
 @dataclass(frozen=True)
