@@ -68,7 +68,7 @@ async def _ask(url: str, token: str, text: str, session_id: str | None, as_json:
     import msgspec
 
     from mangalib.serving.client import Client
-    from mangalib.serving.messages import Chunk, Done, Error, Status
+    from mangalib.protocol.frames import Chunk, Done, Error, Status
 
     frames: list[dict[str, Any]] = []
     last: Done | Error | None = None
@@ -101,7 +101,7 @@ async def _ask(url: str, token: str, text: str, session_id: str | None, as_json:
 
 
 def _print_timeline(frames: list[dict[str, Any]], last: Any) -> None:
-    from mangalib.serving.messages import Error
+    from mangalib.protocol.frames import Error
 
     if isinstance(last, Error):
         click.secho(f"{last.code}: {last.message}", fg="red", err=True)

@@ -21,7 +21,7 @@ from benchmarks.speed.tables import Table, spread
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.aws import dynamodb_client
 from mangalib.serving.client import Client
-from mangalib.serving.messages import Chunk, encode
+from mangalib.protocol.frames import Chunk, encode
 from mangalib.domain.releases import Release, ReleaseStore
 
 SIZES = (1, 3, 10)

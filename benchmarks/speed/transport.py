@@ -37,7 +37,7 @@ from benchmarks.speed.profile import share_of_parts
 from benchmarks.speed.tables import Table, spread
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.client import Client
-from mangalib.serving.messages import Chunk
+from mangalib.protocol.frames import Chunk
 
 SAID = " ".join(f"word{number}" for number in range(90))
 REPETITIONS, REPETITIONS_OF_FEWER = 4, 3

@@ -27,7 +27,7 @@ from mangalib.serving.delivery import Delivery
 from mangalib.serving.fanout import Branch, fan_out
 from mangalib.serving.framing import Framing
 from mangalib.serving.hedge import hedged_stream
-from mangalib.serving.messages import Chunk, Metadata, Query, is_of
+from mangalib.protocol.frames import Chunk, Metadata, Query, is_of
 from mangalib.serving.prompts import assemble
 from mangalib.serving.replay import Head, Plan, Recorded
 from mangalib.serving.retrieval import Customer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mangalib.serving.cards import PLACEHOLDERS
+from mangalib.protocol.cards import PLACEHOLDERS
 from mangalib.domain.intents import ROUTES
 from mangalib.settings import Settings
 

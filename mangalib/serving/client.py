@@ -23,7 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from mangalib.errors import AuthError, BadRequestError, BusyError, MangaError, TransportError, TransportTimeoutError
-from mangalib.serving.messages import (
+from mangalib.protocol.frames import (
     Chunk,
     ClientMessage,
     Done,
@@ -37,7 +37,7 @@ from mangalib.serving.messages import (
     encode,
     parse_server_frame,
 )
-from mangalib.serving.session import Session, SessionState
+from mangalib.protocol.session import Session, SessionState
 from mangalib.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ import asyncio
 import logging
 import time
 
-from mangalib.serving.cards import CardDeck, ProductCard, TitleCard, product_card, title_card
+from mangalib.protocol.cards import CardDeck, ProductCard, TitleCard, product_card, title_card
 from mangalib.domain.catalogue import Manga
 from mangalib.serving.delivery import Delivery
-from mangalib.serving.messages import Card, Chunk, Done, Error, Metadata, Status
+from mangalib.protocol.frames import Card, Chunk, Done, Error, Metadata, Status
 from mangalib.domain.releases import Release
 from mangalib.domain.intents import Intent
 from mangalib.serving.services import Services

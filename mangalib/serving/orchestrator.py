@@ -34,7 +34,7 @@ from mangalib.errors import (
 )
 from mangalib.serving.answer import BUSY, Answer
 from mangalib.serving.auth import customer_of
-from mangalib.serving.messages import (
+from mangalib.protocol.frames import (
     Disconnect,
     Error,
     Ping,
@@ -48,7 +48,7 @@ from mangalib.serving.messages import (
 )
 from mangalib.domain.intents import named_intent
 from mangalib.serving.services import Services
-from mangalib.serving.session import RateLimit, Session, SessionState
+from mangalib.protocol.session import RateLimit, Session, SessionState
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from mangalib.serving.bedrock import ClaudeRequest
-from mangalib.serving.messages import Chunk, Query, is_of
+from mangalib.protocol.frames import Chunk, Query, is_of
 from mangalib.serving.stream import StreamState
 
 

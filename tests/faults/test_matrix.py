@@ -21,7 +21,7 @@ from mangalib.errors import TransportError
 from mangalib.local import seed
 from mangalib.local.stack import Stack, running_stack
 from mangalib.serving.client import Client, Reply
-from mangalib.serving.messages import Chunk
+from mangalib.protocol.frames import Chunk
 from tests.conftest import QUICK
 from tests.faults.matrix import DEPENDENCIES, EXPECTED, KINDS, MOMENTS, table
 from tests.faults.proxy import FaultProxy

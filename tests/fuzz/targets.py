@@ -15,7 +15,7 @@ from mangalib.errors import BadRequestError, DataError, ScheduleError, Transport
 from mangalib.lab.schedule import read_schedule
 from mangalib.precompute.sessionlog import SessionLog
 from mangalib.serving.eventstream import EventStreamDecoder, Message, encode_message
-from mangalib.serving.messages import encode, parse_client_message, parse_server_frame
+from mangalib.protocol.frames import encode, parse_client_message, parse_server_frame
 from mangalib.settings import load_settings
 
 Mend = Callable[[bytearray, random.Random], bytes]

@@ -6,7 +6,7 @@ import pytest
 
 from mangalib.lab import plots, traces
 from mangalib.serving.client import Received, Reply
-from mangalib.serving.messages import Chunk, Done, Metadata, Status
+from mangalib.protocol.frames import Chunk, Done, Metadata, Status
 from mangalib.settings import load_settings
 
 TIMELINE = {

@@ -12,7 +12,7 @@ import pytest
 
 from mangalib.local.stack import Stack
 from mangalib.serving.client import Client, Reply
-from mangalib.serving.messages import Chunk
+from mangalib.protocol.frames import Chunk
 from tests.conftest import Connect, back_ends, orchestrator_here, orchestrator_process, text_of
 
 CAPACITY = 10

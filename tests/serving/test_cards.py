@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from mangalib.local.stack import Stack
 from mangalib.precompute.facts import publish_facts
-from mangalib.serving.cards import CardDeck
+from mangalib.protocol.cards import CardDeck
 from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.intents import Intent
 from mangalib.settings import Settings

@@ -12,7 +12,7 @@ from websockets.asyncio.server import Request, Response, ServerConnection, serve
 
 from mangalib.errors import AuthError, BusyError, MangaError, TransportError, TransportTimeoutError
 from mangalib.serving.client import Client
-from mangalib.serving.session import SessionState
+from mangalib.protocol.session import SessionState
 from mangalib.settings import load_settings
 
 QUICK = load_settings().model_copy(

@@ -14,7 +14,7 @@ from blockbuster import BlockingError, blockbuster_ctx
 
 from mangalib.local.stack import Stack
 from mangalib.serving.client import Client, Reply
-from mangalib.serving.messages import Chunk
+from mangalib.protocol.frames import Chunk
 from mangalib.serving.prompts import PromptStore
 from mangalib.settings import Settings
 from tests.conftest import Connect, orchestrator_here, text_of

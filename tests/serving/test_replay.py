@@ -15,7 +15,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from mangalib.local.stack import Stack
-from mangalib.serving.messages import Chunk, Query, encode
+from mangalib.protocol.frames import Chunk, Query, encode
 from mangalib.serving.replay import Head, ReplayStore
 from mangalib.serving.stream import StreamState
 

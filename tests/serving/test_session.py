@@ -4,7 +4,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mangalib.serving.session import RateLimit, Session, SessionState
+from mangalib.protocol.session import RateLimit, Session, SessionState
 from mangalib.settings import load_settings
 
 SETTINGS = load_settings()

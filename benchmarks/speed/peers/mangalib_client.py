@@ -11,7 +11,7 @@ from rounds import Ask, Heard, Where, serve
 
 from mangalib.serving.aws import Signer
 from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest, Turn, bedrock_endpoint, bedrock_pool
-from mangalib.serving.messages import Chunk, encode
+from mangalib.protocol.frames import Chunk, encode
 from mangalib.serving.stream import StreamMachine
 from mangalib.settings import load_settings
 

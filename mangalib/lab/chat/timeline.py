@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mangalib.serving.client import Client, Reply
-from mangalib.serving.messages import Card, Chunk, Done, Error, Status
+from mangalib.protocol.frames import Card, Chunk, Done, Error, Status
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.settings import Settings
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from mangalib.errors import BadRequestError
-from mangalib.serving.cards import ProductCard, TitleCard
+from mangalib.protocol.cards import ProductCard, TitleCard
 
 MAX_REQUEST_ID_CHARS = 128
 
