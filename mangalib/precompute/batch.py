@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from mangalib.precompute import makers
 from mangalib.precompute.background import Background
 from mangalib.precompute.budget import Budget
-from mangalib.precompute.cancelling import end_if_cancelled
+from mangalib.resilience.cancellation import end_if_cancelled
 from mangalib.precompute.demand import Demand
 from mangalib.precompute.facts import Facts, publish_facts
 from mangalib.precompute.flight import Flight, Flights, Write

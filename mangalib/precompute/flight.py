@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mangalib.errors import MangaError, TransportError
-from mangalib.precompute.cancelling import end_if_cancelled
+from mangalib.resilience.cancellation import end_if_cancelled
 from mangalib.precompute.prepared import Prepared
 from mangalib.settings import Settings
 

@@ -17,7 +17,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mangalib.precompute.cancelling import end_if_cancelled
+from mangalib.resilience.cancellation import end_if_cancelled
 from mangalib.precompute.meaning import Meaning, Reader, folded_question
 from mangalib.precompute.prepared import Prepared, scoped
 from mangalib.precompute.recogniser import Recognised, Recogniser, exact_key

@@ -10,9 +10,9 @@ import msgspec
 
 from mangalib.errors import BedrockError, TransportError
 from mangalib.serving.adaptive import AdaptiveRate
-from mangalib.serving.allowance import Allowance
+from mangalib.resilience.retry_budget import Allowance
 from mangalib.serving.aws import Signer, path_segment
-from mangalib.serving.breaker import Breaker
+from mangalib.resilience.circuit_breaker import Breaker
 from mangalib.serving.connection import Endpoint, HttpConnection
 from mangalib.serving.eventstream import EventStreamDecoder
 from mangalib.serving.eventstream import Message as EventMessage

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mangalib.serving.breaker import Breaker
+from mangalib.resilience.circuit_breaker import Breaker
 
 
 @dataclass(frozen=True)

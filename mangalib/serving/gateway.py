@@ -7,9 +7,9 @@ import random
 import time
 
 from mangalib.errors import BusyError, ConnectionGoneError, MangaError, SettingsError, SlowClientError, TransportError
-from mangalib.serving.allowance import Allowance
+from mangalib.resilience.retry_budget import Allowance
 from mangalib.serving.aws import Signer, path_segment
-from mangalib.serving.breaker import Breaker
+from mangalib.resilience.circuit_breaker import Breaker
 from mangalib.serving.connection import Endpoint, HttpConnection
 from mangalib.serving.pool import WarmPool
 from mangalib.settings import Settings

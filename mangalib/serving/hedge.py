@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
-from mangalib.serving.allowance import Allowance
+from mangalib.resilience.retry_budget import Allowance
 from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest, ModelEvent
 from mangalib.settings import Settings
 

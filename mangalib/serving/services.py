@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mangalib.serving.ahead import Ahead
 from mangalib.serving.bedrock import BedrockRuntime
-from mangalib.serving.breaker import Breaker
+from mangalib.resilience.circuit_breaker import Breaker
 from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.gateway import ManagementApi

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mangalib.errors import DependencyDownError
-from mangalib.serving.allowance import Allowance
-from mangalib.serving.breaker import Breaker, BreakerState
+from mangalib.resilience.retry_budget import Allowance
+from mangalib.resilience.circuit_breaker import Breaker, BreakerState
 
 FAILURES, PAUSE_S = 3, 2.0
 

@@ -11,7 +11,7 @@ import pytest
 
 from mangalib.errors import DataError, SettingsError
 from mangalib.serving.adaptive import AdaptiveRate
-from mangalib.serving.breaker import Breaker
+from mangalib.resilience.circuit_breaker import Breaker
 from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier
 from mangalib.serving.fanout import Branch, fan_out
