@@ -18,7 +18,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mangalib.local.stack import Stack, running_stack
-from mangalib.serving.aws import dynamodb_client
+from mangalib.aws.signing import dynamodb_client
 from mangalib.serving.client import Client
 from mangalib.domain.releases import Release, ReleaseStore
 

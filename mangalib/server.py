@@ -26,12 +26,12 @@ from mangalib.precompute.assembly import Around, running_precompute
 from mangalib.precompute.meaning import Reader
 from mangalib.precompute.topics import Topics
 from mangalib.serving.auth import require_secret
-from mangalib.serving.aws import Signer, dynamodb_client
-from mangalib.serving.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
+from mangalib.aws.signing import Signer, dynamodb_client
+from mangalib.aws.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
 from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier
-from mangalib.serving.gateway import ManagementApi, management_endpoint, management_pool
-from mangalib.serving.hedge import Hedge
+from mangalib.aws.management_api import ManagementApi, management_endpoint, management_pool
+from mangalib.aws.hedging import Hedge
 from mangalib.serving.metrics import log_as_json
 from mangalib.serving.orchestrator import Orchestrator
 from mangalib.serving.prompts import PromptStore

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from benchmarks.speed.customers import customers
 from benchmarks.speed.tables import Table, spread
 from mangalib.local.stack import Stack, running_stack
-from mangalib.serving.aws import dynamodb_client
+from mangalib.aws.signing import dynamodb_client
 from mangalib.serving.client import Client
 from mangalib.protocol.frames import Chunk, encode
 from mangalib.domain.releases import Release, ReleaseStore

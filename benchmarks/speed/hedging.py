@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 
 from benchmarks.speed.tables import Table
 from mangalib.local.stack import Stack, running_stack
-from mangalib.serving.aws import Signer
-from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest, Turn, bedrock_endpoint, bedrock_pool
-from mangalib.serving.hedge import Hedge, hedged_stream
+from mangalib.aws.signing import Signer
+from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest, Turn, bedrock_endpoint, bedrock_pool
+from mangalib.aws.hedging import Hedge, hedged_stream
 from mangalib.settings import Settings
 
 REQUESTS, AT_ONCE, ROUNDS = 1_000, 40, 3

@@ -16,7 +16,7 @@ from mangalib.benchmark.incidents import Act, Actions, Incident, IncidentStore, 
 from mangalib.benchmark.severity import CRITICAL, NAMES
 from mangalib.benchmark.verdict import Verdict
 from mangalib.errors import ActionError, ReleaseError, SettingsError
-from mangalib.serving.aws import dynamodb_client
+from mangalib.aws.signing import dynamodb_client
 from mangalib.domain.releases import ReleaseStore
 from mangalib.settings import Settings
 

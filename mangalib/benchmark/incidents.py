@@ -17,7 +17,7 @@ import msgspec
 from mangalib.benchmark.severity import ALERT, CRITICAL, NAMES, WARNING
 from mangalib.benchmark.verdict import TARGET, Finding, Verdict
 from mangalib.errors import ActionError, MangaError
-from mangalib.serving.table import Table
+from mangalib.aws.dynamodb import Table
 
 log = logging.getLogger(__name__)
 

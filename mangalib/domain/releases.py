@@ -17,7 +17,7 @@ import msgspec
 
 from mangalib.errors import ReleaseError
 from mangalib.domain.intents import Intent, Route
-from mangalib.serving.table import Table
+from mangalib.aws.dynamodb import Table
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

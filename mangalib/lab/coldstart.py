@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from mangalib.errors import SettingsError
 from mangalib.lab.laboratory import Laboratory
-from mangalib.serving.bedrock import bedrock_endpoint, bedrock_pool
-from mangalib.serving.connection import HttpConnection
+from mangalib.aws.bedrock import bedrock_endpoint, bedrock_pool
+from mangalib.aws.http1 import HttpConnection
 from mangalib.serving.prompts import PromptStore
 from mangalib.domain.intents import Intent
 

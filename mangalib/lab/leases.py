@@ -24,8 +24,8 @@ import redis
 from redis.exceptions import RedisError
 
 from mangalib.errors import JobRunningError, NotebookError, SettingsError
-from mangalib.serving.aws import dynamodb_client
-from mangalib.serving.table import Table
+from mangalib.aws.signing import dynamodb_client
+from mangalib.aws.dynamodb import Table
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

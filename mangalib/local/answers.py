@@ -6,7 +6,7 @@ import hashlib
 import random
 import re
 
-from mangalib.serving.bedrock import ClaudeRequest
+from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Catalogue, Manga
 
 _JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")

@@ -31,7 +31,7 @@ from mangalib.local.latency import LatencyModel, LatencyProfile
 from mangalib.local.service import Announce
 from mangalib.local.tls import certificate_paths
 from mangalib.domain.catalogue import Catalogue
-from mangalib.serving.eventstream import encode_message
+from mangalib.aws.event_stream import encode_message
 from mangalib.settings import Settings
 
 _PATH = re.compile(r"/model/(?P<model>[^/]+)/(?P<operation>invoke|invoke-with-response-stream)")

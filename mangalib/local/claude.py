@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from mangalib.serving.bedrock import ClaudeRequest
+from mangalib.aws.bedrock import ClaudeRequest
 
 
 class RefusalError(Exception):

@@ -24,10 +24,10 @@ from mangalib.precompute.topics import Topics
 from mangalib.precompute.transitions import LiveModel
 from mangalib.precompute.warming import Measured
 from mangalib.serving.ahead import Ahead
-from mangalib.serving.aws import Signer
-from mangalib.serving.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
+from mangalib.aws.signing import Signer
+from mangalib.aws.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
 from mangalib.domain.catalogue import Catalogue
-from mangalib.serving.pool import WarmPool
+from mangalib.aws.connection_pool import WarmPool
 from mangalib.serving.prompts import PromptStore
 from mangalib.domain.releases import ReleaseFollower
 from mangalib.serving.retrieval import CustomerData, TitleSearch

@@ -13,7 +13,7 @@ from enum import StrEnum
 from mangalib.errors import BusyError
 from mangalib.precompute.prepared import Need
 from mangalib.precompute.topics import Topic
-from mangalib.serving.bedrock import ClaudeRequest
+from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Manga
 from mangalib.serving.prompts import assemble
 from mangalib.domain.releases import Release

@@ -9,7 +9,7 @@ from mangalib.precompute.facts import Facts
 from mangalib.precompute.flight import Write
 from mangalib.precompute.makers import Kind, Recipe, question_of, request_for, written_from_facts
 from mangalib.precompute.prepared import ORDERS, Prepared, facts_of, fingerprint
-from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest
+from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest
 from mangalib.domain.catalogue import Catalogue, Manga
 from mangalib.serving.prompts import PromptStore
 from mangalib.domain.releases import Release

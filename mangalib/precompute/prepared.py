@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterator
 import msgspec
 from redis.exceptions import RedisError
 
-from mangalib.serving.bedrock import ClaudeRequest
+from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Manga
 from mangalib.domain.intents import Intent
 

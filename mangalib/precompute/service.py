@@ -27,7 +27,7 @@ from mangalib.precompute.topics import Topic, Topics
 from mangalib.precompute.transitions import LiveModel
 from mangalib.precompute.warming import Measured, held_out
 from mangalib.serving.ahead import Asked, Found, Given
-from mangalib.serving.bedrock import ClaudeRequest
+from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Manga
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.querylog import without_personal_data

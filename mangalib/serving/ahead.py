@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from mangalib.serving.bedrock import ClaudeRequest
+from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Manga
 from mangalib.domain.releases import Release
 from mangalib.domain.intents import Intent

@@ -21,12 +21,12 @@ from redis.exceptions import RedisError
 from mangalib.errors import BedrockError, DependencyDownError, MangaError, TransportError
 from mangalib.serving import metrics
 from mangalib.serving.ahead import Asked, Found, Given
-from mangalib.serving.bedrock import ClaudeRequest, Turn, continuing
+from mangalib.aws.bedrock import ClaudeRequest, Turn, continuing
 from mangalib.domain.catalogue import Manga
 from mangalib.serving.delivery import Delivery
 from mangalib.serving.fanout import Branch, fan_out
 from mangalib.serving.framing import Framing
-from mangalib.serving.hedge import hedged_stream
+from mangalib.aws.hedging import hedged_stream
 from mangalib.protocol.frames import Chunk, Metadata, Query, is_of
 from mangalib.serving.prompts import assemble
 from mangalib.serving.replay import Head, Plan, Recorded

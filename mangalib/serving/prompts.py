@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mangalib.serving.bedrock import ClaudeRequest, Turn
+from mangalib.aws.bedrock import ClaudeRequest, Turn
 from mangalib.domain.catalogue import Manga
 from mangalib.serving.retrieval import Customer
 from mangalib.domain.intents import Intent, Route

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from opensearchpy import AsyncOpenSearch
 
-from mangalib.serving.bedrock import BedrockRuntime, Turn
+from mangalib.aws.bedrock import BedrockRuntime, Turn
 from mangalib.domain.catalogue import Manga
 from mangalib.settings import Settings
 

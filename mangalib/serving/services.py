@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mangalib.serving.ahead import Ahead
-from mangalib.serving.bedrock import BedrockRuntime
+from mangalib.aws.bedrock import BedrockRuntime
 from mangalib.resilience.circuit_breaker import Breaker
 from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier
-from mangalib.serving.gateway import ManagementApi
-from mangalib.serving.hedge import Hedge
+from mangalib.aws.management_api import ManagementApi
+from mangalib.aws.hedging import Hedge
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.querylog import QueryLog
 from mangalib.domain.releases import ReleaseFollower

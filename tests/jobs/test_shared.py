@@ -29,7 +29,7 @@ from mangalib.local.stack import Stack
 from mangalib.precompute.partitions import learn_partitioned
 from mangalib.precompute.sessionlog import SessionLog
 from mangalib.precompute.transitions import learn
-from mangalib.serving.aws import dynamodb_client
+from mangalib.aws.signing import dynamodb_client
 from mangalib.settings import Settings
 from tests.jobs.conftest import Simulated, write_notebook
 

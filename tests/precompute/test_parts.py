@@ -32,7 +32,7 @@ from mangalib.precompute.shared import SharedAnswers, own_label
 from mangalib.precompute.topics import Topics
 from mangalib.precompute.transitions import Relation
 from mangalib.precompute.week import replay
-from mangalib.serving.bedrock import ClaudeRequest, Turn
+from mangalib.aws.bedrock import ClaudeRequest, Turn
 from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.intents import Intent
 from mangalib.settings import load_settings

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mangalib.errors import TransportError
-from mangalib.serving.eventstream import EventStreamDecoder, encode_message
+from mangalib.aws.event_stream import EventStreamDecoder, encode_message
 
 HEADERS = st.dictionaries(
     st.text(st.characters(codec="ascii", min_codepoint=33), min_size=1, max_size=20), st.text(max_size=40), max_size=4

@@ -10,9 +10,9 @@ import pytest
 
 from mangalib.errors import TransportTimeoutError
 from mangalib.local.stack import Stack
-from mangalib.serving.aws import Signer
-from mangalib.serving.bedrock import BedrockRuntime, ClaudeRequest, Turn, bedrock_endpoint, bedrock_pool
-from mangalib.serving.hedge import Hedge, hedged_stream
+from mangalib.aws.signing import Signer
+from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest, Turn, bedrock_endpoint, bedrock_pool
+from mangalib.aws.hedging import Hedge, hedged_stream
 from mangalib.settings import Settings
 from tests.conftest import Connect, orchestrator_here, text_of
 

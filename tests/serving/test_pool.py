@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mangalib.errors import BusyError, TransportError, TransportTimeoutError
-from mangalib.serving.connection import Endpoint, HttpConnection
-from mangalib.serving.pool import WarmPool
+from mangalib.aws.http1 import Endpoint, HttpConnection
+from mangalib.aws.connection_pool import WarmPool
 
 
 class Server:

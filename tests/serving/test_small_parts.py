@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from mangalib.errors import DataError, SettingsError
-from mangalib.serving.adaptive import AdaptiveRate
+from mangalib.aws.adaptive_rate import AdaptiveRate
 from mangalib.resilience.circuit_breaker import Breaker
 from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.classifier import IntentClassifier

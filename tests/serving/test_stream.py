@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mangalib.serving.bedrock import Delta, MessageStart, ModelEvent, Usage
+from mangalib.aws.bedrock import Delta, MessageStart, ModelEvent, Usage
 from mangalib.serving.stream import StreamMachine, StreamState
 
 

@@ -16,7 +16,7 @@ from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mangalib.errors import SettingsError
-from mangalib.serving.connection import Endpoint
+from mangalib.aws.http1 import Endpoint
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

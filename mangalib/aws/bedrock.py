@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from mangalib.errors import BedrockError, TransportError
-from mangalib.serving.adaptive import AdaptiveRate
+from mangalib.aws.adaptive_rate import AdaptiveRate
 from mangalib.resilience.retry_budget import Allowance
-from mangalib.serving.aws import Signer, path_segment
+from mangalib.aws.signing import Signer, path_segment
 from mangalib.resilience.circuit_breaker import Breaker
-from mangalib.serving.connection import Endpoint, HttpConnection
-from mangalib.serving.eventstream import EventStreamDecoder
-from mangalib.serving.eventstream import Message as EventMessage
-from mangalib.serving.pool import WarmPool
+from mangalib.aws.http1 import Endpoint, HttpConnection
+from mangalib.aws.event_stream import EventStreamDecoder
+from mangalib.aws.event_stream import Message as EventMessage
+from mangalib.aws.connection_pool import WarmPool
 from mangalib.settings import Settings
 
 SIGNING_NAME = "bedrock"

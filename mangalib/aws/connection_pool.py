@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from mangalib.errors import BusyError, TransportError
-from mangalib.serving.connection import HttpConnection
+from mangalib.aws.http1 import HttpConnection
 
 log = logging.getLogger(__name__)
 

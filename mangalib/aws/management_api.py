@@ -8,10 +8,10 @@ import time
 
 from mangalib.errors import BusyError, ConnectionGoneError, MangaError, SettingsError, SlowClientError, TransportError
 from mangalib.resilience.retry_budget import Allowance
-from mangalib.serving.aws import Signer, path_segment
+from mangalib.aws.signing import Signer, path_segment
 from mangalib.resilience.circuit_breaker import Breaker
-from mangalib.serving.connection import Endpoint, HttpConnection
-from mangalib.serving.pool import WarmPool
+from mangalib.aws.http1 import Endpoint, HttpConnection
+from mangalib.aws.connection_pool import WarmPool
 from mangalib.settings import Settings
 
 SIGNING_NAME = "execute-api"
