@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 
 from mangalib.local.stack import running_stack
 from mangalib.precompute.accuracy import measure, read_questions
-from mangalib.precompute.embedding import embed
-from mangalib.precompute.meaning import Reader
+from mangalib.nlu.embedding import embed
+from mangalib.nlu.meaning import Reader
 from mangalib.precompute.prepared import SEMANTIC, Prepared
 from mangalib.precompute.shared import SharedAnswers
 from mangalib.domain.catalogue import Catalogue

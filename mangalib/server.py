@@ -23,13 +23,13 @@ from redis.driver_info import DriverInfo
 
 from mangalib.errors import MangaError
 from mangalib.precompute.assembly import Around, running_precompute
-from mangalib.precompute.meaning import Reader
-from mangalib.precompute.topics import Topics
+from mangalib.nlu.meaning import Reader
+from mangalib.nlu.topics import Topics
 from mangalib.serving.auth import require_secret
 from mangalib.aws.signing import Signer, dynamodb_client
 from mangalib.aws.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
 from mangalib.domain.catalogue import Catalogue
-from mangalib.serving.classifier import IntentClassifier
+from mangalib.nlu.classifier import IntentClassifier
 from mangalib.aws.management_api import ManagementApi, management_endpoint, management_pool
 from mangalib.aws.hedging import Hedge
 from mangalib.serving.metrics import log_as_json

@@ -150,7 +150,7 @@ def cache_learn() -> None:
 
     from redis.asyncio import Redis
 
-    from mangalib.precompute.meaning import Reader
+    from mangalib.nlu.meaning import Reader
     from mangalib.precompute.shared import SharedAnswers
     from mangalib.domain.catalogue import Catalogue
 

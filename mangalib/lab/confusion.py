@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from mangalib.domain.catalogue import Catalogue
-from mangalib.serving.classifier import IntentClassifier
+from mangalib.nlu.classifier import IntentClassifier
 from mangalib.domain.query_templates import load_phrasings
 from mangalib.domain.intents import Intent
 from mangalib.settings import Settings

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from mangalib.errors import DataError
 from mangalib.precompute.facts import publish_facts
-from mangalib.precompute.meaning import Reader
+from mangalib.nlu.meaning import Reader
 from mangalib.precompute.prepared import SEMANTIC, Prepared
 from mangalib.precompute.shared import SharedAnswers, own_label
 from mangalib.domain.catalogue import Catalogue, Manga

@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 
 from mangalib.errors import DataError
-from mangalib.precompute.embedding import embed
-from mangalib.precompute.evidence import lowest_threshold
-from mangalib.precompute.meaning import Reader
-from mangalib.precompute.recogniser import Recogniser
+from mangalib.nlu.embedding import embed
+from mangalib.nlu.evidence import lowest_threshold
+from mangalib.nlu.meaning import Reader
+from mangalib.nlu.recogniser import Recogniser
 from mangalib.domain.catalogue import Catalogue
 from mangalib.settings import Settings
 

@@ -17,10 +17,10 @@ from mangalib.precompute.facts import Facts
 from mangalib.precompute.flight import Flights
 from mangalib.precompute.followups import FollowUps
 from mangalib.precompute.making import Kitchen
-from mangalib.precompute.meaning import Reader
+from mangalib.nlu.meaning import Reader
 from mangalib.precompute.service import Precompute
 from mangalib.precompute.shared import SharedAnswers
-from mangalib.precompute.topics import Topics
+from mangalib.nlu.topics import Topics
 from mangalib.precompute.transitions import LiveModel
 from mangalib.precompute.warming import Measured
 from mangalib.serving.ahead import Ahead

@@ -23,10 +23,10 @@ from mangalib.precompute.demand import Demand
 from mangalib.precompute.facts import Facts, publish_facts
 from mangalib.precompute.flight import Flight, Flights, Write
 from mangalib.precompute.making import Kitchen
-from mangalib.precompute.meaning import Reader
+from mangalib.nlu.meaning import Reader
 from mangalib.precompute.prepared import SEMANTIC, TRENDING, Need, Prepared, kept_if_possible
 from mangalib.precompute.shared import SharedAnswers, about_key, answer_key, drop_about
-from mangalib.precompute.topics import Topics
+from mangalib.nlu.topics import Topics
 from mangalib.precompute.warming import PROGRAMS
 from mangalib.precompute.warming import TRENDING as TRENDING_PROGRAM
 from mangalib.domain.catalogue import Manga

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from mangalib.precompute import makers
 from mangalib.precompute.makers import Kind
 from mangalib.precompute.prepared import Need
-from mangalib.precompute.topics import Topics
+from mangalib.nlu.topics import Topics
 from mangalib.precompute.transitions import Outcome, Relation
 from mangalib.settings import Settings
 

@@ -19,7 +19,7 @@ from mangalib.precompute.flight import Flight, Flights, Write
 from mangalib.precompute.makers import Kind
 from mangalib.precompute.making import Kitchen
 from mangalib.precompute.prepared import PRECOMPUTED, Need, Prepared, kept_if_possible, scoped
-from mangalib.precompute.topics import Topics
+from mangalib.nlu.topics import Topics
 from mangalib.precompute.transitions import Outcome
 from mangalib.serving.ahead import Asked
 from mangalib.settings import Settings

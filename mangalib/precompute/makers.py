@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from mangalib.errors import BusyError
 from mangalib.precompute.prepared import Need
-from mangalib.precompute.topics import Topic
+from mangalib.nlu.topics import Topic
 from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Manga
 from mangalib.serving.prompts import assemble

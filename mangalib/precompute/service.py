@@ -20,10 +20,10 @@ from mangalib.precompute.facts import Facts
 from mangalib.precompute.flight import Flight
 from mangalib.precompute.followups import FollowUps
 from mangalib.precompute.making import Kitchen
-from mangalib.precompute.meaning import Meaning, Reader
+from mangalib.nlu.meaning import Meaning, Reader
 from mangalib.precompute.prepared import SEMANTIC, Need, Prepared, Whole, fingerprint
 from mangalib.precompute.shared import SharedAnswers, own_label
-from mangalib.precompute.topics import Topic, Topics
+from mangalib.nlu.topics import Topic, Topics
 from mangalib.precompute.transitions import LiveModel
 from mangalib.precompute.warming import Measured, held_out
 from mangalib.serving.ahead import Asked, Found, Given

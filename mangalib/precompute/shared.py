@@ -18,9 +18,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mangalib.resilience.cancellation import end_if_cancelled
-from mangalib.precompute.meaning import Meaning, Reader, folded_question
+from mangalib.nlu.meaning import Meaning, Reader, folded_question
 from mangalib.precompute.prepared import Prepared, scoped
-from mangalib.precompute.recogniser import Recognised, Recogniser, exact_key
+from mangalib.nlu.recogniser import Recognised, Recogniser, exact_key
 from mangalib.domain.intents import Intent
 from mangalib.settings import Settings
 

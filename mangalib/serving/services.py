@@ -8,7 +8,7 @@ from mangalib.serving.ahead import Ahead
 from mangalib.aws.bedrock import BedrockRuntime
 from mangalib.resilience.circuit_breaker import Breaker
 from mangalib.domain.catalogue import Catalogue
-from mangalib.serving.classifier import IntentClassifier
+from mangalib.nlu.classifier import IntentClassifier
 from mangalib.aws.management_api import ManagementApi
 from mangalib.aws.hedging import Hedge
 from mangalib.serving.prompts import PromptStore

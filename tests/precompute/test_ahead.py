@@ -22,11 +22,11 @@ from mangalib.precompute import makers
 from mangalib.precompute.batch import answers_about
 from mangalib.precompute.facts import publish_facts
 from mangalib.precompute.followups import follow_up_key
-from mangalib.precompute.meaning import Reader
+from mangalib.nlu.meaning import Reader
 from mangalib.precompute.prepared import Need, Prepared, facts_of
 from mangalib.precompute.sessionlog import read_table
 from mangalib.precompute.shared import answer_key
-from mangalib.precompute.topics import Topics
+from mangalib.nlu.topics import Topics
 from mangalib.domain.catalogue import Catalogue
 from mangalib.serving.client import Client, Reply
 from tests.conftest import QUICK, Connect, orchestrator_here

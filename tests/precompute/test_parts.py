@@ -25,11 +25,11 @@ from mangalib.precompute.background import Background
 from mangalib.precompute.budget import Budget, at_most
 from mangalib.precompute.candidates import Ongoing, candidates
 from mangalib.precompute.flight import Flights, Write
-from mangalib.precompute.meaning import Reader
+from mangalib.nlu.meaning import Reader
 from mangalib.precompute.prepared import Prepared, scoped
 from mangalib.precompute.sessionlog import read_table
 from mangalib.precompute.shared import SharedAnswers, own_label
-from mangalib.precompute.topics import Topics
+from mangalib.nlu.topics import Topics
 from mangalib.precompute.transitions import Relation
 from mangalib.precompute.week import replay
 from mangalib.aws.bedrock import ClaudeRequest, Turn

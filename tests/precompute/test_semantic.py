@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 from mangalib.cli import cli
 from mangalib.precompute.accuracy import LabelledQuestion, measure
-from mangalib.precompute.evidence import EvidenceModel, Outcome, lowest_threshold
-from mangalib.precompute.meaning import Reader
-from mangalib.precompute.questions import QuestionIndex
-from mangalib.precompute.topics import Topics
+from mangalib.nlu.evidence import EvidenceModel, Outcome, lowest_threshold
+from mangalib.nlu.meaning import Reader
+from mangalib.nlu.question_index import QuestionIndex
+from mangalib.nlu.topics import Topics
 from mangalib.domain.catalogue import Catalogue
 from mangalib.settings import load_settings
 from tests.conftest import SHARED_DATA

@@ -13,10 +13,10 @@ from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, 
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from mangalib.serving import regression
+from mangalib.nlu import logistic_regression as regression
 from mangalib.domain.catalogue import Catalogue
-from mangalib.serving.classifier import IntentClassifier
-from mangalib.serving.letters import groups_in_words, hashed
+from mangalib.nlu.classifier import IntentClassifier
+from mangalib.nlu.character_ngrams import groups_in_words, hashed
 from mangalib.domain.query_templates import load_phrasings
 from mangalib.domain.intents import Intent
 from mangalib.settings import load_settings

@@ -13,7 +13,7 @@ from mangalib.errors import DataError, SettingsError
 from mangalib.aws.adaptive_rate import AdaptiveRate
 from mangalib.resilience.circuit_breaker import Breaker
 from mangalib.domain.catalogue import Catalogue
-from mangalib.serving.classifier import IntentClassifier
+from mangalib.nlu.classifier import IntentClassifier
 from mangalib.serving.fanout import Branch, fan_out
 from mangalib.domain.query_templates import load_phrasings
 from mangalib.serving.prompts import BUILT_IN_PROMPT, PromptStore

@@ -12,9 +12,9 @@ from collections import Counter
 import numpy as np
 
 from mangalib.domain.catalogue import Catalogue
-from mangalib.serving.letters import groups_in_words
+from mangalib.nlu.character_ngrams import groups_in_words
 from mangalib.domain.query_templates import Phrasing, load_phrasings
-from mangalib.serving.regression import Floats, fit, probabilities
+from mangalib.nlu.logistic_regression import Floats, fit, probabilities
 from mangalib.domain.intents import Intent
 from mangalib.settings import Settings
 

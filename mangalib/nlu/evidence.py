@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mangalib.precompute.embedding import Vectors
-from mangalib.serving.regression import Floats, fit
+from mangalib.nlu.embedding import Vectors
+from mangalib.nlu.logistic_regression import Floats, fit
 from mangalib.settings import Settings
 
 Ints = npt.NDArray[np.int32]

@@ -7,8 +7,8 @@ import csv
 import msgspec
 
 from mangalib.errors import DataError
-from mangalib.precompute.meaning import Meaning, Reader
-from mangalib.precompute.recogniser import Recognised, Recogniser
+from mangalib.nlu.meaning import Meaning, Reader
+from mangalib.nlu.recogniser import Recognised, Recogniser
 from mangalib.domain.query_templates import load_phrasings
 from mangalib.domain.intents import Intent
 from mangalib.settings import Settings

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mangalib.serving.letters import hashed
+from mangalib.nlu.character_ngrams import hashed
 
 DIMENSIONS = 256
 Vectors = npt.NDArray[np.float32]

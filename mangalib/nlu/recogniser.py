@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mangalib.precompute.embedding import embed
-from mangalib.precompute.evidence import EvidenceModel, judge, learn_evidence
-from mangalib.precompute.meaning import Meaning, folded_question
-from mangalib.precompute.questions import QuestionIndex
+from mangalib.nlu.embedding import embed
+from mangalib.nlu.evidence import EvidenceModel, judge, learn_evidence
+from mangalib.nlu.meaning import Meaning, folded_question
+from mangalib.nlu.question_index import QuestionIndex
 from mangalib.settings import Settings
 
 

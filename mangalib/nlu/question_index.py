@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mangalib.precompute.embedding import DIMENSIONS, Vectors
+from mangalib.nlu.embedding import DIMENSIONS, Vectors
 
 _SHORTLIST = 256
 _FIRST_CAPACITY = 1024
