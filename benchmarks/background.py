@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from mangalib.local.stack import Stack, running_stack
 from mangalib.aws.signing import dynamodb_client
-from mangalib.serving.client import Client
+from mangalib.client import Client
 from mangalib.domain.releases import Release, ReleaseStore
 
 QUESTIONS = (

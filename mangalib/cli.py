@@ -67,7 +67,7 @@ def ask(text: str, session_id: str | None, as_json: bool) -> None:
 async def _ask(url: str, token: str, text: str, session_id: str | None, as_json: bool) -> bool:
     import msgspec
 
-    from mangalib.serving.client import Client
+    from mangalib.client import Client
     from mangalib.protocol.frames import Chunk, Done, Error, Status
 
     frames: list[dict[str, Any]] = []

@@ -32,15 +32,15 @@ from mangalib.domain.catalogue import Catalogue
 from mangalib.nlu.classifier import IntentClassifier
 from mangalib.aws.management_api import ManagementApi, management_endpoint, management_pool
 from mangalib.aws.hedging import Hedge
-from mangalib.serving.metrics import log_as_json
+from mangalib.serving.telemetry import log_as_json
 from mangalib.serving.orchestrator import Orchestrator
 from mangalib.serving.prompts import PromptStore
-from mangalib.serving.querylog import QueryLog
+from mangalib.serving.query_log import QueryLog
 from mangalib.domain.releases import ReleaseFollower, ReleaseStore
-from mangalib.serving.replay import ReplayStore
+from mangalib.serving.replay_store import ReplayStore
 from mangalib.serving.retrieval import CustomerData, TitleSearch
 from mangalib.serving.services import Breakers, Services
-from mangalib.serving.warmup import keep_warm, warm_once
+from mangalib.serving.model_warmup import keep_warm, warm_once
 from mangalib.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)

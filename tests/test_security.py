@@ -23,7 +23,7 @@ from mangalib.lab.schedule import read_schedule
 from mangalib.local.stack import Stack
 from mangalib.precompute.sessionlog import SessionLog
 from mangalib.aws.signing import path_segment
-from mangalib.serving.client import Client, Reply
+from mangalib.client import Client, Reply
 from mangalib.settings import Settings, load_settings
 from tests.jobs.conftest import RECORD, write_notebook
 

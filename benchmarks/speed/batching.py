@@ -20,7 +20,7 @@ from benchmarks.speed.customers import customers
 from benchmarks.speed.tables import Table, spread
 from mangalib.local.stack import Stack, running_stack
 from mangalib.aws.signing import dynamodb_client
-from mangalib.serving.client import Client
+from mangalib.client import Client
 from mangalib.protocol.frames import Chunk, encode
 from mangalib.domain.releases import Release, ReleaseStore
 

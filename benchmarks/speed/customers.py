@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from mangalib.local.stack import Stack
-from mangalib.serving.client import Client
+from mangalib.client import Client
 
 # The shop's data know forty.
 CUSTOMERS = 40

@@ -36,7 +36,7 @@ from benchmarks.speed.environments import PEERS, python_of
 from benchmarks.speed.profile import share_of_parts
 from benchmarks.speed.tables import Table, spread
 from mangalib.local.stack import Stack, running_stack
-from mangalib.serving.client import Client
+from mangalib.client import Client
 from mangalib.protocol.frames import Chunk
 
 SAID = " ".join(f"word{number}" for number in range(90))

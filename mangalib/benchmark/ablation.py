@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from mangalib.benchmark.series import Floats
 from mangalib.errors import TransportTimeoutError
-from mangalib.serving.client import Client, Reply
+from mangalib.client import Client, Reply
 from mangalib.protocol.frames import Chunk, encode
 from mangalib.domain.releases import Release, ReleaseStore
 from mangalib.settings import Settings

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from mangalib.benchmark.workload import Conversation, Question, questions_of
 from mangalib.errors import MangaError
-from mangalib.serving.client import Client, Reply
+from mangalib.client import Client, Reply
 from mangalib.protocol.frames import Error
 from mangalib.settings import Settings
 

@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mangalib.domain.catalogue import Catalogue, Manga
-from mangalib.serving.client import Client
+from mangalib.client import Client
 from mangalib.settings import Settings
 
 TRIGGERS = ("product_inquiry", "recommendation", "order_status", "category_browse")

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from mangalib.benchmark.runner import Outcome, Runner
 from mangalib.benchmark.workload import Conversation
 from mangalib.errors import MangaError
-from mangalib.serving.client import Client
+from mangalib.client import Client
 from mangalib.settings import Settings
 
 _ROUND_TRIPS = 8

@@ -45,7 +45,7 @@ def benchmark(
     from mangalib.benchmark.runner import Runner
     from mangalib.benchmark.store import Store
     from mangalib.benchmark.workload import make_workload
-    from mangalib.serving.client import Client
+    from mangalib.client import Client
 
     settings = load_settings()
     store = Store(store_url or settings.store, settings)
@@ -152,7 +152,7 @@ def verdict(store_url: str | None, run_id: str | None, fail_on: str | None, do_a
 
 def _act(found: Any, settings: Settings) -> list[Any]:
     from mangalib.benchmark.actions import act_on
-    from mangalib.serving.metrics import log_as_json
+    from mangalib.serving.telemetry import log_as_json
 
     log_as_json()
     return act_on(found, settings)

@@ -109,7 +109,7 @@ def schedule(
     from mangalib.lab import jobs
     from mangalib.lab.schedule import DEFAULT, read_schedule
     from mangalib.lab.scheduler import Scheduler, WallClock
-    from mangalib.serving.metrics import log_as_json, publish_job
+    from mangalib.serving.telemetry import log_as_json, publish_job
 
     settings = load_settings()
     known = read_schedule(path or DEFAULT, settings)

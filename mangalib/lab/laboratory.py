@@ -11,7 +11,7 @@ import boto3
 
 from mangalib.errors import SettingsError
 from mangalib.local.stack import Stack, running_stack
-from mangalib.serving.client import Client
+from mangalib.client import Client
 from mangalib.settings import Settings, load_settings
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from mangalib.benchmark.severity import NAMES
 from mangalib.benchmark.verdict import Verdict
 from mangalib.lab.benchtables import budgets_ms
 from mangalib.domain.intents import ROUTES, Intent
-from mangalib.serving.warmup import tiers
+from mangalib.serving.model_warmup import tiers
 from mangalib.settings import Settings
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}

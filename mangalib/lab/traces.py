@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mangalib.serving.client import Reply
+from mangalib.client import Reply
 from mangalib.protocol.frames import Card, Chunk, Done, Error, Status
 from mangalib.settings import Settings
 

@@ -23,7 +23,7 @@ import uvloop
 
 from mangalib.atomic import write_atomically
 from mangalib.errors import MangaError
-from mangalib.serving.metrics import log_as_json
+from mangalib.serving.telemetry import log_as_json
 from mangalib.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)

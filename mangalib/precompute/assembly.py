@@ -23,7 +23,7 @@ from mangalib.precompute.shared import SharedAnswers
 from mangalib.nlu.topics import Topics
 from mangalib.precompute.transitions import LiveModel
 from mangalib.precompute.warming import Measured
-from mangalib.serving.ahead import Ahead
+from mangalib.serving.precomputed import Ahead
 from mangalib.aws.signing import Signer
 from mangalib.aws.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
 from mangalib.domain.catalogue import Catalogue

@@ -21,7 +21,7 @@ from mangalib.precompute.making import Kitchen
 from mangalib.precompute.prepared import PRECOMPUTED, Need, Prepared, kept_if_possible, scoped
 from mangalib.nlu.topics import Topics
 from mangalib.precompute.transitions import Outcome
-from mangalib.serving.ahead import Asked
+from mangalib.serving.precomputed import Asked
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

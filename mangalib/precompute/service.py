@@ -26,11 +26,11 @@ from mangalib.precompute.shared import SharedAnswers, own_label
 from mangalib.nlu.topics import Topic, Topics
 from mangalib.precompute.transitions import LiveModel
 from mangalib.precompute.warming import Measured, held_out
-from mangalib.serving.ahead import Asked, Found, Given
+from mangalib.serving.precomputed import Asked, Found, Given
 from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Manga
 from mangalib.serving.prompts import PromptStore
-from mangalib.serving.querylog import without_personal_data
+from mangalib.serving.query_log import without_personal_data
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.settings import Settings
 

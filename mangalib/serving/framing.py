@@ -11,7 +11,7 @@ import time
 
 from mangalib.protocol.cards import CardDeck, ProductCard, TitleCard, product_card, title_card
 from mangalib.domain.catalogue import Manga
-from mangalib.serving.delivery import Delivery
+from mangalib.serving.outbox import Delivery
 from mangalib.protocol.frames import Card, Chunk, Done, Error, Metadata, Status
 from mangalib.domain.releases import Release
 from mangalib.domain.intents import Intent

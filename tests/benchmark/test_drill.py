@@ -21,7 +21,7 @@ import pytest
 from mangalib.benchmark import ablation, history
 from mangalib.benchmark.store import Store, iter_runs
 from mangalib.local.stack import Stack, running_stack
-from mangalib.serving.client import Client
+from mangalib.client import Client
 from mangalib.domain.releases import ReleaseStore
 from mangalib.settings import Settings, environment, load_settings
 from tests.benchmark.test_incidents import Receiver

@@ -13,7 +13,7 @@ from mangalib.benchmark.runner import Runner
 from mangalib.benchmark.store import SCHEMA
 from mangalib.benchmark.workload import Conversation, Question
 from mangalib.local.stack import Stack
-from mangalib.serving.client import Client
+from mangalib.client import Client
 from mangalib.domain.releases import ReleaseStore
 from mangalib.domain.intents import Intent
 from tests.serving.test_release import dynamodb_of

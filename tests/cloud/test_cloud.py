@@ -21,7 +21,7 @@ from moto.server import ThreadedMotoServer
 
 import mangalib.cloud
 from mangalib.lab.schedule import DEFAULT, read_schedule
-from mangalib.serving.metrics import publish, publish_job
+from mangalib.serving.telemetry import publish, publish_job
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.serving.stream import StreamMetrics, StreamState
 from mangalib.settings import load_settings

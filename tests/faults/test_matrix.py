@@ -20,7 +20,7 @@ import pytest_asyncio
 from mangalib.errors import TransportError
 from mangalib.local import seed
 from mangalib.local.stack import Stack, running_stack
-from mangalib.serving.client import Client, Reply
+from mangalib.client import Client, Reply
 from mangalib.protocol.frames import Chunk
 from tests.conftest import QUICK
 from tests.faults.matrix import DEPENDENCIES, EXPECTED, KINDS, MOMENTS, table

@@ -14,7 +14,7 @@ from mangalib.lab.chat.timeline import COLUMNS, measured_as, milestones, receive
 from mangalib.lab.laboratory import Laboratory
 from mangalib.lab.switches import switch_off, switches
 from mangalib.local.stack import Stack
-from mangalib.serving.client import Client
+from mangalib.client import Client
 from mangalib.domain.releases import OPTIMISATIONS
 from mangalib.settings import Settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mangalib.lab import plots, traces
-from mangalib.serving.client import Received, Reply
+from mangalib.client import Received, Reply
 from mangalib.protocol.frames import Chunk, Done, Metadata, Status
 from mangalib.settings import load_settings
 

@@ -28,7 +28,7 @@ from mangalib.precompute.sessionlog import read_table
 from mangalib.precompute.shared import answer_key
 from mangalib.nlu.topics import Topics
 from mangalib.domain.catalogue import Catalogue
-from mangalib.serving.client import Client, Reply
+from mangalib.client import Client, Reply
 from tests.conftest import QUICK, Connect, orchestrator_here
 
 HOUR_TOKENS = 300_000

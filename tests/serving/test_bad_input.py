@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mangalib.local.stack import Stack
-from mangalib.serving.client import Client
+from mangalib.client import Client
 from tests.conftest import Connect, PlainClient, text_of
 
 

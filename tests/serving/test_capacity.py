@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mangalib.local.stack import Stack
-from mangalib.serving.client import Client, Reply
+from mangalib.client import Client, Reply
 from mangalib.protocol.frames import Chunk
 from tests.conftest import Connect, back_ends, orchestrator_here, orchestrator_process, text_of
 

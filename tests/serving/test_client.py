@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.server import Request, Response, ServerConnection, serve
 
 from mangalib.errors import AuthError, BusyError, MangaError, TransportError, TransportTimeoutError
-from mangalib.serving.client import Client
+from mangalib.client import Client
 from mangalib.protocol.session import SessionState
 from mangalib.settings import load_settings
 

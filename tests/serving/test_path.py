@@ -13,7 +13,7 @@ import pytest
 from blockbuster import BlockingError, blockbuster_ctx
 
 from mangalib.local.stack import Stack
-from mangalib.serving.client import Client, Reply
+from mangalib.client import Client, Reply
 from mangalib.protocol.frames import Chunk
 from mangalib.serving.prompts import PromptStore
 from mangalib.settings import Settings

@@ -14,7 +14,7 @@ import pytest
 
 from mangalib.errors import ReleaseError
 from mangalib.local.stack import Stack
-from mangalib.serving.client import Client, Reply
+from mangalib.client import Client, Reply
 from mangalib.protocol.frames import Chunk, Status
 from mangalib.domain.releases import OPTIMISATIONS, Optimisations, Pointer, Release, ReleaseFollower, ReleaseStore
 from mangalib.domain.intents import ROUTES, Intent

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from mangalib.local.stack import Stack
 from mangalib.protocol.frames import Chunk, Query, encode
-from mangalib.serving.replay import Head, ReplayStore
+from mangalib.serving.replay_store import Head, ReplayStore
 from mangalib.serving.stream import StreamState
 
 

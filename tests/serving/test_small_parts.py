@@ -14,11 +14,11 @@ from mangalib.aws.adaptive_rate import AdaptiveRate
 from mangalib.resilience.circuit_breaker import Breaker
 from mangalib.domain.catalogue import Catalogue
 from mangalib.nlu.classifier import IntentClassifier
-from mangalib.serving.fanout import Branch, fan_out
+from mangalib.serving.fan_out import Branch, fan_out
 from mangalib.domain.query_templates import load_phrasings
 from mangalib.serving.prompts import BUILT_IN_PROMPT, PromptStore
 from mangalib.domain.intents import ROUTES, Intent
-from mangalib.serving.warmup import tiers
+from mangalib.serving.model_warmup import tiers
 from mangalib.settings import Settings, environment, load_settings
 
 # Settings

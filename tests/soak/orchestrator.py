@@ -14,7 +14,7 @@ import uvloop
 
 from mangalib import server
 from mangalib.atomic import write_atomically
-from mangalib.serving.metrics import log_as_json
+from mangalib.serving.telemetry import log_as_json
 from mangalib.settings import load_settings
 
 NOTED_EVERY_S = 0.5

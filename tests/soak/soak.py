@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from mangalib.errors import MangaError, TransportTimeoutError
 from mangalib.local.stack import Stack, running_stack
-from mangalib.serving.client import Client
+from mangalib.client import Client
 from tests.conftest import QUICK, back_ends
 
 CAPACITY = 24

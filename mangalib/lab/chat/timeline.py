@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mangalib.serving.client import Client, Reply
+from mangalib.client import Client, Reply
 from mangalib.protocol.frames import Card, Chunk, Done, Error, Status
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.settings import Settings

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from mangalib.errors import ConnectionGoneError, MangaError
 from mangalib.protocol.frames import Card, Chunk, Done, Error, Status, encode, is_of
-from mangalib.serving.replay import Head
+from mangalib.serving.replay_store import Head
 from mangalib.serving.services import Services
 
 log = logging.getLogger(__name__)
