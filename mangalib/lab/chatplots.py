@@ -17,7 +17,7 @@ _MARKS = {
 
 
 def on_screen(table: pd.DataFrame, measured: str, note: str) -> go.Figure:
-    """A line a question and chat, from :func:`mangalib.lab.chat.timeline.milestones`; the first token's budget is dashed."""
+    """A line a question and chat, from :func:`mangalib.chat.timeline.milestones`; the first token's budget is dashed."""
     rows = list(dict.fromkeys(zip(table["question"], table["intent"], table["chat"], strict=True)))
     rows.sort(key=lambda row: (row[0], list(table["chat"].unique()).index(row[2])))
     place = {(question, chat): at for at, (question, _, chat) in enumerate(rows)}

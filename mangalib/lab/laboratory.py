@@ -15,7 +15,7 @@ from mangalib.client import Client
 from mangalib.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from mangalib.lab.chat import Chat
+    from mangalib.chat import Chat
 
 
 class Laboratory:
@@ -74,7 +74,7 @@ class Laboratory:
 
     def chat(self, *, heading: str = "", lang: str = "auto") -> Chat:
         """A new conversation as a widget, for a notebook that is open in a browser."""
-        from mangalib.lab.chat import Chat
+        from mangalib.chat import Chat
 
         return Chat(self._url, self._token, heading=heading, lang=lang, settings=self.settings)
 

@@ -31,7 +31,7 @@ from websockets.http11 import Request, Response
 
 from mangalib.local import sigv4
 from mangalib.local.faults import FaultBook
-from mangalib.local.page import SHOP_PATH, Page
+from mangalib.chat.page import SHOP_PATH, Page
 from mangalib.local.service import Announce
 from mangalib.settings import Settings
 

@@ -14,8 +14,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from mangalib.errors import SettingsError
-from mangalib.lab.chat import Chat
-from mangalib.lab.chat.timeline import COLUMNS
+from mangalib.chat import Chat
+from mangalib.chat.timeline import COLUMNS
 from mangalib.lab.screen import wait_until
 from mangalib.local.stack import Stack
 from mangalib.settings import environment
@@ -24,7 +24,7 @@ from tests.browser.lab import LAB_TOKEN, running_jupyterlab
 RAN = re.compile(r"\[\d+\]:")
 HOSTILE = '<img src="x" onerror="globalThis.hacked = 1"><script>globalThis.hacked = 1</script>'
 CELLS = (
-    "import os\nfrom mangalib.lab.chat import Chat\n"
+    "import os\nfrom mangalib.chat import Chat\n"
     "chat = Chat(os.environ['CHAT_URL'], os.environ['CHAT_TOKEN'], heading='In the notebook')\nchat",
     "table = chat.timeline\n"
     "print('EVENTS', ' '.join(table['event']))\n"

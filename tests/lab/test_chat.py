@@ -10,7 +10,7 @@ import pytest
 
 from mangalib.errors import ReleaseError
 from mangalib.lab import chatplots
-from mangalib.lab.chat.timeline import COLUMNS, measured_as, milestones, received_conversation, timeline_table
+from mangalib.chat.timeline import COLUMNS, measured_as, milestones, received_conversation, timeline_table
 from mangalib.lab.laboratory import Laboratory
 from mangalib.lab.switches import switch_off, switches
 from mangalib.local.stack import Stack

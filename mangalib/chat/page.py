@@ -9,7 +9,7 @@ from aiohttp import web
 
 from mangalib.local.seed import DEMO_CUSTOMER
 from mangalib.serving.auth import issue_token
-from mangalib.serving.browser import figures_for_browser
+from mangalib.chat.browser_settings import figures_for_browser
 from mangalib.domain.catalogue import Catalogue
 from mangalib.settings import Settings
 

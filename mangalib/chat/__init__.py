@@ -1,0 +1,1 @@
+"""The chat in a browser: the element, the notebook widget around it, and its page."""
