@@ -21,11 +21,11 @@ from redis.asyncio import Redis
 from tqdm.auto import tqdm
 
 from mangalib.local.stack import running_stack
-from mangalib.precompute.accuracy import measure, read_questions
+from mangalib.precompute.semantic_cache.accuracy import measure, read_questions
 from mangalib.nlu.embedding import embed
 from mangalib.nlu.meaning import Reader
-from mangalib.precompute.prepared import SEMANTIC, Prepared
-from mangalib.precompute.shared import SharedAnswers
+from mangalib.precompute.generated_answer import SEMANTIC, Prepared
+from mangalib.precompute.shared_answers import SharedAnswers
 from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.intents import Intent
 from mangalib.settings import Settings, load_settings

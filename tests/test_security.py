@@ -21,7 +21,7 @@ from mangalib.lab import jobs
 from mangalib.lab.parameters import job_of
 from mangalib.lab.schedule import read_schedule
 from mangalib.local.stack import Stack
-from mangalib.precompute.sessionlog import SessionLog
+from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.aws.signing import path_segment
 from mangalib.client import Client, Reply
 from mangalib.settings import Settings, load_settings

@@ -11,7 +11,7 @@ from mangalib.errors import SettingsError
 from mangalib.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from mangalib.precompute.sessionlog import SessionLog
+    from mangalib.precompute.prediction.session_log import SessionLog
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -23,9 +23,9 @@ def hit_rate(sessions: Path, as_json: bool) -> None:
     """How often the next intent is foretold: learned on the earlier sessions of a log, scored on the last fifth."""
     import msgspec
 
-    from mangalib.precompute.hitrate import Score
-    from mangalib.precompute.hitrate import hit_rate as scored
-    from mangalib.precompute.sessionlog import SessionLog
+    from mangalib.precompute.prediction.hit_rates import Score
+    from mangalib.precompute.prediction.hit_rates import hit_rate as scored
+    from mangalib.precompute.prediction.session_log import SessionLog
 
     settings = load_settings()
     log = SessionLog(sessions, settings.session_events_max)
@@ -53,8 +53,8 @@ def transitions(sessions: str, model: Path | None, scheduler: str | None) -> Non
     With a folder or s3://bucket/prefix, all logs in it are one, counted file by file; that model is written without being
     compared, and must be a file of its own (--model).
     """
-    from mangalib.precompute.rollout import learn_and_compare
-    from mangalib.precompute.sessionlog import SessionLog
+    from mangalib.precompute.prediction.rollout import learn_and_compare
+    from mangalib.precompute.prediction.session_log import SessionLog
 
     settings = load_settings()
     if "://" in sessions or Path(sessions).is_dir():
@@ -70,7 +70,7 @@ def transitions(sessions: str, model: Path | None, scheduler: str | None) -> Non
 
 def _partitioned(url: str, model: Path | None, scheduler: str | None, settings: Settings) -> None:
     from mangalib.cluster import cluster
-    from mangalib.precompute.partitions import learn_partitioned
+    from mangalib.precompute.prediction.distributed import learn_partitioned
 
     if model is None:
         raise SettingsError("--model: expected the file to write, as the model of many files is not compared first")
@@ -96,9 +96,9 @@ def warm(sessions: Path, program: str, count: int, hour: int | None, language: s
 
     from redis.asyncio import Redis
 
-    from mangalib.precompute import warming
-    from mangalib.precompute.batch import order_warming
-    from mangalib.precompute.sessionlog import read_table
+    from mangalib.precompute.warming.plans import plans as warming
+    from mangalib.precompute.warming.batch import order_warming
+    from mangalib.precompute.prediction.session_log import read_table
 
     settings = _reaching_redis()
     log = read_table(sessions)
@@ -126,7 +126,7 @@ def catalogue_changed(titles: Path) -> None:
 
     from redis.asyncio import Redis
 
-    from mangalib.precompute.batch import catalogue_changed as changed
+    from mangalib.precompute.warming.batch import catalogue_changed as changed
     from mangalib.domain.catalogue import Catalogue
 
     settings = _reaching_redis()
@@ -151,7 +151,7 @@ def cache_learn() -> None:
     from redis.asyncio import Redis
 
     from mangalib.nlu.meaning import Reader
-    from mangalib.precompute.shared import SharedAnswers
+    from mangalib.precompute.shared_answers import SharedAnswers
     from mangalib.domain.catalogue import Catalogue
 
     settings = _reaching_redis()
@@ -176,7 +176,7 @@ def cache_accuracy(questions: Path, as_json: bool) -> None:
     """How often the semantic cache answers, and how often wrongly, beside a cosine threshold tuned to the same bound."""
     import msgspec
 
-    from mangalib.precompute.accuracy import measure, read_questions
+    from mangalib.precompute.semantic_cache.accuracy import measure, read_questions
 
     stored, asked = read_questions(questions)
     found = measure(stored, asked, load_settings())

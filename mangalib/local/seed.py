@@ -17,8 +17,8 @@ from redis.asyncio import Redis
 from mangalib.errors import DataError
 from mangalib.precompute.facts import publish_facts
 from mangalib.nlu.meaning import Reader
-from mangalib.precompute.prepared import SEMANTIC, Prepared
-from mangalib.precompute.shared import SharedAnswers, own_label
+from mangalib.precompute.generated_answer import SEMANTIC, Prepared
+from mangalib.precompute.shared_answers import SharedAnswers, own_label
 from mangalib.domain.catalogue import Catalogue, Manga
 from mangalib.domain.releases import Release, ReleaseStore
 from mangalib.domain.intents import Intent

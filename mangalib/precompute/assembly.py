@@ -11,18 +11,18 @@ from opensearchpy import AsyncOpenSearch
 from redis.asyncio import Redis
 
 from mangalib.precompute.background import Background
-from mangalib.precompute.batch import Batch
-from mangalib.precompute.demand import Demand
+from mangalib.precompute.warming.batch import Batch
+from mangalib.precompute.warming.demand import Demand
 from mangalib.precompute.facts import Facts
-from mangalib.precompute.flight import Flights
-from mangalib.precompute.followups import FollowUps
-from mangalib.precompute.making import Kitchen
+from mangalib.precompute.generation.single_flight import Flights
+from mangalib.precompute.follow_ups import FollowUps
+from mangalib.precompute.generation.generator import Kitchen
 from mangalib.nlu.meaning import Reader
 from mangalib.precompute.service import Precompute
-from mangalib.precompute.shared import SharedAnswers
+from mangalib.precompute.shared_answers import SharedAnswers
 from mangalib.nlu.topics import Topics
-from mangalib.precompute.transitions import LiveModel
-from mangalib.precompute.warming import Measured
+from mangalib.precompute.prediction.transition_model import LiveModel
+from mangalib.precompute.warming.plans import Measured
 from mangalib.serving.precomputed import Ahead
 from mangalib.aws.signing import Signer
 from mangalib.aws.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from mangalib.precompute.prepared import ORDERS, Prepared, facts_of, fingerprint
+from mangalib.precompute.generated_answer import ORDERS, Prepared, facts_of, fingerprint
 from mangalib.domain.catalogue import Manga
 from mangalib.serving.retrieval import CustomerData
 

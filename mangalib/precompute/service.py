@@ -12,20 +12,20 @@ from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
 from mangalib.errors import MangaError
-from mangalib.precompute import makers
-from mangalib.precompute.batch import Batch
-from mangalib.precompute.candidates import Ongoing
-from mangalib.precompute.demand import Demand
+from mangalib.precompute.generation import spec as makers
+from mangalib.precompute.warming.batch import Batch
+from mangalib.precompute.prediction.candidates import Ongoing
+from mangalib.precompute.warming.demand import Demand
 from mangalib.precompute.facts import Facts
-from mangalib.precompute.flight import Flight
-from mangalib.precompute.followups import FollowUps
-from mangalib.precompute.making import Kitchen
+from mangalib.precompute.generation.single_flight import Flight
+from mangalib.precompute.follow_ups import FollowUps
+from mangalib.precompute.generation.generator import Kitchen
 from mangalib.nlu.meaning import Meaning, Reader
-from mangalib.precompute.prepared import SEMANTIC, Need, Prepared, Whole, fingerprint
-from mangalib.precompute.shared import SharedAnswers, own_label
+from mangalib.precompute.generated_answer import SEMANTIC, Need, Prepared, Whole, fingerprint
+from mangalib.precompute.shared_answers import SharedAnswers, own_label
 from mangalib.nlu.topics import Topic, Topics
-from mangalib.precompute.transitions import LiveModel
-from mangalib.precompute.warming import Measured, held_out
+from mangalib.precompute.prediction.transition_model import LiveModel
+from mangalib.precompute.warming.plans import Measured, held_out
 from mangalib.serving.precomputed import Asked, Found, Given
 from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Manga

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from mangalib.errors import BadRequestError, DataError, ScheduleError, TransportError
 from mangalib.lab.schedule import read_schedule
-from mangalib.precompute.sessionlog import SessionLog
+from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.aws.event_stream import EventStreamDecoder, Message, encode_message
 from mangalib.protocol.frames import encode, parse_client_message, parse_server_frame
 from mangalib.settings import load_settings

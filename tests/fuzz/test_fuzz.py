@@ -9,7 +9,7 @@ import pytest
 
 from mangalib.errors import DataError, ScheduleError
 from mangalib.lab.schedule import read_schedule
-from mangalib.precompute.sessionlog import SessionLog
+from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.settings import load_settings
 from tests.fuzz.__main__ import read_all
 from tests.fuzz.targets import TARGETS, a_folder

@@ -19,9 +19,9 @@ from mangalib.errors import NotebookError, SettingsError
 from mangalib.lab.grid import points_of, run_grid
 from mangalib.lab.parameters import job_of
 from mangalib.lab.runs import Runs
-from mangalib.precompute.partitions import learn_partitioned
-from mangalib.precompute.sessionlog import SessionLog
-from mangalib.precompute.transitions import TransitionModel, learn
+from mangalib.precompute.prediction.distributed import learn_partitioned
+from mangalib.precompute.prediction.session_log import SessionLog
+from mangalib.precompute.prediction.transition_model import TransitionModel, learn
 from mangalib.settings import Settings
 from tests.jobs.conftest import RECORD, write_notebook
 from tests.jobs.test_jobs import until

@@ -26,9 +26,9 @@ from mangalib.lab.runspage import write_page
 from mangalib.lab.schedule import Entry, Schedule
 from mangalib.lab.scheduler import Scheduler
 from mangalib.local.stack import Stack
-from mangalib.precompute.partitions import learn_partitioned
-from mangalib.precompute.sessionlog import SessionLog
-from mangalib.precompute.transitions import learn
+from mangalib.precompute.prediction.distributed import learn_partitioned
+from mangalib.precompute.prediction.session_log import SessionLog
+from mangalib.precompute.prediction.transition_model import learn
 from mangalib.aws.signing import dynamodb_client
 from mangalib.settings import Settings
 from tests.jobs.conftest import Simulated, write_notebook

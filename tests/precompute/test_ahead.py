@@ -18,14 +18,14 @@ from redis.asyncio import Redis
 
 from mangalib.benchmark.sessions import Customers, converse, hit_rates
 from mangalib.local.stack import Stack, running_stack
-from mangalib.precompute import makers
-from mangalib.precompute.batch import answers_about
+from mangalib.precompute.generation import spec as makers
+from mangalib.precompute.warming.batch import answers_about
 from mangalib.precompute.facts import publish_facts
-from mangalib.precompute.followups import follow_up_key
+from mangalib.precompute.follow_ups import follow_up_key
 from mangalib.nlu.meaning import Reader
-from mangalib.precompute.prepared import Need, Prepared, facts_of
-from mangalib.precompute.sessionlog import read_table
-from mangalib.precompute.shared import answer_key
+from mangalib.precompute.generated_answer import Need, Prepared, facts_of
+from mangalib.precompute.prediction.session_log import read_table
+from mangalib.precompute.shared_answers import answer_key
 from mangalib.nlu.topics import Topics
 from mangalib.domain.catalogue import Catalogue
 from mangalib.client import Client, Reply
@@ -322,7 +322,7 @@ async def _is(client: Client, question: str, wanted: str) -> bool:
 
 async def test_what_a_programme_orders_is_made_and_never_served_to_who_is_held_out(ahead: Stack, redis: Redis) -> None:
     """With the product's own command."""
-    from mangalib.precompute.warming import Measured, held_out, popular
+    from mangalib.precompute.warming.plans import Measured, held_out, popular
 
     log = ahead.settings.data_dir / "example_sessions.csv"
     command = [

@@ -20,18 +20,19 @@ from redis.exceptions import RedisError
 from mangalib.benchmark.sessions import Customers
 from mangalib.errors import DataError, MangaError, TransportError
 from mangalib.local.stack import Stack
-from mangalib.precompute import demand, warming
+from mangalib.precompute.warming.plans import demand
+from mangalib.precompute.warming.plans import plans as warming
 from mangalib.precompute.background import Background
-from mangalib.precompute.budget import Budget, at_most
-from mangalib.precompute.candidates import Ongoing, candidates
-from mangalib.precompute.flight import Flights, Write
+from mangalib.precompute.token_budget import Budget, at_most
+from mangalib.precompute.prediction.candidates import Ongoing, candidates
+from mangalib.precompute.generation.single_flight import Flights, Write
 from mangalib.nlu.meaning import Reader
-from mangalib.precompute.prepared import Prepared, scoped
-from mangalib.precompute.sessionlog import read_table
-from mangalib.precompute.shared import SharedAnswers, own_label
+from mangalib.precompute.generated_answer import Prepared, scoped
+from mangalib.precompute.prediction.session_log import read_table
+from mangalib.precompute.shared_answers import SharedAnswers, own_label
 from mangalib.nlu.topics import Topics
-from mangalib.precompute.transitions import Relation
-from mangalib.precompute.week import replay
+from mangalib.precompute.prediction.transition_model import Relation
+from mangalib.precompute.warming.simulated_week import replay
 from mangalib.aws.bedrock import ClaudeRequest, Turn
 from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.intents import Intent

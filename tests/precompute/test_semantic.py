@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from mangalib.cli import cli
-from mangalib.precompute.accuracy import LabelledQuestion, measure
+from mangalib.precompute.semantic_cache.accuracy import LabelledQuestion, measure
 from mangalib.nlu.evidence import EvidenceModel, Outcome, lowest_threshold
 from mangalib.nlu.meaning import Reader
 from mangalib.nlu.question_index import QuestionIndex

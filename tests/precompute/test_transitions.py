@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from mangalib.cli import cli
 from mangalib.errors import DataError
-from mangalib.precompute import transitions
-from mangalib.precompute.hitrate import hit_rate
-from mangalib.precompute.rollout import learn_and_compare
-from mangalib.precompute.sessionlog import SessionLog
-from mangalib.precompute.transitions import Relation, TransitionModel
+from mangalib.precompute.prediction import transition_model as transitions
+from mangalib.precompute.prediction.hit_rates import hit_rate
+from mangalib.precompute.prediction.rollout import learn_and_compare
+from mangalib.precompute.prediction.session_log import SessionLog
+from mangalib.precompute.prediction.transition_model import Relation, TransitionModel
 from mangalib.settings import load_settings
 from tests.conftest import SHARED_DATA
 

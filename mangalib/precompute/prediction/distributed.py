@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 
 from mangalib.errors import DataError
 from mangalib.storage import Place
-from mangalib.precompute.sessionlog import READERS, SessionLog
-from mangalib.precompute.transitions import TransitionModel, learn
+from mangalib.precompute.prediction.session_log import READERS, SessionLog
+from mangalib.precompute.prediction.transition_model import TransitionModel, learn
 from mangalib.settings import Settings
 
 Result = TypeVar("Result")

@@ -25,7 +25,7 @@ import pandas as pd
 
 from mangalib.atomic import write_atomically
 from mangalib.errors import DataError
-from mangalib.precompute.sessionlog import INTENTS_MAX, Events, SessionLog, places
+from mangalib.precompute.prediction.session_log import INTENTS_MAX, Events, SessionLog, places
 
 log = logging.getLogger(__name__)
 

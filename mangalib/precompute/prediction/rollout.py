@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mangalib.precompute.hitrate import HitRate, score, split
-from mangalib.precompute.sessionlog import Events, SessionLog
-from mangalib.precompute.transitions import TransitionModel
+from mangalib.precompute.prediction.hit_rates import HitRate, score, split
+from mangalib.precompute.prediction.session_log import Events, SessionLog
+from mangalib.precompute.prediction.transition_model import TransitionModel
 from mangalib.settings import Settings
 
 # How much worse, in nats a transition, is still the same: less than the difference between two samples of a log.

@@ -6,9 +6,9 @@ import time
 
 from mangalib.errors import TransportError
 from mangalib.precompute.facts import Facts
-from mangalib.precompute.flight import Write
-from mangalib.precompute.makers import Kind, Recipe, question_of, request_for, written_from_facts
-from mangalib.precompute.prepared import ORDERS, Prepared, facts_of, fingerprint
+from mangalib.precompute.generation.single_flight import Write
+from mangalib.precompute.generation.spec import Kind, Recipe, question_of, request_for, written_from_facts
+from mangalib.precompute.generated_answer import ORDERS, Prepared, facts_of, fingerprint
 from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest
 from mangalib.domain.catalogue import Catalogue, Manga
 from mangalib.serving.prompts import PromptStore

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from mangalib.errors import MangaError, TransportError
 from mangalib.resilience.cancellation import end_if_cancelled
-from mangalib.precompute.prepared import Prepared
+from mangalib.precompute.generated_answer import Prepared
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

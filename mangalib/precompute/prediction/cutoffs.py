@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from mangalib.precompute.candidates import cost_usd
-from mangalib.precompute.makers import Kind
-from mangalib.precompute.sessionlog import Events
-from mangalib.precompute.transitions import Relation, TransitionModel, history_of, transitions_in
+from mangalib.precompute.prediction.candidates import cost_usd
+from mangalib.precompute.generation.spec import Kind
+from mangalib.precompute.prediction.session_log import Events
+from mangalib.precompute.prediction.transition_model import Relation, TransitionModel, history_of, transitions_in
 from mangalib.settings import Settings
 
 _CUT_OFFS = (0.9, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)

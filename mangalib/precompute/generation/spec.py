@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mangalib.errors import BusyError
-from mangalib.precompute.prepared import Need
+from mangalib.precompute.generated_answer import Need
 from mangalib.nlu.topics import Topic
 from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Manga

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mangalib.errors import DataError
-from mangalib.precompute.sessionlog import Events, SessionLog
-from mangalib.precompute.transitions import Relation, TransitionModel, history_of, transitions_in
+from mangalib.precompute.prediction.session_log import Events, SessionLog
+from mangalib.precompute.prediction.transition_model import Relation, TransitionModel, history_of, transitions_in
 
 HELD_OUT_SHARE = 0.2
 _BINS = 10

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mangalib.precompute import makers
-from mangalib.precompute.makers import Kind
-from mangalib.precompute.prepared import Need
+from mangalib.precompute.generation import spec as makers
+from mangalib.precompute.generation.spec import Kind
+from mangalib.precompute.generated_answer import Need
 from mangalib.nlu.topics import Topics
-from mangalib.precompute.transitions import Outcome, Relation
+from mangalib.precompute.prediction.transition_model import Outcome, Relation
 from mangalib.settings import Settings
 
 # What a prompt of a template or a summary has, before any was seen.

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from mangalib.resilience.cancellation import end_if_cancelled
 from mangalib.nlu.meaning import Meaning, Reader, folded_question
-from mangalib.precompute.prepared import Prepared, scoped
+from mangalib.precompute.generated_answer import Prepared, scoped
 from mangalib.nlu.recogniser import Recognised, Recogniser, exact_key
 from mangalib.domain.intents import Intent
 from mangalib.settings import Settings

@@ -1,0 +1,1 @@
+"""Which answers to generate before anyone asks."""
