@@ -2,15 +2,15 @@
 
     .venv/bin/python benchmarks/detector.py [--cases 1000] [--months 40] [--json FILE] [--quick]
 
-ours          the sequential rule of mangalib.benchmark.detector
+ours          the sequential rule of mangalib.benchmark.detection.detector
 textbook      the specification's rule: Mann-Whitney at 0.05, Cohen's d of 0.5, severity by the run's p95
 kayenta       a judge in the manner of Netflix's Kayenta: Mann-Whitney with 98 % confidence, high where the interval of the
               Hodges-Lehmann estimate lies above 25 % of that estimate; the 7 days are its baseline, the run its canary
 otava         apache-otava (Hunter; Fleming et al., 2023) with its defaults on the runs' p95, in a virtual environment of its own
               that this script makes; an alarm is a new change point upwards. It knows no severities.
 
-16 series, 45 requests a run, 96 runs a day, 7 days to learn: see mangalib.benchmark.history for the data and
-mangalib.benchmark.study for what is counted. Nothing here passes or fails.
+16 series, 45 requests a run, 96 runs a day, 7 days to learn: see mangalib.benchmark.experiments.synthetic_history for the data and
+mangalib.benchmark.experiments.evaluation for what is counted. Nothing here passes or fails.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from mangalib.benchmark import study
-from mangalib.benchmark.history import Past, simulate
-from mangalib.benchmark.series import Floats
+from mangalib.benchmark.experiments import evaluation as study
+from mangalib.benchmark.experiments.synthetic_history import Past, simulate
+from mangalib.benchmark.detection.series import Floats
 from mangalib.benchmark.statistics import Estimate, hodges_lehmann, quantile, quantile_bounds, ratio_interval
 from mangalib.settings import Settings, load_settings
 

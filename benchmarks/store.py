@@ -26,8 +26,8 @@ import numpy as np
 import psutil
 from tqdm.auto import tqdm
 
-from mangalib.benchmark import history
-from mangalib.benchmark.history import Past
+from mangalib.benchmark.experiments import synthetic_history as history
+from mangalib.benchmark.experiments.synthetic_history import Past
 from mangalib.benchmark.store import Store, iter_runs
 from mangalib.settings import environment, load_settings
 

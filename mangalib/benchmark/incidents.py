@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from mangalib.benchmark.severity import ALERT, CRITICAL, NAMES, WARNING
+from mangalib.benchmark.detection.severity import ALERT, CRITICAL, NAMES, WARNING
 from mangalib.benchmark.verdict import TARGET, Finding, Verdict
 from mangalib.errors import ActionError, MangaError
 from mangalib.aws.dynamodb import Table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mangalib.benchmark.series import METRICS
+from mangalib.benchmark.detection.series import METRICS
 from mangalib.benchmark.statistics import proportion_interval, quantile_interval
 
 MIN_SAMPLES = 5

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mangalib.benchmark import statistics, textbook
-from mangalib.benchmark.charts import MIN_BASELINE_RUNS
-from mangalib.benchmark.detector import follow
-from mangalib.benchmark.rows import ERROR_RATE
-from mangalib.benchmark.series import METRICS, MIN_TAIL_SAMPLES, POOLED, Floats, checked, impossible, summarise
-from mangalib.benchmark.severity import NAMES, SURE_SD, Bands
+from mangalib.benchmark import statistics
+from mangalib.benchmark.detection import textbook
+from mangalib.benchmark.detection.latency_charts import MIN_BASELINE_RUNS
+from mangalib.benchmark.detection.detector import follow
+from mangalib.benchmark.detection.verdict_frame import ERROR_RATE
+from mangalib.benchmark.detection.series import METRICS, MIN_TAIL_SAMPLES, POOLED, Floats, checked, impossible, summarise
+from mangalib.benchmark.detection.severity import NAMES, SURE_SD, Bands
 from mangalib.benchmark.store import Store, days_before
 from mangalib.errors import DataError
 from mangalib.domain.intents import ROUTES, Intent

@@ -42,9 +42,9 @@ def benchmark(
 
     Uses MANGA_WEBSOCKET_URL and MANGA_TOKEN; without them a local stack is started for this run.
     """
-    from mangalib.benchmark.runner import Runner
+    from mangalib.benchmark.load.runner import Runner
     from mangalib.benchmark.store import Store
-    from mangalib.benchmark.workload import make_workload
+    from mangalib.benchmark.load.workload import make_workload
     from mangalib.client import Client
 
     settings = load_settings()
@@ -79,7 +79,7 @@ def benchmark(
 
 
 def _spread(scheduler: str, workload: Any, url: str, token: str, settings: Settings, as_json: bool) -> Any:
-    from mangalib.benchmark.spread import run_spread
+    from mangalib.benchmark.load.distributed import run_spread
     from mangalib.cluster import cluster
 
     with cluster(scheduler) as client:
@@ -127,7 +127,7 @@ def _print_run(runner: Any, samples: Any, path: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything an engineer wants to see, as JSON.")
 def verdict(store_url: str | None, run_id: str | None, fail_on: str | None, do_act: bool, as_json: bool) -> None:
     """The newest run against the last days: how bad, what, since when, by how much."""
-    from mangalib.benchmark.severity import NAMES
+    from mangalib.benchmark.detection.severity import NAMES
     from mangalib.benchmark.store import Store
     from mangalib.benchmark.verdict import judge
 
@@ -160,7 +160,7 @@ def _act(found: Any, settings: Settings) -> list[Any]:
 
 def _print_verdict(found: Any, incidents: list[Any]) -> None:
     from mangalib.benchmark.incidents import described
-    from mangalib.benchmark.severity import NAMES
+    from mangalib.benchmark.detection.severity import NAMES
 
     click.secho(found.sentence, bold=True)
     for finding in found.findings:

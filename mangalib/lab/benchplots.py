@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mangalib.benchmark.incidents import Incident
-from mangalib.benchmark.severity import NAMES
+from mangalib.benchmark.detection.severity import NAMES
 from mangalib.lab.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, laid_out
 
 _SEVERITY_COLORS = (GREY, "#F0E442", ORANGE, VERMILION)

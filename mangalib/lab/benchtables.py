@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from mangalib.benchmark.series import METRICS
-from mangalib.benchmark.severity import NAMES
+from mangalib.benchmark.detection.series import METRICS
+from mangalib.benchmark.detection.severity import NAMES
 from mangalib.benchmark.verdict import Verdict
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.settings import Settings

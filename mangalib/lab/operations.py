@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mangalib.benchmark.incidents import Incident
-from mangalib.benchmark.severity import NAMES
+from mangalib.benchmark.detection.severity import NAMES
 from mangalib.benchmark.verdict import Verdict
 from mangalib.lab.benchtables import budgets_ms
 from mangalib.domain.intents import ROUTES, Intent

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from mangalib.benchmark.actions import pages_of, sns_client
 from mangalib.benchmark.incidents import Incident
-from mangalib.benchmark.severity import ALERT
+from mangalib.benchmark.detection.severity import ALERT
 from mangalib.errors import ActionError, NotebookError
 from mangalib.lab.jobs import run_under_lease
 from mangalib.lab.leases import Lease, Turn, kept

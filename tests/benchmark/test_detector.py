@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mangalib.benchmark import detector, history, study
-from mangalib.benchmark.history import Change, Past
-from mangalib.benchmark.rows import ERROR_RATE
-from mangalib.benchmark.series import METRICS
+from mangalib.benchmark.detection import detector
+from mangalib.benchmark.experiments import synthetic_history as history
+from mangalib.benchmark.experiments import evaluation as study
+from mangalib.benchmark.experiments.synthetic_history import Change, Past
+from mangalib.benchmark.detection.verdict_frame import ERROR_RATE
+from mangalib.benchmark.detection.series import METRICS
 from mangalib.errors import DataError
 from mangalib.settings import load_settings
 

@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mangalib.benchmark import ablation, history
+from mangalib.benchmark.experiments import ablation
+from mangalib.benchmark.experiments import synthetic_history as history
 from mangalib.benchmark.store import Store, iter_runs
 from mangalib.local.stack import Stack, running_stack
 from mangalib.client import Client

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mangalib.benchmark.runner import Runner
+from mangalib.benchmark.load.runner import Runner
 from mangalib.benchmark.store import SCHEMA
-from mangalib.benchmark.workload import Conversation, Question
+from mangalib.benchmark.load.workload import Conversation, Question
 from mangalib.local.stack import Stack
 from mangalib.client import Client
 from mangalib.domain.releases import ReleaseStore

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mangalib.benchmark import statistics, textbook
+from mangalib.benchmark import statistics
+from mangalib.benchmark.detection import textbook
 from mangalib.benchmark.statistics import Estimate
 
 

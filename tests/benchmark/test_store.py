@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mangalib.benchmark import history
-from mangalib.benchmark.history import Past
+from mangalib.benchmark.experiments import synthetic_history as history
+from mangalib.benchmark.experiments.synthetic_history import Past
 from mangalib.benchmark.store import SCHEMA, Store, iter_runs
 from mangalib.errors import DataError
 from mangalib.local.stack import Stack

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mangalib.benchmark import history
-from mangalib.benchmark.history import Change, Past
+from mangalib.benchmark.experiments import synthetic_history as history
+from mangalib.benchmark.experiments.synthetic_history import Change, Past
 from mangalib.benchmark.store import Store, iter_runs
 from mangalib.benchmark.verdict import FAILING, SLOWER, TARGET, judge, judge_samples
 from mangalib.errors import DataError

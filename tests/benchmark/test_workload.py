@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mangalib.benchmark.workload import PRODUCTION, SYNTHETIC, make_workload, questions_of
+from mangalib.benchmark.load.workload import PRODUCTION, SYNTHETIC, make_workload, questions_of
 from mangalib.errors import DataError
 from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.intents import Intent

@@ -15,8 +15,8 @@ import redis
 from distributed import Client
 from pydantic import SecretStr
 
-from mangalib.benchmark.spread import run_spread
-from mangalib.benchmark.workload import make_workload
+from mangalib.benchmark.load.distributed import run_spread
+from mangalib.benchmark.load.workload import make_workload
 from mangalib.errors import NotebookError
 from mangalib.lab import jobs
 from mangalib.lab.leases import Leases, RedisLeases, TableLeases, Turn, kept

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mangalib.benchmark import history
+from mangalib.benchmark.experiments import synthetic_history as history
 from mangalib.benchmark.incidents import Event, Incident
 from mangalib.benchmark.verdict import Verdict, judge_samples
 from mangalib.lab import operations, opsplots

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from mangalib.benchmark.sessions import Customers, converse, hit_rates
+from mangalib.benchmark.experiments.simulated_customers import Customers, converse, hit_rates
 from mangalib.local.stack import Stack, running_stack
 from mangalib.precompute.generation import spec as makers
 from mangalib.precompute.warming.batch import answers_about

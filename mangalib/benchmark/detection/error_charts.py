@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betaincinv, gammainc
 
-from mangalib.benchmark.charts import OVER_LOG_ODDS
-from mangalib.benchmark.series import Bools, Floats, Ints, Series
+from mangalib.benchmark.detection.latency_charts import OVER_LOG_ODDS
+from mangalib.benchmark.detection.series import Bools, Floats, Ints, Series
 
 LOOK_BACK = 8
 MIN_BASELINE_RUNS = 8

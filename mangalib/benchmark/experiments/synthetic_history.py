@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaincinv, ndtr
 
-from mangalib.benchmark.series import METRICS, Bools, Floats, Ints, Series, summarise_sorted
+from mangalib.benchmark.detection.series import METRICS, Bools, Floats, Ints, Series, summarise_sorted
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.settings import Settings
 

@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.special import stdtrit
 from tqdm.auto import tqdm
 
-from mangalib.benchmark.series import Floats
+from mangalib.benchmark.detection.series import Floats
 from mangalib.errors import TransportTimeoutError
 from mangalib.client import Client, Reply
 from mangalib.protocol.frames import Chunk, encode

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mangalib.benchmark.series import Bools, Floats, Ints
+from mangalib.benchmark.detection.series import Bools, Floats, Ints
 
 _HARMONICS = 3
 _DAYS = 7

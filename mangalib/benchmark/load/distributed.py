@@ -17,8 +17,8 @@ from distributed import Client as Cluster
 from distributed import get_worker
 from tqdm.auto import tqdm
 
-from mangalib.benchmark.runner import Outcome, Runner
-from mangalib.benchmark.workload import Conversation
+from mangalib.benchmark.load.runner import Outcome, Runner
+from mangalib.benchmark.load.workload import Conversation
 from mangalib.errors import MangaError
 from mangalib.client import Client
 from mangalib.settings import Settings

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mangalib.benchmark.baseline import Baseline, Fit, features
-from mangalib.benchmark.series import LOCATION, METRICS, P95, TAIL, Bools, Floats, Ints, Series
+from mangalib.benchmark.detection.baseline import Baseline, Fit, features
+from mangalib.benchmark.detection.series import LOCATION, METRICS, P95, TAIL, Bools, Floats, Ints, Series
 
 # Evidence is looked for in the newest 1 to LOOK_BACK runs; a run joins the baseline when it has left that window.
 LOOK_BACK = 32

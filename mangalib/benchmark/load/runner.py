@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from mangalib.benchmark.workload import Conversation, Question, questions_of
+from mangalib.benchmark.load.workload import Conversation, Question, questions_of
 from mangalib.errors import MangaError
 from mangalib.client import Client, Reply
 from mangalib.protocol.frames import Error

@@ -1,0 +1,1 @@
+"""Change detection: from samples to series, baselines, charts and severities."""

@@ -1,0 +1,1 @@
+"""Experiments: ablation, evaluation of the detector, synthetic histories, simulated customers."""

@@ -1,0 +1,1 @@
+"""The load of a benchmark run: a workload, and the runner that asks it."""
