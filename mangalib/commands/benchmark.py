@@ -151,7 +151,7 @@ def verdict(store_url: str | None, run_id: str | None, fail_on: str | None, do_a
 
 
 def _act(found: Any, settings: Settings) -> list[Any]:
-    from mangalib.benchmark.actions import act_on
+    from mangalib.incidents.actions import act_on
     from mangalib.serving.telemetry import log_as_json
 
     log_as_json()
@@ -159,7 +159,7 @@ def _act(found: Any, settings: Settings) -> list[Any]:
 
 
 def _print_verdict(found: Any, incidents: list[Any]) -> None:
-    from mangalib.benchmark.incidents import described
+    from mangalib.incidents.incidents import described
     from mangalib.benchmark.detection.severity import NAMES
 
     click.secho(found.sentence, bold=True)

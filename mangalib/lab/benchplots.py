@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mangalib.benchmark.incidents import Incident
+from mangalib.incidents.incidents import Incident
 from mangalib.benchmark.detection.severity import NAMES
 from mangalib.lab.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, laid_out
 

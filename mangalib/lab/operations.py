@@ -9,7 +9,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from mangalib.benchmark.incidents import Incident
+from mangalib.incidents.incidents import Incident
 from mangalib.benchmark.detection.severity import NAMES
 from mangalib.benchmark.verdict import Verdict
 from mangalib.lab.benchtables import budgets_ms

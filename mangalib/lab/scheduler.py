@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from mangalib.benchmark.actions import pages_of, sns_client
-from mangalib.benchmark.incidents import Incident
+from mangalib.incidents.actions import pages_of, sns_client
+from mangalib.incidents.incidents import Incident
 from mangalib.benchmark.detection.severity import ALERT
 from mangalib.errors import ActionError, NotebookError
 from mangalib.lab.jobs import run_under_lease

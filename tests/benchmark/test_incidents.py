@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mangalib.benchmark import actions
-from mangalib.benchmark.incidents import Actions, Incident, IncidentStore, act, described
+from mangalib.incidents import actions
+from mangalib.incidents.incidents import Actions, Incident, IncidentStore, act, described
 from mangalib.benchmark.verdict import SLOWER, TARGET, Finding, Verdict
 from mangalib.errors import ActionError, SettingsError
 from mangalib.local.stack import Stack

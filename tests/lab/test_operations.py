@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mangalib.benchmark.experiments import synthetic_history as history
-from mangalib.benchmark.incidents import Event, Incident
+from mangalib.incidents.incidents import Event, Incident
 from mangalib.benchmark.verdict import Verdict, judge_samples
 from mangalib.lab import operations, opsplots
 from mangalib.lab.benchtables import budgets_ms

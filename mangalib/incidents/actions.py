@@ -12,7 +12,7 @@ import urllib3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mangalib.benchmark.incidents import Act, Actions, Incident, IncidentStore, act
+from mangalib.incidents.incidents import Act, Actions, Incident, IncidentStore, act
 from mangalib.benchmark.detection.severity import CRITICAL, NAMES
 from mangalib.benchmark.verdict import Verdict
 from mangalib.errors import ActionError, ReleaseError, SettingsError
