@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mangalib.errors import DataError, ScheduleError
-from mangalib.lab import jobs
-from mangalib.lab.parameters import job_of
-from mangalib.lab.schedule import read_schedule
+from mangalib.jobs import execute as jobs
+from mangalib.jobs.parameters import job_of
+from mangalib.jobs.schedule import read_schedule
 from mangalib.local.stack import Stack
 from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.aws.signing import path_segment

@@ -16,8 +16,8 @@ from mangalib.errors import ScheduleError
 from mangalib.settings import load_settings
 
 if TYPE_CHECKING:
-    from mangalib.lab.runs import Run, Runs, Summary
-    from mangalib.lab.schedule import Schedule
+    from mangalib.jobs.runs import Run, Runs, Summary
+    from mangalib.jobs.schedule import Schedule
 
 _LISTED_DUE = 3
 _output_dir = click.option(
@@ -49,10 +49,10 @@ def run(
     as_json: bool,
 ) -> None:
     """Run a notebook headless, or `all` of them; leaves the executed notebook and its result record."""
-    from mangalib.lab import jobs
-    from mangalib.lab.grid import points_of, run_grid
-    from mangalib.lab.parameters import find_notebooks, job_of
-    from mangalib.lab.runspage import write_page
+    from mangalib.jobs import execute as jobs
+    from mangalib.jobs.grid import points_of, run_grid
+    from mangalib.jobs.parameters import find_notebooks, job_of
+    from mangalib.jobs.index_page import write_page
 
     settings = load_settings()
     values = {name: _value(text) for name, text in parameters}
@@ -106,9 +106,9 @@ def schedule(
     as_json: bool,
 ) -> None:
     """Run notebooks when they are due, until Ctrl-C or SIGTERM; a run that was missed is caught up once."""
-    from mangalib.lab import jobs
-    from mangalib.lab.schedule import DEFAULT, read_schedule
-    from mangalib.lab.scheduler import Scheduler, WallClock
+    from mangalib.jobs import execute as jobs
+    from mangalib.jobs.schedule import DEFAULT, read_schedule
+    from mangalib.jobs.scheduler import Scheduler, WallClock
     from mangalib.serving.telemetry import log_as_json, publish_job
 
     settings = load_settings()
@@ -160,8 +160,8 @@ def list_runs(
     """What ran: when, what, how it ended, its headline result, and how long it took."""
     from msgspec import to_builtins
 
-    from mangalib.lab import jobs
-    from mangalib.lab.runspage import write_page
+    from mangalib.jobs import execute as jobs
+    from mangalib.jobs.index_page import write_page
 
     settings = load_settings()
     runs = jobs.runs_in(output_dir or settings.runs_url, settings)

@@ -12,9 +12,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
-from mangalib.lab.parameters import NOTEBOOKS
-from mangalib.lab.runs import FAILED, OK, Summary
-from mangalib.lab.runspage import page_of
+from mangalib.jobs.parameters import NOTEBOOKS
+from mangalib.jobs.runs import FAILED, OK, Summary
+from mangalib.jobs.index_page import page_of
 from tests.browser.lab import wait_for
 from tests.browser.test_pictures import PICTURES
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from mangalib.lab.parameters import NOTEBOOKS
+from mangalib.jobs.parameters import NOTEBOOKS
 from mangalib.lab.screen import wait_until
 from tests.browser.lab import LAB_TOKEN, running_jupyterlab
 from tests.browser.test_pictures import PICTURES

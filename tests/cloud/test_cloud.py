@@ -20,7 +20,7 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 import mangalib.cloud
-from mangalib.lab.schedule import DEFAULT, read_schedule
+from mangalib.jobs.schedule import DEFAULT, read_schedule
 from mangalib.serving.telemetry import publish, publish_job
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.serving.stream import StreamMetrics, StreamState

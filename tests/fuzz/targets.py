@@ -12,7 +12,7 @@ from pathlib import Path
 from zlib import crc32
 
 from mangalib.errors import BadRequestError, DataError, ScheduleError, TransportError
-from mangalib.lab.schedule import read_schedule
+from mangalib.jobs.schedule import read_schedule
 from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.aws.event_stream import EventStreamDecoder, Message, encode_message
 from mangalib.protocol.frames import encode, parse_client_message, parse_server_frame

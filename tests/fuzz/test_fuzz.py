@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mangalib.errors import DataError, ScheduleError
-from mangalib.lab.schedule import read_schedule
+from mangalib.jobs.schedule import read_schedule
 from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.settings import load_settings
 from tests.fuzz.__main__ import read_all

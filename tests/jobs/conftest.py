@@ -12,9 +12,9 @@ import pytest
 from distributed import Client, LocalCluster
 
 from mangalib.cluster import ON_LOOPBACK
-from mangalib.lab import jobs
-from mangalib.lab.parameters import Job, job_of
-from mangalib.lab.runs import Runs
+from mangalib.jobs import execute as jobs
+from mangalib.jobs.parameters import Job, job_of
+from mangalib.jobs.runs import Runs
 from mangalib.settings import Settings, load_settings
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -27,7 +27,7 @@ def write_notebook(path: Path, *cells: str, parameters: str = "number = 1") -> P
     return path
 
 
-RECORD = "from mangalib.lab.record import record\nrecord(headline=f'number {number}', number=number)"
+RECORD = "from mangalib.jobs.results import record\nrecord(headline=f'number {number}', number=number)"
 
 
 class Simulated:

@@ -16,9 +16,9 @@ from distributed import Client
 
 from mangalib.cluster import cluster
 from mangalib.errors import NotebookError, SettingsError
-from mangalib.lab.grid import points_of, run_grid
-from mangalib.lab.parameters import job_of
-from mangalib.lab.runs import Runs
+from mangalib.jobs.grid import points_of, run_grid
+from mangalib.jobs.parameters import job_of
+from mangalib.jobs.runs import Runs
 from mangalib.precompute.prediction.distributed import learn_partitioned
 from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.precompute.prediction.transition_model import TransitionModel, learn

@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from mangalib.errors import JobRunningError, NotebookError
-from mangalib.lab import jobs
-from mangalib.lab.parameters import Job, job_of
-from mangalib.lab.runs import KILLED, Runs
+from mangalib.jobs import execute as jobs
+from mangalib.jobs.parameters import Job, job_of
+from mangalib.jobs.runs import KILLED, Runs
 from mangalib.settings import Settings
 from tests.jobs.conftest import RECORD, write_notebook
 

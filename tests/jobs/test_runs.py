@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from mangalib.errors import NotebookError
-from mangalib.lab.leases import FileLeases
-from mangalib.lab.runs import FAILED, KILLED, OK, RUNNING, Record, Runs, headline_of
-from mangalib.lab.runspage import page_of, write_page
+from mangalib.jobs.leases import FileLeases
+from mangalib.jobs.runs import FAILED, KILLED, OK, RUNNING, Record, Runs, headline_of
+from mangalib.jobs.index_page import page_of, write_page
 from mangalib.settings import Settings, load_settings
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)

@@ -16,12 +16,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from mangalib.errors import ScheduleError
-from mangalib.lab import jobs
-from mangalib.lab.leases import Turn
-from mangalib.lab.parameters import Job
-from mangalib.lab.runs import KILLED, RUNNING, Run, Runs
-from mangalib.lab.schedule import DEFAULT, Entry, Schedule, read_schedule
-from mangalib.lab.scheduler import Scheduler
+from mangalib.jobs import execute as jobs
+from mangalib.jobs.leases import Turn
+from mangalib.jobs.parameters import Job
+from mangalib.jobs.runs import KILLED, RUNNING, Run, Runs
+from mangalib.jobs.schedule import DEFAULT, Entry, Schedule, read_schedule
+from mangalib.jobs.scheduler import Scheduler
 from mangalib.settings import Settings
 from tests.jobs.conftest import Simulated, write_notebook
 
@@ -190,9 +190,9 @@ CRASHING = """
 import sys
 from datetime import datetime
 from pathlib import Path
-from mangalib.lab import jobs
-from mangalib.lab.schedule import read_schedule
-from mangalib.lab.scheduler import Scheduler
+from mangalib.jobs import execute as jobs
+from mangalib.jobs.schedule import read_schedule
+from mangalib.jobs.scheduler import Scheduler
 from mangalib.settings import load_settings
 from tests.jobs.conftest import Simulated
 folder, at, until = Path(sys.argv[1]), *map(datetime.fromisoformat, sys.argv[2:])

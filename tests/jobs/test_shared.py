@@ -18,13 +18,13 @@ from pydantic import SecretStr
 from mangalib.benchmark.load.distributed import run_spread
 from mangalib.benchmark.load.workload import make_workload
 from mangalib.errors import NotebookError
-from mangalib.lab import jobs
-from mangalib.lab.leases import Leases, RedisLeases, TableLeases, Turn, kept
-from mangalib.lab.parameters import job_of
-from mangalib.lab.runs import RUNNING, Runs
-from mangalib.lab.runspage import write_page
-from mangalib.lab.schedule import Entry, Schedule
-from mangalib.lab.scheduler import Scheduler
+from mangalib.jobs import execute as jobs
+from mangalib.jobs.leases import Leases, RedisLeases, TableLeases, Turn, kept
+from mangalib.jobs.parameters import job_of
+from mangalib.jobs.runs import RUNNING, Runs
+from mangalib.jobs.index_page import write_page
+from mangalib.jobs.schedule import Entry, Schedule
+from mangalib.jobs.scheduler import Scheduler
 from mangalib.local.stack import Stack
 from mangalib.precompute.prediction.distributed import learn_partitioned
 from mangalib.precompute.prediction.session_log import SessionLog

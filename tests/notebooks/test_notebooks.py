@@ -9,8 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mangalib.lab import jobs
-from mangalib.lab.parameters import NOTEBOOKS, find_notebooks, job_of
+from mangalib.jobs import execute as jobs
+from mangalib.jobs.parameters import NOTEBOOKS, find_notebooks, job_of
 from mangalib.local.stack import Stack
 from mangalib.settings import load_settings
 

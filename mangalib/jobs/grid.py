@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 
 from mangalib.cluster import cluster
 from mangalib.errors import NotebookError
-from mangalib.lab.jobs import run_under_lease, runs_in
-from mangalib.lab.leases import Lease, hold, kept
-from mangalib.lab.parameters import Job
-from mangalib.lab.runs import RUNNING, Record, Run, Runs
+from mangalib.jobs.execute import run_under_lease, runs_in
+from mangalib.jobs.leases import Lease, hold, kept
+from mangalib.jobs.parameters import Job
+from mangalib.jobs.runs import RUNNING, Record, Run, Runs
 from mangalib.settings import Settings
 
 _LOOK_EVERY_S = 1.0

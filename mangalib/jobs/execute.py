@@ -22,11 +22,11 @@ from traitlets.config import Config
 
 from mangalib.atomic import write_atomically
 from mangalib.errors import NotebookError
-from mangalib.lab.leases import hold, kept, leases_of
-from mangalib.lab.parameters import PROJECT, Job
-from mangalib.lab.record import RESULTS_VARIABLE
-from mangalib.lab.report import page_of
-from mangalib.lab.runs import Run, Runs
+from mangalib.jobs.leases import hold, kept, leases_of
+from mangalib.jobs.parameters import PROJECT, Job
+from mangalib.jobs.results import RESULTS_VARIABLE
+from mangalib.jobs.html import page_of
+from mangalib.jobs.runs import Run, Runs
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

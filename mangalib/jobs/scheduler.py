@@ -18,12 +18,12 @@ from mangalib.incidents.actions import pages_of, sns_client
 from mangalib.incidents.incidents import Incident
 from mangalib.benchmark.detection.severity import ALERT
 from mangalib.errors import ActionError, NotebookError
-from mangalib.lab.jobs import run_under_lease
-from mangalib.lab.leases import Lease, Turn, kept
-from mangalib.lab.parameters import Job
-from mangalib.lab.runs import FAILED, Run, Runs
-from mangalib.lab.runspage import write_page
-from mangalib.lab.schedule import Entry, Schedule
+from mangalib.jobs.execute import run_under_lease
+from mangalib.jobs.leases import Lease, Turn, kept
+from mangalib.jobs.parameters import Job
+from mangalib.jobs.runs import FAILED, Run, Runs
+from mangalib.jobs.index_page import write_page
+from mangalib.jobs.schedule import Entry, Schedule
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mangalib.errors import NotebookError, ScheduleError
-from mangalib.lab.parameters import NOTEBOOKS, Job, job_of
+from mangalib.jobs.parameters import NOTEBOOKS, Job, job_of
 from mangalib.settings import Settings
 
 DEFAULT = NOTEBOOKS / "schedule.yaml"

@@ -6,7 +6,7 @@ import logging
 from datetime import UTC, datetime
 from html import escape
 
-from mangalib.lab.runs import FAILED, OK, Runs, Summary
+from mangalib.jobs.runs import FAILED, OK, Runs, Summary
 
 log = logging.getLogger(__name__)
 

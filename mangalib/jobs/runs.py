@@ -22,8 +22,8 @@ import msgspec
 import nbformat
 
 from mangalib.errors import NotebookError
-from mangalib.lab.leases import Leases
-from mangalib.lab.parameters import Job
+from mangalib.jobs.leases import Leases
+from mangalib.jobs.parameters import Job
 from mangalib.storage import Place
 from mangalib.settings import Settings
 
