@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mangalib.errors import ReleaseError
-from mangalib.lab import chatplots
+from mangalib.lab.plots.streaming import chat as chatplots
 from mangalib.chat.timeline import COLUMNS, measured_as, milestones, received_conversation, timeline_table
 from mangalib.lab.laboratory import Laboratory
 from mangalib.lab.switches import switch_off, switches

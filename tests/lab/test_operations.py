@@ -11,8 +11,9 @@ import pytest
 from mangalib.benchmark.experiments import synthetic_history as history
 from mangalib.incidents.incidents import Event, Incident
 from mangalib.benchmark.verdict import Verdict, judge_samples
-from mangalib.lab import operations, opsplots
-from mangalib.lab.benchtables import budgets_ms
+from mangalib.lab.tables import operations
+from mangalib.lab.plots.streaming import operations as opsplots
+from mangalib.lab.tables.benchmark import budgets_ms
 from mangalib.settings import load_settings
 
 SETTINGS = load_settings()

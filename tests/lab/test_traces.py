@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mangalib.lab import plots, traces
+from mangalib.lab.plots.streaming import streaming as plots
+from mangalib.lab.tables import answers as traces
 from mangalib.client import Received, Reply
 from mangalib.protocol.frames import Chunk, Done, Metadata, Status
 from mangalib.settings import load_settings

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from mangalib.incidents.incidents import Incident
 from mangalib.benchmark.detection.severity import NAMES
-from mangalib.lab.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, laid_out
+from mangalib.lab.plots.streaming import BLUE, GREEN, GREY, ORANGE, VERMILION, laid_out
 
 _SEVERITY_COLORS = (GREY, "#F0E442", ORANGE, VERMILION)
 _TITLES = {"first_token_ms": "first token", "total_ms": "whole answer"}

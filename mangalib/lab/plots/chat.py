@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from mangalib.lab.plots import BLUE, GREEN, GREY, ORANGE, budget_line, laid_out
+from mangalib.lab.plots.streaming import BLUE, GREEN, GREY, ORANGE, budget_line, laid_out
 
 _MARKS = {
     "first sign": ("diamond", ORANGE),

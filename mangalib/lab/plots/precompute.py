@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from mangalib.lab.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, laid_out
+from mangalib.lab.plots.streaming import BLUE, GREEN, GREY, ORANGE, VERMILION, laid_out
 from mangalib.precompute.semantic_cache.accuracy import Accuracy
 from mangalib.precompute.prediction.hit_rates import HitRate
 

@@ -1,0 +1,1 @@
+"""Pictures: titled, with units, the budget drawn in."""
