@@ -46,11 +46,11 @@ benchmark: .venv/installed
 
 # The long ones: half an hour under load with faults, and a million inputs for each reader of a stranger's bytes.
 soak: .venv/installed
-	$(BIN)/python -m tests.soak
+	$(BIN)/python -m tests.system.soak
 fuzz: .venv/installed .venv-fuzz/installed
-	$(BIN)/python -m tests.fuzz
-	.venv-fuzz/bin/python -m tests.fuzz.guided eventstream
-	.venv-fuzz/bin/python -m tests.fuzz.guided schedule --inputs 100000
+	$(BIN)/python -m tests.system.fuzz
+	.venv-fuzz/bin/python -m tests.system.fuzz.guided eventstream
+	.venv-fuzz/bin/python -m tests.system.fuzz.guided schedule --inputs 100000
 
 # Atheris beside the project's own libraries.
 .venv-fuzz/installed: .venv/installed

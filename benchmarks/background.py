@@ -17,10 +17,10 @@ import random
 import numpy as np
 from tqdm.auto import tqdm
 
-from mangalib.local.stack import Stack, running_stack
-from mangalib.aws.signing import dynamodb_client
+from mangalib.aws.dynamodb import dynamodb_client
 from mangalib.client import Client
 from mangalib.domain.releases import Release, ReleaseStore
+from mangalib.local.stack import Stack, running_stack
 
 QUESTIONS = (
     "Recommend me a good fantasy manga",

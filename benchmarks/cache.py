@@ -20,14 +20,14 @@ import numpy as np
 from redis.asyncio import Redis
 from tqdm.auto import tqdm
 
+from mangalib.domain.catalogue import Catalogue
+from mangalib.domain.intents import Intent
 from mangalib.local.stack import running_stack
-from mangalib.precompute.semantic_cache.accuracy import measure, read_questions
 from mangalib.nlu.embedding import embed
 from mangalib.nlu.meaning import Reader
 from mangalib.precompute.generated_answer import SEMANTIC, Prepared
+from mangalib.precompute.semantic_cache.accuracy import measure, read_questions
 from mangalib.precompute.shared_answers import SharedAnswers
-from mangalib.domain.catalogue import Catalogue
-from mangalib.domain.intents import Intent
 from mangalib.settings import Settings, load_settings
 
 FIXED = {"GPTCache's default, 0.80": 0.80, "usual advice, 0.85": 0.85, "redisvl's default, 0.90": 0.90}

@@ -33,9 +33,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from mangalib.benchmark.detection.series import Floats
 from mangalib.benchmark.experiments import evaluation as study
 from mangalib.benchmark.experiments.synthetic_history import Past, simulate
-from mangalib.benchmark.detection.series import Floats
 from mangalib.benchmark.statistics import Estimate, hodges_lehmann, quantile, quantile_bounds, ratio_interval
 from mangalib.settings import Settings, load_settings
 

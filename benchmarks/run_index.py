@@ -10,9 +10,9 @@ from statistics import median
 
 import msgspec
 
+from mangalib.jobs.index_page import page_of
 from mangalib.jobs.leases import FileLeases
 from mangalib.jobs.runs import OK, Record, Runs
-from mangalib.jobs.index_page import page_of
 from mangalib.settings import load_settings
 
 RUNS, ROUNDS = 10_000, 5

@@ -21,26 +21,27 @@ from redis import __version__ as redis_version
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.driver_info import DriverInfo
 
+from mangalib.aws.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
+from mangalib.aws.dynamodb import dynamodb_client
+from mangalib.aws.hedging import Hedge
+from mangalib.aws.management_api import ManagementApi, management_endpoint, management_pool
+from mangalib.aws.signing import Signer
+from mangalib.domain.catalogue import Catalogue
+from mangalib.domain.releases import ReleaseFollower, ReleaseStore
 from mangalib.errors import MangaError
-from mangalib.precompute.assembly import Around, running_precompute
+from mangalib.nlu.classifier import IntentClassifier
 from mangalib.nlu.meaning import Reader
 from mangalib.nlu.topics import Topics
+from mangalib.precompute.assembly import Around, running_precompute
 from mangalib.serving.auth import require_secret
-from mangalib.aws.signing import Signer, dynamodb_client
-from mangalib.aws.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
-from mangalib.domain.catalogue import Catalogue
-from mangalib.nlu.classifier import IntentClassifier
-from mangalib.aws.management_api import ManagementApi, management_endpoint, management_pool
-from mangalib.aws.hedging import Hedge
-from mangalib.serving.telemetry import log_as_json
+from mangalib.serving.model_warmup import keep_warm, warm_once
 from mangalib.serving.orchestrator import Orchestrator
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.query_log import QueryLog
-from mangalib.domain.releases import ReleaseFollower, ReleaseStore
 from mangalib.serving.replay_store import ReplayStore
 from mangalib.serving.retrieval import CustomerData, TitleSearch
 from mangalib.serving.services import Breakers, Services
-from mangalib.serving.model_warmup import keep_warm, warm_once
+from mangalib.serving.telemetry import log_as_json
 from mangalib.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
-from mangalib.atomic import write_atomically
 from mangalib.errors import DataError
 from mangalib.settings import Settings
 
@@ -22,6 +22,17 @@ def filesystem(url: str, settings: Settings) -> tuple[pafs.FileSystem, str]:
         options = {"scheme": endpoint.scheme, "endpoint_override": endpoint.netloc} if endpoint else {}
         return pafs.S3FileSystem(region=settings.region, **options), url.removeprefix("s3://").rstrip("/")
     raise DataError(f"{url!r}: expected a folder or s3://bucket/prefix")
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Write a file so that a reader sees all of it or nothing; only its owner may read it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.touch(mode=0o600)
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class Place:

@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 
 from benchmarks.speed.customers import customers
 from benchmarks.speed.tables import Table, spread
-from mangalib.local.stack import Stack, running_stack
-from mangalib.aws.signing import dynamodb_client
+from mangalib.aws.dynamodb import dynamodb_client
 from mangalib.client import Client
-from mangalib.protocol.frames import Chunk, encode
 from mangalib.domain.releases import Release, ReleaseStore
+from mangalib.local.stack import Stack, running_stack
+from mangalib.protocol.frames import Chunk, encode
 
 SIZES = (1, 3, 10)
 LEVELS = {"one at a time": 1, "200 at once": 200}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from mangalib.local.stack import Stack
 from mangalib.client import Client
+from mangalib.local.stack import Stack
 
 # The shop's data know forty.
 CUSTOMERS = 40

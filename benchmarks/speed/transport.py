@@ -35,8 +35,8 @@ from benchmarks.speed.customers import customers
 from benchmarks.speed.environments import PEERS, python_of
 from benchmarks.speed.profile import share_of_parts
 from benchmarks.speed.tables import Table, spread
-from mangalib.local.stack import Stack, running_stack
 from mangalib.client import Client
+from mangalib.local.stack import Stack, running_stack
 from mangalib.protocol.frames import Chunk
 
 SAID = " ".join(f"word{number}" for number in range(90))

@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from mangalib.errors import BedrockError, TransportError
 from mangalib.aws.adaptive_rate import AdaptiveRate
-from mangalib.resilience.retry_budget import Allowance
-from mangalib.aws.signing import Signer, path_segment
-from mangalib.resilience.circuit_breaker import Breaker
-from mangalib.aws.http1 import Endpoint, HttpConnection
+from mangalib.aws.connection_pool import WarmPool
 from mangalib.aws.event_stream import EventStreamDecoder
 from mangalib.aws.event_stream import Message as EventMessage
-from mangalib.aws.connection_pool import WarmPool
+from mangalib.aws.http1 import Endpoint, HttpConnection
+from mangalib.aws.signing import Signer, path_segment
+from mangalib.errors import BedrockError, TransportError
+from mangalib.resilience.circuit_breaker import Breaker
+from mangalib.resilience.retry_budget import Allowance
 from mangalib.settings import Settings
 
 SIGNING_NAME = "bedrock"

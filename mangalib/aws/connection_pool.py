@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from mangalib.errors import BusyError, TransportError
 from mangalib.aws.http1 import HttpConnection
+from mangalib.errors import BusyError, TransportError
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,22 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mangalib.errors import MangaError
+from mangalib.settings import Settings
 
 _CONTENDED_S = 10.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
+
+
+def dynamodb_client(settings: Settings) -> Any:
+    """A boto3 client of DynamoDB that takes plain Python values; blocking, safe to share between threads."""
+    quick = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2}, max_pool_connections=20)
+    session = boto3.Session(region_name=settings.region)
+    return session.resource("dynamodb", endpoint_url=settings.aws_url, config=quick).meta.client
 
 
 class Table:

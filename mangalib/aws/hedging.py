@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
-from mangalib.resilience.retry_budget import Allowance
 from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest, ModelEvent
+from mangalib.resilience.retry_budget import Allowance
 from mangalib.settings import Settings
 
 BUDGET_AGAIN_S = 0.05

@@ -6,12 +6,12 @@ import asyncio
 import random
 import time
 
-from mangalib.errors import BusyError, ConnectionGoneError, MangaError, SettingsError, SlowClientError, TransportError
-from mangalib.resilience.retry_budget import Allowance
-from mangalib.aws.signing import Signer, path_segment
-from mangalib.resilience.circuit_breaker import Breaker
-from mangalib.aws.http1 import Endpoint, HttpConnection
 from mangalib.aws.connection_pool import WarmPool
+from mangalib.aws.http1 import Endpoint, HttpConnection
+from mangalib.aws.signing import Signer, path_segment
+from mangalib.errors import BusyError, ConnectionGoneError, MangaError, SettingsError, SlowClientError, TransportError
+from mangalib.resilience.circuit_breaker import Breaker
+from mangalib.resilience.retry_budget import Allowance
 from mangalib.settings import Settings
 
 SIGNING_NAME = "execute-api"

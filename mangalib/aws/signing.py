@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import quote
 
 import boto3
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mangalib.errors import SettingsError
 from mangalib.aws.http1 import Endpoint
-from mangalib.settings import Settings
+from mangalib.errors import SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +50,6 @@ class Signer:
         SigV4Auth(self._frozen, service, self._region).add_auth(request)
         del request.headers["host"]  # which the connection writes itself
         return dict(request.headers.items())
-
-
-def dynamodb_client(settings: Settings) -> Any:
-    """A boto3 client of DynamoDB that takes plain Python values; blocking, safe to share between threads."""
-    quick = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2}, max_pool_connections=20)
-    session = boto3.Session(region_name=settings.region)
-    return session.resource("dynamodb", endpoint_url=settings.aws_url, config=quick).meta.client
 
 
 def path_segment(text: str) -> str:

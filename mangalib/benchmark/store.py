@@ -24,8 +24,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from mangalib.errors import DataError
-from mangalib.storage import filesystem
 from mangalib.settings import Settings
+from mangalib.storage import filesystem
 
 log = logging.getLogger(__name__)
 

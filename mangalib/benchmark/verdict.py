@@ -15,14 +15,22 @@ import pandas as pd
 
 from mangalib.benchmark import statistics
 from mangalib.benchmark.detection import textbook
-from mangalib.benchmark.detection.latency_charts import MIN_BASELINE_RUNS
 from mangalib.benchmark.detection.detector import follow
-from mangalib.benchmark.detection.verdict_frame import ERROR_RATE
-from mangalib.benchmark.detection.series import METRICS, MIN_TAIL_SAMPLES, POOLED, Floats, checked, impossible, summarise
+from mangalib.benchmark.detection.latency_charts import MIN_BASELINE_RUNS
+from mangalib.benchmark.detection.series import (
+    METRICS,
+    MIN_TAIL_SAMPLES,
+    POOLED,
+    Floats,
+    checked,
+    impossible,
+    summarise,
+)
 from mangalib.benchmark.detection.severity import NAMES, SURE_SD, Bands
+from mangalib.benchmark.detection.verdict_frame import ERROR_RATE
 from mangalib.benchmark.store import Store, days_before
-from mangalib.errors import DataError
 from mangalib.domain.intents import ROUTES, Intent
+from mangalib.errors import DataError
 from mangalib.settings import Settings
 
 SLOWER, FAILING, TARGET = "slower", "failing", "over target"

@@ -7,13 +7,13 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from mangalib.local.seed import DEMO_CUSTOMER
-from mangalib.serving.auth import issue_token
 from mangalib.chat.browser_settings import figures_for_browser
 from mangalib.domain.catalogue import Catalogue
+from mangalib.local.seed import DEMO_CUSTOMER
+from mangalib.serving.auth import issue_token
 from mangalib.settings import Settings
 
-_CHAT = Path(__file__).resolve().parents[1] / "lab" / "chat"
+_HERE = Path(__file__).parent
 _FILES = {
     "/": ("page.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
@@ -68,7 +68,7 @@ class Page:
             )
         if path in _FILES:
             name, kind = _FILES[path]
-            body = (_CHAT / name).read_bytes()
+            body = (_HERE / name).read_bytes()
             return web.Response(body=body, content_type=kind, charset="utf-8", headers=self._headers)
         return self._shop(path)
 

@@ -10,9 +10,9 @@ import anywidget
 import pandas as pd
 import traitlets
 
-from mangalib.errors import SettingsError
-from mangalib.chat.timeline import timeline_table
 from mangalib.chat.browser_settings import figures_for_browser
+from mangalib.chat.timeline import timeline_table
+from mangalib.errors import SettingsError
 from mangalib.settings import Settings, load_settings
 
 _HERE = Path(__file__).parent

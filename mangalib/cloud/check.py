@@ -43,7 +43,7 @@ def check(settings: Settings) -> Iterator[Finding]:
         return
     dynamodb = client("dynamodb")
     for table in _tables(settings):
-        yield _asked(f"table {table}", "deploy mangalib/cloud/stack.yaml", dynamodb.describe_table, TableName=table)
+        yield _asked(f"table {table}", "deploy deploy/aws/stack.yaml", dynamodb.describe_table, TableName=table)
     for bucket in _buckets(settings):
         yield _asked(f"bucket {bucket}", "not there, or not ours", client("s3").head_bucket, Bucket=bucket)
     if settings.sns_topic_arn is not None:

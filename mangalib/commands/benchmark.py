@@ -43,8 +43,8 @@ def benchmark(
     Uses MANGA_WEBSOCKET_URL and MANGA_TOKEN; without them a local stack is started for this run.
     """
     from mangalib.benchmark.load.runner import Runner
-    from mangalib.benchmark.store import Store
     from mangalib.benchmark.load.workload import make_workload
+    from mangalib.benchmark.store import Store
     from mangalib.client import Client
 
     settings = load_settings()
@@ -159,8 +159,8 @@ def _act(found: Any, settings: Settings) -> list[Any]:
 
 
 def _print_verdict(found: Any, incidents: list[Any]) -> None:
-    from mangalib.incidents.incidents import described
     from mangalib.benchmark.detection.severity import NAMES
+    from mangalib.incidents.incidents import described
 
     click.secho(found.sentence, bold=True)
     for finding in found.findings:

@@ -51,8 +51,8 @@ def run(
     """Run a notebook headless, or `all` of them; leaves the executed notebook and its result record."""
     from mangalib.jobs import execute as jobs
     from mangalib.jobs.grid import points_of, run_grid
-    from mangalib.jobs.parameters import find_notebooks, job_of
     from mangalib.jobs.index_page import write_page
+    from mangalib.jobs.parameters import find_notebooks, job_of
 
     settings = load_settings()
     values = {name: _value(text) for name, text in parameters}

@@ -96,9 +96,9 @@ def warm(sessions: Path, program: str, count: int, hour: int | None, language: s
 
     from redis.asyncio import Redis
 
-    from mangalib.precompute.warming.plans import plans as warming
-    from mangalib.precompute.warming.batch import order_warming
     from mangalib.precompute.prediction.session_log import read_table
+    from mangalib.precompute.warming import plans as warming
+    from mangalib.precompute.warming.batch import order_warming
 
     settings = _reaching_redis()
     log = read_table(sessions)
@@ -126,8 +126,8 @@ def catalogue_changed(titles: Path) -> None:
 
     from redis.asyncio import Redis
 
-    from mangalib.precompute.warming.batch import catalogue_changed as changed
     from mangalib.domain.catalogue import Catalogue
+    from mangalib.precompute.warming.batch import catalogue_changed as changed
 
     settings = _reaching_redis()
     items = Catalogue.load(titles).items
@@ -150,9 +150,9 @@ def cache_learn() -> None:
 
     from redis.asyncio import Redis
 
+    from mangalib.domain.catalogue import Catalogue
     from mangalib.nlu.meaning import Reader
     from mangalib.precompute.shared_answers import SharedAnswers
-    from mangalib.domain.catalogue import Catalogue
 
     settings = _reaching_redis()
 

@@ -17,7 +17,7 @@ def release() -> None:
 
 
 def _releases() -> Any:
-    from mangalib.aws.signing import dynamodb_client
+    from mangalib.aws.dynamodb import dynamodb_client
     from mangalib.domain.releases import ReleaseStore
 
     settings = load_settings()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mangalib.atomic import write_atomically
 from mangalib.commands.service import sigterm_as_interrupt
+from mangalib.storage import write_atomically
 
 if TYPE_CHECKING:
     from mangalib.local.stack import Stack

@@ -6,8 +6,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from mangalib.errors import DataError
 from mangalib.domain.intents import Intent
+from mangalib.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from mangalib.errors import ReleaseError
-from mangalib.domain.intents import Intent, Route
 from mangalib.aws.dynamodb import Table
+from mangalib.domain.intents import Intent, Route
+from mangalib.errors import ReleaseError
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

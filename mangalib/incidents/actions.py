@@ -12,12 +12,12 @@ import urllib3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mangalib.incidents.incidents import Act, Actions, Incident, IncidentStore, act
+from mangalib.aws.dynamodb import dynamodb_client
 from mangalib.benchmark.detection.severity import CRITICAL, NAMES
 from mangalib.benchmark.verdict import Verdict
-from mangalib.errors import ActionError, ReleaseError, SettingsError
-from mangalib.aws.signing import dynamodb_client
 from mangalib.domain.releases import ReleaseStore
+from mangalib.errors import ActionError, ReleaseError, SettingsError
+from mangalib.incidents.incidents import Act, Actions, Incident, IncidentStore, act
 from mangalib.settings import Settings
 
 _SUMMARY_CHARS = 1024

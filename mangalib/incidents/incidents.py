@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
+from mangalib.aws.dynamodb import Table
 from mangalib.benchmark.detection.severity import ALERT, CRITICAL, NAMES, WARNING
 from mangalib.benchmark.verdict import TARGET, Finding, Verdict
 from mangalib.errors import ActionError, MangaError
-from mangalib.aws.dynamodb import Table
 
 log = logging.getLogger(__name__)
 

@@ -20,14 +20,14 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
 from traitlets.config import Config
 
-from mangalib.atomic import write_atomically
 from mangalib.errors import NotebookError
+from mangalib.jobs.html import page_of
 from mangalib.jobs.leases import hold, kept, leases_of
 from mangalib.jobs.parameters import PROJECT, Job
 from mangalib.jobs.results import RESULTS_VARIABLE
-from mangalib.jobs.html import page_of
 from mangalib.jobs.runs import Run, Runs
 from mangalib.settings import Settings
+from mangalib.storage import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,8 @@ import msgspec
 import redis
 from redis.exceptions import RedisError
 
+from mangalib.aws.dynamodb import Table, dynamodb_client
 from mangalib.errors import JobRunningError, NotebookError, SettingsError
-from mangalib.aws.signing import dynamodb_client
-from mangalib.aws.dynamodb import Table
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ import nbformat
 from mangalib.errors import NotebookError
 from mangalib.jobs.leases import Leases
 from mangalib.jobs.parameters import Job
-from mangalib.storage import Place
 from mangalib.settings import Settings
+from mangalib.storage import Place
 
 log = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from mangalib.incidents.actions import pages_of, sns_client
-from mangalib.incidents.incidents import Incident
 from mangalib.benchmark.detection.severity import ALERT
 from mangalib.errors import ActionError, NotebookError
+from mangalib.incidents.actions import pages_of, sns_client
+from mangalib.incidents.incidents import Incident
 from mangalib.jobs.execute import run_under_lease
+from mangalib.jobs.index_page import write_page
 from mangalib.jobs.leases import Lease, Turn, kept
 from mangalib.jobs.parameters import Job
 from mangalib.jobs.runs import FAILED, Run, Runs
-from mangalib.jobs.index_page import write_page
 from mangalib.jobs.schedule import Entry, Schedule
 from mangalib.settings import Settings
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
+from mangalib.client import Client
 from mangalib.errors import SettingsError
 from mangalib.local.stack import Stack, running_stack
-from mangalib.client import Client
 from mangalib.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from mangalib.chat import Chat
+    from mangalib.chat.widget import Chat
 
 
 class Laboratory:
@@ -74,7 +74,7 @@ class Laboratory:
 
     def chat(self, *, heading: str = "", lang: str = "auto") -> Chat:
         """A new conversation as a widget, for a notebook that is open in a browser."""
-        from mangalib.chat import Chat
+        from mangalib.chat.widget import Chat
 
         return Chat(self._url, self._token, heading=heading, lang=lang, settings=self.settings)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import ipywidgets
 
-from mangalib.lab.laboratory import Laboratory
 from mangalib.domain.releases import OPTIMISATIONS, Release, ReleaseStore
+from mangalib.lab.laboratory import Laboratory
 
 
 def switch_off(lab: Laboratory, names: Sequence[str]) -> Release:

@@ -23,6 +23,8 @@ import msgspec
 from aiohttp import web
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from mangalib.aws.event_stream import encode_message
+from mangalib.domain.catalogue import Catalogue
 from mangalib.local import sigv4
 from mangalib.local.answers import AnswerWriter, tokens_of
 from mangalib.local.claude import LocalRequest, RefusalError, events_of, parse_request
@@ -30,8 +32,6 @@ from mangalib.local.faults import KINDS, Fault, FaultBook
 from mangalib.local.latency import LatencyModel, LatencyProfile
 from mangalib.local.service import Announce
 from mangalib.local.tls import certificate_paths
-from mangalib.domain.catalogue import Catalogue
-from mangalib.aws.event_stream import encode_message
 from mangalib.settings import Settings
 
 _PATH = re.compile(r"/model/(?P<model>[^/]+)/(?P<operation>invoke|invoke-with-response-stream)")

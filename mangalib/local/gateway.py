@@ -29,9 +29,9 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from mangalib.chat.page import SHOP_PATH, Page
 from mangalib.local import sigv4
 from mangalib.local.faults import FaultBook
-from mangalib.chat.page import SHOP_PATH, Page
 from mangalib.local.service import Announce
 from mangalib.settings import Settings
 

@@ -14,14 +14,14 @@ from opensearchpy import OpenSearch
 from opensearchpy.helpers import bulk
 from redis.asyncio import Redis
 
+from mangalib.domain.catalogue import Catalogue, Manga
+from mangalib.domain.intents import Intent
+from mangalib.domain.releases import Release, ReleaseStore
 from mangalib.errors import DataError
-from mangalib.precompute.facts import publish_facts
 from mangalib.nlu.meaning import Reader
+from mangalib.precompute.facts import publish_facts
 from mangalib.precompute.generated_answer import SEMANTIC, Prepared
 from mangalib.precompute.shared_answers import SharedAnswers, own_label
-from mangalib.domain.catalogue import Catalogue, Manga
-from mangalib.domain.releases import Release, ReleaseStore
-from mangalib.domain.intents import Intent
 from mangalib.settings import Settings
 
 DEMO_CUSTOMER = "demo-customer"

@@ -21,10 +21,10 @@ from typing import Any
 
 import uvloop
 
-from mangalib.atomic import write_atomically
 from mangalib.errors import MangaError
 from mangalib.serving.telemetry import log_as_json
 from mangalib.settings import Settings, load_settings
+from mangalib.storage import write_atomically
 
 log = logging.getLogger(__name__)
 

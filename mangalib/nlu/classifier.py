@@ -12,10 +12,10 @@ from collections import Counter
 import numpy as np
 
 from mangalib.domain.catalogue import Catalogue
-from mangalib.nlu.character_ngrams import groups_in_words
-from mangalib.domain.query_templates import Phrasing, load_phrasings
-from mangalib.nlu.logistic_regression import Floats, fit, probabilities
 from mangalib.domain.intents import Intent
+from mangalib.domain.query_templates import Phrasing, load_phrasings
+from mangalib.nlu.character_ngrams import groups_in_words
+from mangalib.nlu.logistic_regression import Floats, fit, probabilities
 from mangalib.settings import Settings
 
 # What a text is about shows at its beginning, and the time that this takes must not grow with the text.

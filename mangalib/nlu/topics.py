@@ -6,11 +6,11 @@ import csv
 
 import msgspec
 
+from mangalib.domain.intents import Intent
+from mangalib.domain.query_templates import load_phrasings
 from mangalib.errors import DataError
 from mangalib.nlu.meaning import Meaning, Reader
 from mangalib.nlu.recogniser import Recognised, Recogniser
-from mangalib.domain.query_templates import load_phrasings
-from mangalib.domain.intents import Intent
 from mangalib.settings import Settings
 
 TITLE = "{title}"

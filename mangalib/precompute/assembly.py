@@ -10,26 +10,26 @@ from dataclasses import dataclass
 from opensearchpy import AsyncOpenSearch
 from redis.asyncio import Redis
 
+from mangalib.aws.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
+from mangalib.aws.connection_pool import WarmPool
+from mangalib.aws.signing import Signer
+from mangalib.domain.catalogue import Catalogue
+from mangalib.domain.releases import ReleaseFollower
+from mangalib.nlu.meaning import Reader
+from mangalib.nlu.topics import Topics
 from mangalib.precompute.background import Background
-from mangalib.precompute.warming.batch import Batch
-from mangalib.precompute.warming.demand import Demand
 from mangalib.precompute.facts import Facts
-from mangalib.precompute.generation.single_flight import Flights
 from mangalib.precompute.follow_ups import FollowUps
 from mangalib.precompute.generation.generator import Kitchen
-from mangalib.nlu.meaning import Reader
+from mangalib.precompute.generation.single_flight import Flights
+from mangalib.precompute.prediction.transition_model import LiveModel
 from mangalib.precompute.service import Precompute
 from mangalib.precompute.shared_answers import SharedAnswers
-from mangalib.nlu.topics import Topics
-from mangalib.precompute.prediction.transition_model import LiveModel
+from mangalib.precompute.warming.batch import Batch
+from mangalib.precompute.warming.demand import Demand
 from mangalib.precompute.warming.plans import Measured
 from mangalib.serving.precomputed import Ahead
-from mangalib.aws.signing import Signer
-from mangalib.aws.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
-from mangalib.domain.catalogue import Catalogue
-from mangalib.aws.connection_pool import WarmPool
 from mangalib.serving.prompts import PromptStore
-from mangalib.domain.releases import ReleaseFollower
 from mangalib.serving.retrieval import CustomerData, TitleSearch
 from mangalib.settings import Settings
 

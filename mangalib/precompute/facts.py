@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from mangalib.precompute.generated_answer import ORDERS, Prepared, facts_of, fingerprint
 from mangalib.domain.catalogue import Manga
+from mangalib.precompute.generated_answer import ORDERS, Prepared, facts_of, fingerprint
 from mangalib.serving.retrieval import CustomerData
 
 _TITLES = "facts:titles"

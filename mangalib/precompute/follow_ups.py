@@ -11,16 +11,16 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from mangalib.precompute.generation import spec as makers
+from mangalib.nlu.topics import Topics
 from mangalib.precompute.background import Background
-from mangalib.precompute.token_budget import Budget
-from mangalib.precompute.prediction.candidates import Candidate, Ongoing, candidates
+from mangalib.precompute.generated_answer import PRECOMPUTED, Need, Prepared, kept_if_possible, scoped
+from mangalib.precompute.generation import spec as makers
+from mangalib.precompute.generation.generator import Kitchen
 from mangalib.precompute.generation.single_flight import Flight, Flights, Write
 from mangalib.precompute.generation.spec import Kind
-from mangalib.precompute.generation.generator import Kitchen
-from mangalib.precompute.generated_answer import PRECOMPUTED, Need, Prepared, kept_if_possible, scoped
-from mangalib.nlu.topics import Topics
+from mangalib.precompute.prediction.candidates import Candidate, Ongoing, candidates
 from mangalib.precompute.prediction.transition_model import Outcome
+from mangalib.precompute.token_budget import Budget
 from mangalib.serving.precomputed import Asked
 from mangalib.settings import Settings
 

@@ -11,27 +11,27 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
-from mangalib.errors import MangaError
-from mangalib.precompute.generation import spec as makers
-from mangalib.precompute.warming.batch import Batch
-from mangalib.precompute.prediction.candidates import Ongoing
-from mangalib.precompute.warming.demand import Demand
-from mangalib.precompute.facts import Facts
-from mangalib.precompute.generation.single_flight import Flight
-from mangalib.precompute.follow_ups import FollowUps
-from mangalib.precompute.generation.generator import Kitchen
-from mangalib.nlu.meaning import Meaning, Reader
-from mangalib.precompute.generated_answer import SEMANTIC, Need, Prepared, Whole, fingerprint
-from mangalib.precompute.shared_answers import SharedAnswers, own_label
-from mangalib.nlu.topics import Topic, Topics
-from mangalib.precompute.prediction.transition_model import LiveModel
-from mangalib.precompute.warming.plans import Measured, held_out
-from mangalib.serving.precomputed import Asked, Found, Given
 from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Manga
-from mangalib.serving.prompts import PromptStore
-from mangalib.serving.query_log import without_personal_data
 from mangalib.domain.intents import ROUTES, Intent
+from mangalib.errors import MangaError
+from mangalib.nlu.meaning import Meaning, Reader
+from mangalib.nlu.redaction import without_personal_data
+from mangalib.nlu.topics import Topic, Topics
+from mangalib.precompute.facts import Facts
+from mangalib.precompute.follow_ups import FollowUps
+from mangalib.precompute.generated_answer import SEMANTIC, Need, Prepared, Whole, fingerprint
+from mangalib.precompute.generation import spec as makers
+from mangalib.precompute.generation.generator import Kitchen
+from mangalib.precompute.generation.single_flight import Flight
+from mangalib.precompute.prediction.candidates import Ongoing
+from mangalib.precompute.prediction.transition_model import LiveModel
+from mangalib.precompute.shared_answers import SharedAnswers, own_label
+from mangalib.precompute.warming.batch import Batch
+from mangalib.precompute.warming.demand import Demand
+from mangalib.precompute.warming.plans import Measured, held_out
+from mangalib.serving.precomputed import Asked, Found, Given
+from mangalib.serving.prompts import PromptStore
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -17,11 +17,11 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mangalib.resilience.cancellation import end_if_cancelled
-from mangalib.nlu.meaning import Meaning, Reader, folded_question
-from mangalib.precompute.generated_answer import Prepared, scoped
-from mangalib.nlu.recogniser import Recognised, Recogniser, exact_key
 from mangalib.domain.intents import Intent
+from mangalib.nlu.meaning import Meaning, Reader, folded_question
+from mangalib.nlu.recogniser import Recognised, Recogniser, exact_key
+from mangalib.precompute.generated_answer import Prepared, scoped
+from mangalib.resilience.cancellation import end_if_cancelled
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -18,20 +18,20 @@ from functools import partial
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
-from mangalib.errors import BedrockError, DependencyDownError, MangaError, TransportError
-from mangalib.serving import telemetry as metrics
-from mangalib.serving.precomputed import Asked, Found, Given
 from mangalib.aws.bedrock import ClaudeRequest, Turn, continuing
+from mangalib.aws.hedging import hedged_stream
 from mangalib.domain.catalogue import Manga
-from mangalib.serving.outbox import Delivery
+from mangalib.domain.intents import ROUTES, Intent, Route, named_intent
+from mangalib.errors import BedrockError, DependencyDownError, MangaError, TransportError
+from mangalib.protocol.frames import Chunk, Metadata, Query, is_of
+from mangalib.serving import telemetry as metrics
 from mangalib.serving.fan_out import Branch, fan_out
 from mangalib.serving.framing import Framing
-from mangalib.aws.hedging import hedged_stream
-from mangalib.protocol.frames import Chunk, Metadata, Query, is_of
+from mangalib.serving.outbox import Delivery
+from mangalib.serving.precomputed import Asked, Found, Given
 from mangalib.serving.prompts import assemble
 from mangalib.serving.replay_store import Head, Plan, Recorded
 from mangalib.serving.retrieval import Customer
-from mangalib.domain.intents import ROUTES, Intent, Route, named_intent
 from mangalib.serving.services import Services
 from mangalib.serving.stream import StreamMachine, StreamState
 

@@ -9,12 +9,12 @@ import asyncio
 import logging
 import time
 
-from mangalib.protocol.cards import CardDeck, ProductCard, TitleCard, product_card, title_card
 from mangalib.domain.catalogue import Manga
-from mangalib.serving.outbox import Delivery
-from mangalib.protocol.frames import Card, Chunk, Done, Error, Metadata, Status
-from mangalib.domain.releases import Release
 from mangalib.domain.intents import Intent
+from mangalib.domain.releases import Release
+from mangalib.protocol.cards import CardDeck, ProductCard, TitleCard, product_card, title_card
+from mangalib.protocol.frames import Card, Chunk, Done, Error, Metadata, Status
+from mangalib.serving.outbox import Delivery
 from mangalib.serving.services import Services
 from mangalib.serving.stream import StreamMachine
 

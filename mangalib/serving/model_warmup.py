@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mangalib.errors import MangaError
 from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest, Turn
+from mangalib.errors import MangaError
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from mangalib.domain.intents import named_intent
 from mangalib.errors import (
     AuthError,
     BadRequestError,
@@ -32,8 +33,6 @@ from mangalib.errors import (
     MangaError,
     NotFoundError,
 )
-from mangalib.serving.answer import BUSY, Answer
-from mangalib.serving.auth import customer_of
 from mangalib.protocol.frames import (
     Disconnect,
     Error,
@@ -46,9 +45,10 @@ from mangalib.protocol.frames import (
     encode,
     parse_client_message,
 )
-from mangalib.domain.intents import named_intent
-from mangalib.serving.services import Services
 from mangalib.protocol.session import RateLimit, Session, SessionState
+from mangalib.serving.answer import BUSY, Answer
+from mangalib.serving.auth import customer_of
+from mangalib.serving.services import Services
 
 log = logging.getLogger(__name__)
 

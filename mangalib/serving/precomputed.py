@@ -10,8 +10,8 @@ import msgspec
 
 from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Manga
-from mangalib.domain.releases import Release
 from mangalib.domain.intents import Intent
+from mangalib.domain.releases import Release
 
 
 class Asked(msgspec.Struct, frozen=True):

@@ -11,8 +11,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from mangalib.aws.bedrock import ClaudeRequest, Turn
 from mangalib.domain.catalogue import Manga
-from mangalib.serving.retrieval import Customer
 from mangalib.domain.intents import Intent, Route
+from mangalib.serving.retrieval import Customer
 
 log = logging.getLogger(__name__)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mangalib.serving.precomputed import Ahead
 from mangalib.aws.bedrock import BedrockRuntime
-from mangalib.resilience.circuit_breaker import Breaker
-from mangalib.domain.catalogue import Catalogue
-from mangalib.nlu.classifier import IntentClassifier
-from mangalib.aws.management_api import ManagementApi
 from mangalib.aws.hedging import Hedge
+from mangalib.aws.management_api import ManagementApi
+from mangalib.domain.catalogue import Catalogue
+from mangalib.domain.releases import ReleaseFollower
+from mangalib.nlu.classifier import IntentClassifier
+from mangalib.resilience.circuit_breaker import Breaker
+from mangalib.serving.precomputed import Ahead
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.query_log import QueryLog
-from mangalib.domain.releases import ReleaseFollower
 from mangalib.serving.replay_store import ReplayStore
 from mangalib.serving.retrieval import CustomerData, TitleSearch
 from mangalib.settings import Settings

@@ -9,8 +9,8 @@ from pathlib import Path
 import boto3
 from rounds import Ask, Heard, Where, serve
 
-from mangalib.aws.signing import Signer
 from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest, Turn, bedrock_endpoint, bedrock_pool
+from mangalib.aws.signing import Signer
 from mangalib.protocol.frames import Chunk, encode
 from mangalib.serving.stream import StreamMachine
 from mangalib.settings import load_settings

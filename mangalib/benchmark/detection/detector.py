@@ -16,11 +16,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mangalib.benchmark.detection import textbook
-from mangalib.benchmark.detection.latency_charts import MIN_BASELINE_RUNS, LatencyCharts, Reading
 from mangalib.benchmark.detection.error_charts import ErrorCharts, ErrorReading
-from mangalib.benchmark.detection.verdict_frame import ERROR_RATE, Row, as_frame
+from mangalib.benchmark.detection.latency_charts import MIN_BASELINE_RUNS, LatencyCharts, Reading
 from mangalib.benchmark.detection.series import METRICS, POOLED, Series, checked, summarise
 from mangalib.benchmark.detection.severity import SURE_SD, WARNING, Bands
+from mangalib.benchmark.detection.verdict_frame import ERROR_RATE, Row, as_frame
 from mangalib.settings import Settings, load_settings
 
 Rule = Literal["sequential", "textbook"]

@@ -14,9 +14,9 @@ import pandas as pd
 from scipy.special import ndtr
 from tqdm.auto import tqdm
 
-from mangalib.benchmark.detection.verdict_frame import ERROR_RATE, Row, as_frame
 from mangalib.benchmark.detection.series import METRICS, Floats, checked, impossible
 from mangalib.benchmark.detection.severity import Bands
+from mangalib.benchmark.detection.verdict_frame import ERROR_RATE, Row, as_frame
 from mangalib.errors import DataError
 from mangalib.settings import Settings
 

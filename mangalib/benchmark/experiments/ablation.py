@@ -19,10 +19,10 @@ from scipy.special import stdtrit
 from tqdm.auto import tqdm
 
 from mangalib.benchmark.detection.series import Floats
-from mangalib.errors import TransportTimeoutError
 from mangalib.client import Client, Reply
-from mangalib.protocol.frames import Chunk, encode
 from mangalib.domain.releases import Release, ReleaseStore
+from mangalib.errors import TransportTimeoutError
+from mangalib.protocol.frames import Chunk, encode
 from mangalib.settings import Settings
 
 ALL_ON = "all on"

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from mangalib.benchmark import statistics
-from mangalib.benchmark.experiments import synthetic_history as history
 from mangalib.benchmark.detection.detector import follow
-from mangalib.benchmark.experiments.synthetic_history import Change, Past
-from mangalib.benchmark.detection.verdict_frame import ERROR_RATE
 from mangalib.benchmark.detection.series import METRICS, Floats, Ints
 from mangalib.benchmark.detection.textbook import TextbookRule, rank_test
+from mangalib.benchmark.detection.verdict_frame import ERROR_RATE
+from mangalib.benchmark.experiments import synthetic_history as history
+from mangalib.benchmark.experiments.synthetic_history import Change, Past
 from mangalib.settings import Settings
 
 LEARNING_DAYS = 7.0

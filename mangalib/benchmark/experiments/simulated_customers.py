@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 from tqdm.auto import tqdm
 
-from mangalib.domain.catalogue import Catalogue, Manga
 from mangalib.client import Client
+from mangalib.domain.catalogue import Catalogue, Manga
 from mangalib.settings import Settings
 
 TRIGGERS = ("product_inquiry", "recommendation", "order_status", "category_browse")

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from mangalib.benchmark.load.runner import Outcome, Runner
 from mangalib.benchmark.load.workload import Conversation
-from mangalib.errors import MangaError
 from mangalib.client import Client
+from mangalib.errors import MangaError
 from mangalib.settings import Settings
 
 _ROUND_TRIPS = 8

@@ -19,8 +19,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mangalib.benchmark.load.workload import Conversation, Question, questions_of
-from mangalib.errors import MangaError
 from mangalib.client import Client, Reply
+from mangalib.errors import MangaError
 from mangalib.protocol.frames import Error
 from mangalib.settings import Settings
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mangalib.errors import DataError
 from mangalib.domain.catalogue import Catalogue, Manga
-from mangalib.domain.query_templates import Phrasing, load_phrasings
 from mangalib.domain.intents import Intent
+from mangalib.domain.query_templates import Phrasing, load_phrasings
+from mangalib.errors import DataError
 from mangalib.settings import Settings
 
 SYNTHETIC, PRODUCTION = "synthetic", "production"

@@ -8,8 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mangalib.lab.tables.operations import Trouble
 from mangalib.lab.plots.streaming import BLUE, GREEN, GREY, ORANGE, VERMILION, laid_out
+from mangalib.lab.tables.operations import Trouble
 
 _LINES = (("p99", GREY, "dot", 1), ("p95", ORANGE, "dash", 2), ("p50", BLUE, "solid", 2))
 _SOURCES = {"model": (GREY, ""), "semantic_cache": (BLUE, "/"), "trending": (ORANGE, "x"), "precomputed": (GREEN, ".")}

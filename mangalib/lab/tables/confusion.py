@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from mangalib.domain.catalogue import Catalogue
-from mangalib.nlu.classifier import IntentClassifier
-from mangalib.domain.query_templates import load_phrasings
 from mangalib.domain.intents import Intent
+from mangalib.domain.query_templates import load_phrasings
+from mangalib.nlu.classifier import IntentClassifier
 from mangalib.settings import Settings
 
 

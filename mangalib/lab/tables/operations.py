@@ -9,11 +9,11 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from mangalib.incidents.incidents import Incident
 from mangalib.benchmark.detection.severity import NAMES
 from mangalib.benchmark.verdict import Verdict
-from mangalib.lab.tables.benchmark import budgets_ms
 from mangalib.domain.intents import ROUTES, Intent
+from mangalib.incidents.incidents import Incident
+from mangalib.lab.tables.benchmark import budgets_ms
 from mangalib.serving.model_warmup import tiers
 from mangalib.settings import Settings
 

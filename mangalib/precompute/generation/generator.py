@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 
-from mangalib.errors import TransportError
-from mangalib.precompute.facts import Facts
-from mangalib.precompute.generation.single_flight import Write
-from mangalib.precompute.generation.spec import Kind, Recipe, question_of, request_for, written_from_facts
-from mangalib.precompute.generated_answer import ORDERS, Prepared, facts_of, fingerprint
 from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest
 from mangalib.domain.catalogue import Catalogue, Manga
-from mangalib.serving.prompts import PromptStore
-from mangalib.domain.releases import Release
-from mangalib.serving.retrieval import Customer, CustomerData, TitleSearch
 from mangalib.domain.intents import ROUTES
+from mangalib.domain.releases import Release
+from mangalib.errors import TransportError
+from mangalib.precompute.facts import Facts
+from mangalib.precompute.generated_answer import ORDERS, Prepared, facts_of, fingerprint
+from mangalib.precompute.generation.single_flight import Write
+from mangalib.precompute.generation.spec import Kind, Recipe, question_of, request_for, written_from_facts
+from mangalib.serving.prompts import PromptStore
+from mangalib.serving.retrieval import Customer, CustomerData, TitleSearch
 from mangalib.serving.stream import StreamMachine
 from mangalib.settings import Settings
 

@@ -20,8 +20,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mangalib.errors import MangaError, TransportError
-from mangalib.resilience.cancellation import end_if_cancelled
 from mangalib.precompute.generated_answer import Prepared
+from mangalib.resilience.cancellation import end_if_cancelled
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

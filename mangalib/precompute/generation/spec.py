@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mangalib.errors import BusyError
-from mangalib.precompute.generated_answer import Need
-from mangalib.nlu.topics import Topic
 from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Manga
-from mangalib.serving.prompts import assemble
-from mangalib.domain.releases import Release
-from mangalib.serving.retrieval import Customer
 from mangalib.domain.intents import ROUTES
+from mangalib.domain.releases import Release
+from mangalib.errors import BusyError
+from mangalib.nlu.topics import Topic
+from mangalib.precompute.generated_answer import Need
+from mangalib.serving.prompts import assemble
+from mangalib.serving.retrieval import Customer
 from mangalib.settings import Settings
 
 BROWSE = "category_browse"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from mangalib.precompute.prediction.candidates import cost_usd
 from mangalib.precompute.generation.spec import Kind
+from mangalib.precompute.prediction.candidates import cost_usd
 from mangalib.precompute.prediction.session_log import Events
 from mangalib.precompute.prediction.transition_model import Relation, TransitionModel, history_of, transitions_in
 from mangalib.settings import Settings

@@ -24,10 +24,10 @@ from distributed import as_completed
 from tqdm.auto import tqdm
 
 from mangalib.errors import DataError
-from mangalib.storage import Place
 from mangalib.precompute.prediction.session_log import READERS, SessionLog
 from mangalib.precompute.prediction.transition_model import TransitionModel, learn
 from mangalib.settings import Settings
+from mangalib.storage import Place
 
 Result = TypeVar("Result")
 

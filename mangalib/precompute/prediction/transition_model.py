@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mangalib.atomic import write_atomically
 from mangalib.errors import DataError
 from mangalib.precompute.prediction.session_log import INTENTS_MAX, Events, SessionLog, places
+from mangalib.storage import write_atomically
 
 log = logging.getLogger(__name__)
 

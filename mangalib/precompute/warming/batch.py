@@ -15,23 +15,23 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mangalib.precompute.generation import spec as makers
-from mangalib.precompute.background import Background
-from mangalib.precompute.token_budget import Budget
-from mangalib.resilience.cancellation import end_if_cancelled
-from mangalib.precompute.warming.demand import Demand
-from mangalib.precompute.facts import Facts, publish_facts
-from mangalib.precompute.generation.single_flight import Flight, Flights, Write
-from mangalib.precompute.generation.generator import Kitchen
+from mangalib.domain.catalogue import Manga
+from mangalib.domain.intents import ROUTES
+from mangalib.domain.releases import Release
 from mangalib.nlu.meaning import Reader
-from mangalib.precompute.generated_answer import SEMANTIC, TRENDING, Need, Prepared, kept_if_possible
-from mangalib.precompute.shared_answers import SharedAnswers, about_key, answer_key, drop_about
 from mangalib.nlu.topics import Topics
+from mangalib.precompute.background import Background
+from mangalib.precompute.facts import Facts, publish_facts
+from mangalib.precompute.generated_answer import SEMANTIC, TRENDING, Need, Prepared, kept_if_possible
+from mangalib.precompute.generation import spec as makers
+from mangalib.precompute.generation.generator import Kitchen
+from mangalib.precompute.generation.single_flight import Flight, Flights, Write
+from mangalib.precompute.shared_answers import SharedAnswers, about_key, answer_key, drop_about
+from mangalib.precompute.token_budget import Budget
+from mangalib.precompute.warming.demand import Demand
 from mangalib.precompute.warming.plans import PROGRAMS
 from mangalib.precompute.warming.plans import TRENDING as TRENDING_PROGRAM
-from mangalib.domain.catalogue import Manga
-from mangalib.domain.releases import Release
-from mangalib.domain.intents import ROUTES
+from mangalib.resilience.cancellation import end_if_cancelled
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 from redis.asyncio import Redis
 
-from mangalib.precompute.warming.plans import demand
 from mangalib.precompute.generated_answer import Need
+from mangalib.precompute.warming import demand
 
 POPULAR, SEGMENT, TIME_OF_DAY, TRENDING = "popular", "segment", "time_of_day", "trending"
 PROGRAMS = (POPULAR, SEGMENT, TIME_OF_DAY, TRENDING)

@@ -12,8 +12,16 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from mangalib.errors import DataError
-from mangalib.precompute.warming.plans import demand
-from mangalib.precompute.warming.plans import POPULAR, SEGMENT, TIME_OF_DAY, TRENDING, before_hour, for_segments, held_out
+from mangalib.precompute.warming.plans import (
+    POPULAR,
+    SEGMENT,
+    TIME_OF_DAY,
+    TRENDING,
+    before_hour,
+    demand,
+    for_segments,
+    held_out,
+)
 from mangalib.settings import Settings
 
 # Prompt and answer about a title, on the route with retrieval.

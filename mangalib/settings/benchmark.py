@@ -1,0 +1,74 @@
+"""The benchmark: a run, its baseline, and when a change counts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from mangalib.settings.addresses import AwsSettings, DataSettings
+from mangalib.settings.budgets import BudgetSettings
+from mangalib.settings.group import PROJECT, Count, Group, NonNegative, Positive
+
+
+class WorkloadSettings(DataSettings):
+    """What is asked in a run, and how."""
+
+    benchmark_every_s: Positive = 900
+    per_intent: Count = 50
+    discarded_per_intent: Annotated[int, Field(ge=0)] = 5
+    benchmark_rate_per_s: Positive = 8
+    follow_up_after_s: Positive = 4
+    follow_up_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    japanese_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    title_zipf_exponent: NonNegative = 1.0
+    connect_ahead_s: Positive = 2
+    clock_tolerance_s: Positive = 60
+    benchmark_timeout_s: Positive = 35
+    benchmark_seed: int = 1
+
+
+class DetectorSettings(BudgetSettings):
+    """The store, the baseline, and the severity bands; bands are shares: 0.25 is 25 % over."""
+
+    store: str = str(PROJECT / "papermill_runs" / "benchmark")
+    baseline_days: Positive = 7
+    look_back_days: Positive = 35
+    improvement_lasts_h: Positive = 24
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    effect_size_min: NonNegative = 0.5
+    p95_sev3: Positive = 0.10
+    p95_sev2: Positive = 0.25
+    p95_sev1: Positive = 0.50
+    target_sev3: Positive = 0.15
+    target_sev2: Positive = 0.30
+    target_sev1: Positive = 0.60
+    errors_sev3: Positive = 0.01
+    errors_sev2: Positive = 0.03
+    errors_sev1: Positive = 0.10
+
+
+class SavingSettings(Group):
+    """What each of the ten optimisations is expected to save."""
+
+    expected_warm_pool_saving_ms: Positive = 150
+    expected_prompts_saving_ms: Positive = 50
+    expected_warmup_saving_ms: Positive = 200
+    expected_fan_out_saving_ms: Positive = 400
+    expected_batching_saving_share: Positive = 0.15
+    expected_follow_up_saving_ms: Positive = 1500
+    expected_status_saving_ms: Positive = 500
+    expected_routing_saving_ms: Positive = 600
+    expected_cache_saving_ms: Positive = 2000
+    expected_trending_saving_ms: Positive = 1200
+
+
+class PagerSettings(AwsSettings):
+    """Who is paged, and how hard it is tried."""
+
+    pagerduty_url: str = "https://events.pagerduty.com/v2/enqueue"
+    pagerduty_routing_key: SecretStr | None = None
+    sns_topic_arn: str | None = None
+    page_timeout_s: Positive = 10
+    page_attempts: Count = 5
+    page_backoff_s: Positive = 0.5

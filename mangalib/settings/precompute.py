@@ -1,0 +1,61 @@
+"""Pre-computation: what comes next, what is worth generating, within which budgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from mangalib.settings.group import PROJECT, Count, Group, NonNegative, Positive
+
+
+class PredictionSettings(Group):
+    """The transition model and the session logs it learns from."""
+
+    transition_model: Path = PROJECT / "data" / "transitions.json"
+    transition_order: Annotated[int, Field(ge=1, le=4)] = 4
+    transition_half_life_days: Positive = 60
+    session_events_max: Count = 200
+
+
+class FollowUpSettings(PredictionSettings):
+    """Follow-ups for one session."""
+
+    follow_up_ttl_s: Count = 300
+    follow_up_candidates: Count = 4
+    follow_up_answer_tokens: Count = 160
+    follow_up_session_tokens: Count = 8_000
+    precompute_hour_tokens: Count = 400_000
+    second_saved_usd: Positive = 0.001
+
+
+class WarmingSettings(Group):
+    """Answers for everybody, generated in the background."""
+
+    warming_hour_tokens: Count = 100_000
+    trending_titles: Count = 20
+    trending_half_life_h: Positive = 24
+    trending_every_s: Positive = 300
+    refresh_ahead_s: Positive = 600
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class HitRateSettings(Group):
+    """The specification's hit rates and latencies on a hit."""
+
+    precomputed_first_token_ms: Positive = 100
+    prefetch_first_token_ms: Positive = 150
+    inquiry_hit_rate: Annotated[float, Field(gt=0, le=1)] = 0.38
+    recommendation_hit_rate: Annotated[float, Field(gt=0, le=1)] = 0.31
+    order_hit_rate: Annotated[float, Field(gt=0, le=1)] = 0.45
+    browse_hit_rate: Annotated[float, Field(gt=0, le=1)] = 0.27
+    average_hit_rate: Annotated[float, Field(gt=0, le=1)] = 0.34
+
+
+class PrecomputeSettings(FollowUpSettings, WarmingSettings):
+    """Whether anything is generated ahead, and when background work gives way."""
+
+    answers_ahead: bool = True
+    background_quiet_s: NonNegative = 0.5
+    flight_timeout_s: Positive = 30

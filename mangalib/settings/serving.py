@@ -1,0 +1,56 @@
+"""One answer, and what one orchestrator takes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from mangalib.settings.group import Count, Group, Positive
+from mangalib.settings.models import ModelSettings
+from mangalib.settings.transport import TimeoutSettings
+
+
+class ReplaySettings(Group):
+    """How long a step of the replay store, or of another optional write to Redis, may take."""
+
+    replay_timeout_ms: Positive = 250
+
+
+class AnswerSettings(ReplaySettings, TimeoutSettings, ModelSettings):
+    """How one answer is made: look-ups and their deadlines, batching, cards."""
+
+    chunk_batch_size: Count = 3
+    cache_budget_ms: Positive = 45
+    knn_top: Count = 5
+    knn_deadline_ms: Positive = 900
+    profile_deadline_ms: Positive = 500
+    history_turns: Count = 6
+    cards_max: Count = 5
+    metrics_namespace: str = "MangaAssist/Streaming"
+
+
+class CapacitySettings(Group):
+    """What one orchestrator takes on, and for how long it drains."""
+
+    capacity_answers: Count = 200
+    busy_retry_ms: Positive = 1000
+    drain_timeout_s: Positive = 30
+    max_running_answers: Count = 5
+    messages_per_second: Count = 100
+
+
+class RefreshSettings(Group):
+    """How often what changes outside is read again."""
+
+    prompt_refresh_s: Positive = 300
+    release_refresh_s: Positive = 5
+    transition_refresh_s: Positive = 60
+
+
+class QueryLogSettings(Group):
+    """The sample of production questions."""
+
+    query_log: Path | None = None
+    query_log_share: Annotated[float, Field(gt=0, le=1)] = 0.01

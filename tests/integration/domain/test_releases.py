@@ -1,0 +1,281 @@
+"""Releases: made, followed, and taken back; and that each optimisation can be switched off alone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import boto3
+import pytest
+
+from mangalib.client import Client, Reply
+from mangalib.domain.intents import ROUTES, Intent
+from mangalib.domain.releases import OPTIMISATIONS, Optimisations, Pointer, Release, ReleaseFollower, ReleaseStore
+from mangalib.errors import ReleaseError
+from mangalib.local.stack import Stack
+from mangalib.protocol.frames import Chunk, Status
+
+WITHIN_S = 10.0
+
+
+def dynamodb_of(stack: Stack) -> Any:
+    return boto3.resource(
+        "dynamodb",
+        endpoint_url=stack.addresses["aws_url"],
+        region_name=stack.settings.region,
+        aws_access_key_id=stack.addresses["aws_access_key_id"],
+        aws_secret_access_key=stack.addresses["aws_secret_access_key"],
+    ).meta.client
+
+
+@pytest.fixture
+def store(stack: Stack) -> Iterator[ReleaseStore]:
+    """A table of this test's own."""
+    client = dynamodb_of(stack)
+    client.create_table(
+        TableName="test-releases",
+        KeySchema=[{"AttributeName": "release", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "release", "AttributeType": "N"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    yield ReleaseStore(client, "test-releases")
+    client.delete_table(TableName="test-releases")
+
+
+def test_without_any_release_everything_is_as_built(store: ReleaseStore) -> None:
+    assert store.pointer() == Pointer()
+    assert store.all() == []
+    assert store.get(0) == Release()
+    assert all(getattr(Optimisations(), name) for name in OPTIMISATIONS)
+    assert len(OPTIMISATIONS) == 10
+
+
+def test_releases_are_numbered_kept_and_activated(store: ReleaseStore) -> None:
+    one = store.create(Release(note="one"))
+    two = store.create(one.changed("two", {"faq": "another-model"}, {"faq": 3}, 5, off=["semantic_cache"]))
+    assert (one.number, two.number) == (1, 2)
+    assert store.get(2) == two
+    assert store.pointer().active == 0, "made is not active"
+    store.activate(1, "first")
+    store.activate(2, "second")
+    pointer = store.pointer()
+    assert [(past.release, past.why) for past in pointer.activations] == [(1, "first"), (2, "second")]
+    third = two.changed("three", {}, {}, None, on=["semantic_cache"])
+    assert third.models == {"faq": "another-model"}
+    assert third.optimisations == Optimisations()
+
+
+def test_rollback_goes_to_the_last_good_one(store: ReleaseStore) -> None:
+    for note in ("one", "two", "three"):
+        store.activate(store.create(Release(note=note)).number, note)
+    assert store.rollback("bad")[1].note == "two"
+    assert store.rollback("bad too")[1].note == "one", "three was taken back, so it is no good one"
+    with pytest.raises(ReleaseError, match="release 1 is the first"):
+        store.rollback("and this")
+    assert store.pointer().bad == [2, 3]
+    store.activate(3, "mended")
+    assert store.pointer().bad == [2], "whoever activates it by hand takes it for good"
+    assert store.rollback("no")[1].note == "one"
+
+
+def test_a_release_that_is_not_active_any_more_is_not_taken_back(store: ReleaseStore) -> None:
+    for note in ("one", "two", "three"):
+        store.activate(store.create(Release(note=note)).number, note)
+    meant, active = store.rollback("late", bad=2)
+    assert (meant, active.number) == (2, 3)
+    assert store.pointer().bad == []
+
+
+def test_of_many_rollbacks_at_once_one_is_done(store: ReleaseStore) -> None:
+    for note in ("one", "two", "three"):
+        store.activate(store.create(Release(note=note)).number, note)
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(lambda _: store.rollback("all at once", bad=3)[1].number, range(6)))
+    assert set(found) == {2}
+    pointer = store.pointer()
+    assert pointer.active == 2
+    assert [past.release for past in pointer.activations] == [1, 2, 3, 2]
+
+
+def test_of_many_made_at_once_each_has_its_number(store: ReleaseStore) -> None:
+    with ThreadPoolExecutor(3) as threads:
+        made = list(threads.map(lambda n: store.create(Release(note=str(n))).number, range(3)))
+    assert sorted(made) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [
+        (lambda s: s.get(7), "no release 7; there are: none"),
+        (lambda s: s.activate(7, ""), "no release 7"),
+        (
+            lambda s: Release().changed("", {}, {}, None, off=["speed"]),
+            "optimisation 'speed'; expected one of warm_pool",
+        ),
+        (lambda s: Release().changed("", {"nonsense": "m"}, {}, None), "intent 'nonsense'"),
+        (lambda s: Release().changed("", {}, {"nonsense": 1}, None), "intent 'nonsense'"),
+        (lambda s: Release().changed("", {}, {}, 0), "chunk_batch_size 0"),
+        (lambda s: s.rollback(""), "there is no good one before it"),
+    ],
+)
+def test_what_cannot_be_is_named(store: ReleaseStore, act: Callable[[ReleaseStore], Any], says: str) -> None:
+    with pytest.raises(ReleaseError, match=says):
+        act(store)
+
+
+async def test_a_table_that_fails_leaves_the_last_release_in_force(store: ReleaseStore, stack: Stack) -> None:
+    store.activate(store.create(Release(note="one", chunk_batch_size=7)).number, "")
+    follower = ReleaseFollower(store)
+    await follower.refresh()
+    assert follower.current.chunk_batch_size == 7
+    follower._store = ReleaseStore(dynamodb_of(stack), "no-such-table")
+    await follower.refresh()
+    assert follower.current.chunk_batch_size == 7
+
+
+# What the orchestrator does under a release
+
+
+@asynccontextmanager
+async def under(stack: Stack, **changes: Any) -> AsyncIterator[Client]:
+    """A client of an orchestrator that follows a release with ``changes``; the one before is active afterwards."""
+    releases = ReleaseStore(dynamodb_of(stack), stack.settings.releases_table)
+    off = changes.pop("off", ())
+    made = releases.create(Release(**changes).changed("test", {}, {}, None, off=off))
+    before = releases.pointer().active
+    await asyncio.to_thread(releases.activate, made.number, "test")
+    try:
+        async with Client(
+            stack.addresses["websocket_url"], stack.addresses["token"], settings=stack.settings
+        ) as client:
+            await followed(client, made.number)
+            yield client
+    finally:
+        await asyncio.to_thread(releases.activate, before, "test is over")
+        async with Client(
+            stack.addresses["websocket_url"], stack.addresses["token"], settings=stack.settings
+        ) as client:
+            await followed(client, before)
+
+
+async def followed(client: Client, number: int) -> None:
+    deadline_s = time.monotonic() + WITHIN_S
+    while (await answered(client, "Hello", "greeting")).metadata.release != number:  # type: ignore[union-attr]
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.05)
+
+
+async def answered(client: Client, text: str, intent: str) -> Reply:
+    reply = await client.answer(text, intent=intent)
+    assert reply.metadata is not None
+    return reply
+
+
+def chunks(reply: Reply) -> int:
+    return sum(isinstance(received.frame, Chunk) for received in reply.frames)
+
+
+def statuses(reply: Reply) -> int:
+    return sum(isinstance(received.frame, Status) for received in reply.frames)
+
+
+SHARED = "What is your return policy?"
+
+
+async def test_with_all_on_things_are_as_specified(stack: Stack) -> None:
+    async with under(stack) as client:
+        before = stack.bedrock_stats()
+        reply = await answered(client, "Tell me about One Piece", "product_search")
+        assert statuses(reply) == 4
+        assert reply.metadata.model_id == stack.settings.sonnet_model_id  # type: ignore[union-attr]
+        assert (await answered(client, SHARED, "faq")).metadata.source == "semantic_cache"  # type: ignore[union-attr]
+        assert stack.bedrock_stats()["tls_handshakes"] == before["tls_handshakes"]
+
+
+async def test_without_the_warm_pool_every_invocation_has_a_handshake_of_its_own(stack: Stack) -> None:
+    async with under(stack, off=["warm_pool"]) as client:
+        before = stack.bedrock_stats()
+        for _ in range(3):
+            await answered(client, "Hello", "greeting")
+        after = stack.bedrock_stats()
+        assert after["tls_handshakes"] - before["tls_handshakes"] == 3
+        await answered(client, "Tell me about One Piece", "product_search")
+        assert stack.bedrock_stats()["tls_handshakes"] - after["tls_handshakes"] == 2, "embedding, and model"
+
+
+async def test_without_preloaded_prompts_the_table_is_read_for_each_answer(stack: Stack) -> None:
+    table = stack.settings.prompts_table
+    client = dynamodb_of(stack)
+    key = {"intent": "greeting", "version": 99}
+    async with under(stack, off=["preloaded_prompts"], prompt_versions={"greeting": 99}) as chat:
+        client.put_item(TableName=table, Item={**key, "prompt_text": "Say hello.", "active": True})
+        before = stack.bedrock_stats()["input_tokens"]
+        await answered(chat, "Hello", "greeting")
+        assert stack.bedrock_stats()["input_tokens"] - before < 10, "the short prompt was there at once"
+        client.delete_item(TableName=table, Key=key)
+
+
+async def test_without_fan_out_look_ups_follow_each_other(stack: Stack) -> None:
+    async def marks(client: Client) -> dict[str, float]:
+        reply = await answered(client, "Compare Naruto and Bleach", "comparison")
+        return reply.metadata.timeline  # type: ignore[union-attr]
+
+    async with under(stack, off=["parallel_fan_out"]) as client:
+        found = await marks(client)
+        assert found["cache"] < found["knn"] < found["customer"]
+        assert found["fan_out"] >= found["customer"]
+
+
+async def test_without_batching_every_delta_is_a_frame(stack: Stack) -> None:
+    async with under(stack) as client:
+        batched = await answered(client, "Tell me about One Piece", "product_search")
+    async with under(stack, off=["chunk_batching"]) as client:
+        single = await answered(client, "Tell me about One Piece", "product_search")
+    async with under(stack, chunk_batch_size=50) as client:
+        large = await answered(client, "Tell me about One Piece", "product_search")
+    assert batched.text == single.text == large.text
+    assert chunks(single) > 1.5 * chunks(batched) > 3 * chunks(large)
+
+
+async def test_without_status_messages_the_text_comes_first(stack: Stack) -> None:
+    async with under(stack, off=["status_messages"]) as client:
+        reply = await answered(client, "Tell me about One Piece", "product_search")
+    assert statuses(reply) == 0
+    assert isinstance(reply.frames[0].frame, Chunk)
+
+
+async def test_without_routing_every_question_takes_the_careful_way(stack: Stack) -> None:
+    async with under(stack, off=["model_routing"]) as client:
+        reply = await answered(client, "Hello", "greeting")
+    assert reply.metadata.model_id == stack.settings.sonnet_model_id  # type: ignore[union-attr]
+    assert "knn" in reply.metadata.timeline  # type: ignore[union-attr]
+
+
+async def test_without_the_cache_the_model_is_asked(stack: Stack) -> None:
+    async with under(stack, off=["semantic_cache"]) as client:
+        reply = await answered(client, SHARED, "faq")
+    assert reply.metadata.source == "model"  # type: ignore[union-attr]
+
+
+async def test_a_release_names_models(stack: Stack) -> None:
+    async with under(stack, models={"greeting": stack.settings.sonnet_model_id}) as client:
+        reply = await answered(client, "Hello", "greeting")
+    assert reply.metadata.model_id == stack.settings.sonnet_model_id  # type: ignore[union-attr]
+
+
+async def test_an_answer_keeps_the_release_it_began_with(stack: Stack) -> None:
+    async with under(stack, chunk_batch_size=2) as client:
+        seen = [received async for received in client.ask("Tell me about One Piece", intent="product_search")]
+    assert seen[-1].frame.metadata.release > 0  # type: ignore[union-attr]
+
+
+def test_what_is_switched_is_said_of_each_intent() -> None:
+    usual = ROUTES[Intent.GREETING]
+    off = Release().changed("", {}, {}, None, off=["model_routing"])
+    assert Release().route(Intent.GREETING, usual) is usual
+    careful = off.route(Intent.GREETING, usual)
+    assert (careful.large_model, careful.retrieval, careful.status_text) == (True, True, usual.status_text)

@@ -1,0 +1,273 @@
+"""Incidents: opened, worsened and resolved once, and each action done once, whoever judges."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from mangalib.benchmark.verdict import SLOWER, TARGET, Finding, Verdict
+from mangalib.domain.releases import Release, ReleaseStore
+from mangalib.errors import ActionError, SettingsError
+from mangalib.incidents import actions
+from mangalib.incidents.incidents import Actions, Incident, IncidentStore, act, described
+from mangalib.local.stack import Stack
+from mangalib.settings import Settings, load_settings
+from tests.integration.domain.test_releases import dynamodb_of
+
+NOW = datetime(2026, 11, 2, 3, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def tables(stack: Stack) -> Iterator[tuple[IncidentStore, ReleaseStore]]:
+    client = dynamodb_of(stack)
+    for name, key, kind in (("test-incidents", "incident", "S"), ("test-incident-releases", "release", "N")):
+        client.create_table(
+            TableName=name,
+            KeySchema=[{"AttributeName": key, "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": key, "AttributeType": kind}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+    yield IncidentStore(client, "test-incidents"), ReleaseStore(client, "test-incident-releases")
+    for name in ("test-incidents", "test-incident-releases"):
+        client.delete_table(TableName=name)
+
+
+def verdict(run: int, *severities: int, kind: str = SLOWER, open_still: bool = False, at: datetime = NOW) -> Verdict:
+    findings = [
+        Finding(kind, f"intent-{n}", "total_ms", severity, at, 0.5, 0.4, 0.6, f"p95 +{10 * severity} %")
+        for n, severity in enumerate(severities)
+    ]
+    worst = max(severities, default=0)
+    return Verdict(
+        run_id=f"run-{run}",
+        started_at=at + timedelta(minutes=15 * run),
+        severity=worst,
+        sentence=f"severity {worst} in run {run}",
+        findings=findings,
+        improved=[],
+        still_open=[("intent-0", "total_ms")] if open_still else [],
+        comparison=pd.DataFrame(),
+        baseline_runs=672,
+        baseline_days=7.0,
+    )
+
+
+class Done:
+    """Counts what was done, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fails = False
+        self._lock = threading.Lock()
+
+    def __call__(self, name: str) -> Any:
+        def action(incident: Incident) -> str:
+            with self._lock:
+                self.calls.append(name)
+            if self.fails:
+                raise ActionError("not reached")
+            return f"{name} done"
+
+        return action
+
+    def actions(self) -> Actions:
+        return Actions({"pager": self("pager")}, self("rollback"), {"pager": self("resolve")})
+
+
+def test_a_quiet_verdict_opens_nothing(tables: tuple[IncidentStore, ReleaseStore]) -> None:
+    done = Done()
+    assert act(verdict(1), tables[0], done.actions()) == []
+    assert tables[0].all() == []
+    assert done.calls == []
+
+
+def test_the_life_of_an_incident(tables: tuple[IncidentStore, ReleaseStore]) -> None:
+    store, done = tables[0], Done()
+    (opened,) = act(verdict(1, 1), store, done.actions())
+    assert [event.what for event in opened.events] == ["opened"]
+    assert done.calls == [], "a warning wakes nobody"
+    assert store.open_one("regression") == opened
+    act(verdict(2, 2), store, done.actions())
+    assert done.calls == ["pager"]
+    (worst,) = act(verdict(3, 3, 1), store, done.actions())
+    assert done.calls == ["pager", "rollback"], "who was paged is not paged again"
+    assert worst.affected == ["intent-0 total_ms", "intent-1 total_ms"]
+    act(verdict(4, 2), store, done.actions())
+    (still,) = act(verdict(5, open_still=True), store, done.actions())
+    assert not still.resolved, "a series that is still slower is not back to normal"
+    (over,) = act(verdict(6), store, done.actions())
+    assert over.resolved
+    assert [event.what for event in over.events] == ["opened", "worsened", "worsened", "resolved"]
+    assert done.calls == ["pager", "rollback", "resolve"]
+    assert store.open_one("regression") is None
+    assert "SEV-1 resolved" in described(over)
+    (again,) = act(verdict(7, 2), store, done.actions())
+    assert again.incident != over.incident
+    assert done.calls[-1] == "pager"
+
+
+def test_the_same_verdict_on_many_machines_acts_once(tables: tuple[IncidentStore, ReleaseStore]) -> None:
+    store, done = tables[0], Done()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: act(verdict(1, 3), store, done.actions()), range(8)))
+    assert sorted(done.calls) == ["pager", "rollback"]
+    assert len(store.all()) == 1
+
+
+def test_an_action_that_failed_is_noted_and_tried_with_the_next_verdict(
+    tables: tuple[IncidentStore, ReleaseStore],
+) -> None:
+    store, done = tables[0], Done()
+    done.fails = True
+    (incident,) = act(verdict(1, 3), store, done.actions())
+    assert {name: action.state for name, action in incident.actions.items()} == {
+        "rollback": "failed",
+        "pager": "failed",
+    }
+    assert incident.actions["pager"].detail == "not reached"
+    done.fails = False
+    (incident,) = act(verdict(2, 3), store, done.actions())
+    assert {action.state for action in incident.actions.values()} == {"done"}
+    act(verdict(3, 3), store, done.actions())
+    assert done.calls == ["rollback", "pager"] * 2
+
+
+def test_over_target_for_weeks_pages_once_and_never_rolls_back(tables: tuple[IncidentStore, ReleaseStore]) -> None:
+    store, done = tables[0], Done()
+    for run in range(1, 20):
+        act(verdict(run, 3, kind=TARGET), store, done.actions())
+    assert done.calls == ["pager"]
+    act(verdict(20, 2), store, done.actions())
+    assert sorted(done.calls) == ["pager", "pager", "resolve"], "what got worse is an incident of its own"
+
+
+def test_an_older_run_says_nothing_about_a_newer_incident(tables: tuple[IncidentStore, ReleaseStore]) -> None:
+    store, done = tables[0], Done()
+    act(verdict(5, 2), store, done.actions())
+    assert act(verdict(3), store, done.actions()) == []
+    assert store.open_one("regression") is not None
+
+
+def test_without_a_table_nothing_is_done(stack: Stack) -> None:
+    done = Done()
+    with pytest.raises(ActionError, match="no-such-table"):
+        act(verdict(1, 3), IncidentStore(dynamodb_of(stack), "no-such-table"), done.actions())
+    assert done.calls == []
+
+
+# Rolling back
+
+
+def incident_of(since: datetime, run: datetime) -> Incident:
+    return Incident("i", "regression", 3, since.isoformat(), run.isoformat(), "worse", [], [])
+
+
+def test_the_release_under_which_it_got_worse_is_taken_back(tables: tuple[IncidentStore, ReleaseStore]) -> None:
+    releases, slack = tables[1], timedelta(minutes=30)
+    for note in ("good", "bad"):
+        releases.activate(releases.create(Release(note=note)).number, note)
+    now = datetime.now(UTC)
+    early = incident_of(now - timedelta(hours=2), now + timedelta(minutes=1))
+    assert "it got worse before release 2 became active" in actions.roll_back(early, releases, slack)
+    newer = incident_of(now - timedelta(hours=1), now - timedelta(hours=1))
+    assert "became active after the run" in actions.roll_back(newer, releases, slack)
+    assert releases.pointer().active == 2
+    guilty = incident_of(now, now + timedelta(minutes=1))
+    assert actions.roll_back(guilty, releases, slack) == "release 2 taken back, release 1 is active again"
+    with pytest.raises(ActionError, match="release 1 is the first"):
+        actions.roll_back(incident_of(now, datetime.now(UTC) + timedelta(minutes=1)), releases, slack)
+
+
+# PagerDuty, over real HTTP
+
+
+class Receiver:
+    """Answers what it is told to, in order, and 202 afterwards; keeps the bodies."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.answers: list[int] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                receiver.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(receiver.answers.pop(0) if receiver.answers else 202)
+                self.end_headers()
+                self.wfile.write(b'{"status":"success"}')
+
+            def log_message(self, *arguments: Any) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v2/enqueue"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    running = Receiver()
+    yield running
+    running.close()
+
+
+def paging(receiver: Receiver, **changes: Any) -> Settings:
+    return load_settings(
+        **{
+            "pagerduty_url": receiver.url,
+            "pagerduty_routing_key": "very-secret",
+            "page_backoff_s": 0.01,
+            "page_timeout_s": 2,
+            **changes,
+        }
+    )
+
+
+def test_a_page_is_an_event_with_the_incidents_key(receiver: Receiver) -> None:
+    pager = actions.PagerDuty(paging(receiver))
+    incident = incident_of(NOW, NOW)
+    assert pager.trigger(incident) == "trigger accepted"
+    assert pager.resolve(incident) == "resolve accepted"
+    page, resolved = receiver.bodies
+    assert page["event_action"] == "trigger"
+    assert page["payload"]["summary"] == "worse"
+    assert page["payload"]["severity"] == "critical"
+    assert page["dedup_key"] == resolved["dedup_key"] == "manga-assist/i"
+    assert resolved["event_action"] == "resolve"
+
+
+def test_it_is_tried_again_with_the_same_key_until_it_is_taken(receiver: Receiver) -> None:
+    receiver.answers = [503, 429, 500]
+    actions.PagerDuty(paging(receiver)).trigger(incident_of(NOW, NOW))
+    assert len(receiver.bodies) == 4
+    assert len({body["dedup_key"] for body in receiver.bodies}) == 1
+
+
+def test_a_refusal_is_not_tried_again_and_a_dead_service_is_said(receiver: Receiver) -> None:
+    receiver.answers = [400]
+    with pytest.raises(ActionError, match="PagerDuty answered 400"):
+        actions.PagerDuty(paging(receiver)).trigger(incident_of(NOW, NOW))
+    assert len(receiver.bodies) == 1
+    dead = paging(receiver, pagerduty_url="http://127.0.0.1:9/", page_attempts=2)
+    with pytest.raises(ActionError, match="could not be reached") as raised:
+        actions.PagerDuty(dead).trigger(incident_of(NOW, NOW))
+    assert "very-secret" not in str(raised.value)
+
+
+def test_pages_leave_this_machine_encrypted_only(receiver: Receiver) -> None:
+    with pytest.raises(SettingsError, match="expected https"):
+        actions.PagerDuty(paging(receiver, pagerduty_url="http://events.example.com/v2/enqueue"))

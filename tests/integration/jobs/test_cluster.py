@@ -1,0 +1,139 @@
+"""Many runs on a real Dask cluster of worker processes, one of which is killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from distributed import Client
+
+from mangalib.cluster import cluster
+from mangalib.errors import NotebookError, SettingsError
+from mangalib.jobs.grid import points_of, run_grid
+from mangalib.jobs.parameters import job_of
+from mangalib.jobs.runs import Runs
+from mangalib.precompute.prediction.distributed import learn_partitioned
+from mangalib.precompute.prediction.session_log import SessionLog
+from mangalib.precompute.prediction.transition_model import TransitionModel, learn
+from mangalib.settings import Settings
+from tests.integration.jobs.conftest import RECORD, write_notebook
+from tests.integration.jobs.test_jobs import until
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
+
+
+def pids(client: Client) -> dict[str, int]:
+    found: dict[str, int] = client.run(os.getpid)
+    return found
+
+
+def test_twelve_points_on_two_workers_one_killed_are_all_there_once(
+    two_workers: Client, tmp_path: Path, runs: Runs, settings: Settings
+) -> None:
+    began = tmp_path / "began.txt"
+    source = write_notebook(
+        tmp_path / "grid.ipynb",
+        f"with open({str(began)!r}, 'a') as file: print(number, file=file)\nimport time\ntime.sleep(1)",
+        RECORD,
+    )
+    grid = [job_of(source, point, timeout_s=60) for point in points_of({"number": list(range(1, 13))})]
+    victim = next(iter(pids(two_workers).values()))
+    killed = threading.Event()
+
+    def kill() -> None:
+        until(lambda: len([line for line in runs.index() if line.status == "ok"]) >= 3)
+        os.kill(victim, signal.SIGKILL)
+        killed.set()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    address = two_workers.scheduler.address  # type: ignore[union-attr]
+    done = list(run_grid(grid, runs.place.url(), settings, address, progress=False))
+    killer.join()
+
+    assert killed.is_set()
+    assert all(run.ok for run in done), [run.record.error for run in done]
+    assert sorted(run.record.results["number"] for run in done) == list(range(1, 13))
+    lines = runs.index()
+    assert len(lines) == 12
+    assert {line.status for line in lines} == {"ok"}
+    started = Counter(began.read_text().split())
+    again = {number for number, times in started.items() if times > 1}
+    retried = {str(run.record.results["number"]) for run in done if run.record.attempt > 1}
+    assert set(started) == {str(number) for number in range(1, 13)}
+    assert again <= retried, "only what was cut off was begun again"
+    assert len(retried) <= 1
+
+
+def test_without_a_cluster_the_same_code_runs_on_one_worker(tiny: Path, runs: Runs, settings: Settings) -> None:
+    grid = [job_of(tiny, point, timeout_s=60) for point in points_of({"number": [1, 2]})]
+    done = list(run_grid(grid, runs.place.url(), settings, None, progress=False))
+    assert sorted(run.record.results["number"] for run in done) == [1, 2]
+
+
+def test_nothing_listens_outside_this_machine() -> None:
+    with cluster(None) as client:
+        client.wait_for_workers(1, timeout=30)
+        me = psutil.Process()
+        listening = [
+            connection.laddr.ip
+            for process in (me, *me.children(recursive=True))
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+    assert listening
+    assert set(listening) == {"127.0.0.1"}
+
+
+def test_a_point_that_fails_is_a_failed_run_and_the_others_are_there(
+    tmp_path: Path, runs: Runs, settings: Settings
+) -> None:
+    source = write_notebook(tmp_path / "grid.ipynb", "assert number != 2, 'two'", RECORD)
+    grid = [job_of(source, point, timeout_s=60) for point in points_of({"number": [1, 2, 3]})]
+    done = {
+        run.record.parameters["number"]: run for run in run_grid(grid, runs.place.url(), settings, None, progress=False)
+    }
+    assert [done[number].ok for number in (1, 2, 3)] == [True, False, True]
+
+
+def test_what_is_wrong_is_said_before_anything_starts(tiny: Path, runs: Runs, settings: Settings) -> None:
+    with pytest.raises(NotebookError, match="expected a JSON list"):
+        points_of({"number": 3})
+    with pytest.raises(SettingsError, match="no Dask scheduler answers"):
+        list(run_grid([job_of(tiny, {}, timeout_s=9)], runs.place.url(), settings, "tcp://127.0.0.1:9", progress=False))
+    assert runs.index() == []
+
+
+def model_of(path: Path, settings: Settings) -> TransitionModel:
+    log = SessionLog(path, settings.session_events_max)
+    return learn(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)
+
+
+def test_counts_over_a_log_in_parts_are_those_of_the_log_in_one_piece(
+    two_workers: Client, tmp_path: Path, settings: Settings
+) -> None:
+    """By day, so that some sessions go on in the next file; one worker is killed in the middle."""
+    whole = settings.data_dir / "example_sessions.csv"
+    table = pd.read_csv(whole)
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    # Cut where it hurts: in the middle of sessions.
+    table = table.sort_values("at", kind="stable")
+    for number, places in enumerate(np.array_split(np.arange(len(table)), 12)):
+        table.iloc[places].to_csv(parts / f"part-{number:02d}.csv", index=False)
+    os.kill(next(iter(pids(two_workers).values())), signal.SIGKILL)
+    learned = learn_partitioned(two_workers, str(parts), settings, progress=False)
+    expected = model_of(whole, settings)
+    assert learned.transitions == expected.transitions
+    assert set(learned.intents) == set(expected.intents)
+    for history in (["product_inquiry"], ["recommendation", "product_inquiry"], ["order_status"]):
+        one, other = learned.next_intents(history), expected.next_intents(history)
+        assert one.keys() == other.keys()
+        assert all(abs(one[name] - other[name]) < 1e-6 for name in one)
