@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from mangalib.errors import DataError
+from mangalib.precompute.warming import demand
 from mangalib.precompute.warming.plans import (
     POPULAR,
     SEGMENT,
     TIME_OF_DAY,
     TRENDING,
     before_hour,
-    demand,
     for_segments,
     held_out,
 )
