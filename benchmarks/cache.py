@@ -24,7 +24,7 @@ from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.intents import Intent
 from mangalib.local.stack import running_stack
 from mangalib.nlu.embedding import embed
-from mangalib.nlu.meaning import Reader
+from mangalib.nlu.meaning import MeaningReader
 from mangalib.precompute.generated_answer import SEMANTIC, Prepared
 from mangalib.precompute.semantic_cache.accuracy import measure, read_questions
 from mangalib.precompute.shared_answers import SharedAnswers
@@ -55,7 +55,7 @@ def made_up(entries: int, rng: random.Random) -> list[str]:
 
 
 async def times(entries: int, settings: Settings) -> None:
-    reader = Reader(Catalogue.load(settings.data_dir / "catalogue.csv"))
+    reader = MeaningReader(Catalogue.load(settings.data_dir / "catalogue.csv"))
     redis = Redis.from_url(settings.redis_url or "")
     rng = random.Random(1)
     shared = SharedAnswers(redis, reader, settings)

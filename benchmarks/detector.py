@@ -35,18 +35,18 @@ from tqdm.auto import tqdm
 
 from mangalib.benchmark.detection.series import Floats
 from mangalib.benchmark.experiments import evaluation as study
-from mangalib.benchmark.experiments.synthetic_history import Past, simulate
+from mangalib.benchmark.experiments.synthetic_history import SyntheticHistory, simulate
 from mangalib.benchmark.statistics import Estimate, hodges_lehmann, quantile, quantile_bounds, ratio_interval
 from mangalib.settings import Settings, load_settings
 
 WATCHED_DAYS = 7.27  # 26 runs after the seven days
 OTHER_DATA = {
-    "gamma": Past(shape="gamma"),
-    "bimodal": Past(shape="bimodal"),
-    "wander 2 %": Past(wander=0.02),
-    "wander 10 %": Past(wander=0.10),
-    "weekly cycle 10 %": Past(weekly=0.10),
-    "5 % of runs missing": Past(missing=0.05),
+    "gamma": SyntheticHistory(shape="gamma"),
+    "bimodal": SyntheticHistory(shape="bimodal"),
+    "wander 2 %": SyntheticHistory(run_to_run=0.02),
+    "wander 10 %": SyntheticHistory(run_to_run=0.10),
+    "weekly cycle 10 %": SyntheticHistory(weekly=0.10),
+    "5 % of runs missing": SyntheticHistory(missing=0.05),
 }
 
 
@@ -75,14 +75,14 @@ def make_judge(name: str, settings: Settings) -> study.Judge:
     }[name](settings)
 
 
-def one_month(name: str, past: Past, seed: int) -> study.FalseAlarms:
+def one_month(name: str, past: SyntheticHistory, seed: int) -> study.FalseAlarms:
     """What a rule says of 30 days without a change."""
     # A judge that works out thousands of differences for each run is watched for three days.
     days = 10.0 if name == "kayenta" else 37.0
     return study.false_alarms(make_judge(name, load_settings()), replace(past, days=days), seed)
 
 
-def one_past(name: str, past: Past, target: study.Target, seed: int) -> list[int]:
+def one_past(name: str, past: SyntheticHistory, target: study.Target, seed: int) -> list[int]:
     """Delays of one made-up past; kayenta has one level only."""
     level = target.level if name == "ours" else 1
     return study.delays(
@@ -95,7 +95,9 @@ def in_turn(pool: ProcessPoolExecutor, what: str, work: Callable[[int], Any], se
     return list(tqdm(pool.map(work, seeds, chunksize=4), total=len(seeds), desc=what, leave=False))
 
 
-def delays_of(pool: ProcessPoolExecutor, name: str, past: Past, target: study.Target, cases: int) -> dict[str, float]:
+def delays_of(
+    pool: ProcessPoolExecutor, name: str, past: SyntheticHistory, target: study.Target, cases: int
+) -> dict[str, float]:
     """Summary of at least ``cases`` cases."""
     per_past = 1 if target.change.intents is None else len(study.CASES)
     found = in_turn(
@@ -159,7 +161,7 @@ class Otava:
         """Summary of cases; errors are no series of latencies."""
         if target.change.error_rate is not None:
             return None
-        past = replace(Past(), days=WATCHED_DAYS)
+        past = replace(SyntheticHistory(), days=WATCHED_DAYS)
         first, rows = 672, []
         for seed in range(math.ceil(cases / len(study.CASES))):
             latencies, _ = simulate(past, [replace(target.change, first=first)], np.random.default_rng(seed))
@@ -170,7 +172,7 @@ class Otava:
 
     def false_alarms(self) -> tuple[float, int]:
         """Alarms a day over 16 series, in three days without a change."""
-        latencies, _ = simulate(replace(Past(), days=10.0), [], np.random.default_rng(1))
+        latencies, _ = simulate(replace(SyntheticHistory(), days=10.0), [], np.random.default_rng(1))
         p95 = np.quantile(latencies, 0.95, axis=-1).reshape(960, -1).T
         return sum(len(found) for found in self.alarms(p95, 672)) / 3, 3
 
@@ -244,7 +246,9 @@ def print_false_alarms(pool: ProcessPoolExecutor, otava: Otava | None, months: i
     print(f"\nNothing changed, 16 series together{'':14}warnings a day  pages in 30 days     months")
     found: dict[str, Any] = {}
     for name, count in (("ours", months), ("textbook", max(2, months // 10)), ("kayenta", 1)):
-        alarms = in_turn(pool, f"{name}: nothing changed", partial(one_month, name, Past()), range(1000, 1000 + count))
+        alarms = in_turn(
+            pool, f"{name}: nothing changed", partial(one_month, name, SyntheticHistory()), range(1000, 1000 + count)
+        )
         total = sum_of(alarms)
         found[name] = asdict(total)
         print(f"    {name:45}{total.warnings_a_day:14.2f}{total.pages_in_30_days:18.2f}{total.days / 30:11.1f}")
@@ -270,7 +274,7 @@ def print_delays(pool: ProcessPoolExecutor, otava: Otava | None, cases: int) -> 
             if target.change.error_rate is not None and name != "ours":
                 continue
             count = cases if name != "kayenta" else max(30, cases // 5)
-            line = delays_of(pool, name, Past(), target, count)
+            line = delays_of(pool, name, SyntheticHistory(), target, count)
             found.setdefault(target.name, {})[name] = line
             print_line(target.name, wanted, name, line)
         if otava is not None and target.change.intents is not None:

@@ -23,9 +23,9 @@ def make(runs: Runs, number: int) -> None:
     name = f"04_benchmark_run/{started:%Y-%m-%d}/{started:%H%M%S}-abcdef"
     record = Record("04_benchmark_run", {"per_intent": 50}, started.isoformat(), started.isoformat(), OK, None)
     record = msgspec.structs.replace(record, results={"answered": 400, "failed": 0}, job="benchmark")
-    runs.place.make(name.rsplit("/", 1)[0])
-    runs.place.write(f"{name}.json", msgspec.json.encode(record).decode())
-    runs.place.write(f"{name}.ipynb", "{}")
+    runs.storage.make(name.rsplit("/", 1)[0])
+    runs.storage.write(f"{name}.json", msgspec.json.encode(record).decode())
+    runs.storage.write(f"{name}.ipynb", "{}")
 
 
 def timed(what: str, measure: object) -> None:
@@ -47,7 +47,7 @@ def main() -> None:
         timed("index from nothing, every record read", lambda: (index.unlink(missing_ok=True), runs.index()))
         timed("index as after every run", runs.index)
         timed("page", lambda: page_of(runs.index(), datetime.now(UTC)))
-        timed("killed runs looked for", runs.mend)
+        timed("killed runs looked for", runs.reap_orphans)
 
 
 if __name__ == "__main__":

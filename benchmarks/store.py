@@ -27,7 +27,7 @@ import psutil
 from tqdm.auto import tqdm
 
 from mangalib.benchmark.experiments import synthetic_history as history
-from mangalib.benchmark.experiments.synthetic_history import Past
+from mangalib.benchmark.experiments.synthetic_history import SyntheticHistory
 from mangalib.benchmark.store import Store, iter_runs
 from mangalib.settings import environment, load_settings
 
@@ -38,7 +38,7 @@ REPETITIONS = 5
 def fill(store: Store, folder: Path, days: int) -> int:
     """A week that is made up, and the weeks before it as copies under other dates and names: files count, not what is in them."""
     settings = load_settings()
-    week = replace(Past(), samples=50, end=END, sigma=0.15)
+    week = replace(SyntheticHistory(), samples=50, end=END, sigma=0.15)
     for run in tqdm(
         iter_runs(history.samples(week, [], np.random.default_rng(1), settings)), total=week.runs, leave=False
     ):

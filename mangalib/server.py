@@ -30,7 +30,7 @@ from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.releases import ReleaseFollower, ReleaseStore
 from mangalib.errors import MangaError
 from mangalib.nlu.classifier import IntentClassifier
-from mangalib.nlu.meaning import Reader
+from mangalib.nlu.meaning import MeaningReader
 from mangalib.nlu.topics import Topics
 from mangalib.precompute.assembly import Around, running_precompute
 from mangalib.serving.auth import require_secret
@@ -119,7 +119,7 @@ async def _warm_and_learn(
     _, classifier, topics = await asyncio.gather(
         warm_once(bedrock, settings),
         asyncio.to_thread(IntentClassifier.from_data, settings, catalogue),
-        asyncio.to_thread(Topics.from_data, settings, Reader(catalogue)),
+        asyncio.to_thread(Topics.from_data, settings, MeaningReader(catalogue)),
     )
     return classifier, topics
 

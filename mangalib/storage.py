@@ -35,7 +35,7 @@ def write_atomically(path: Path, content: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-class Place:
+class Storage:
     """Texts by name; a name has slashes between folders. Raises ``OSError`` as files do."""
 
     def __init__(self, url: str | Path, settings: Settings) -> None:

@@ -61,7 +61,7 @@ PEERS_OF = {
 Round = dict[str, Any]
 
 
-class Asked(Protocol):
+class QueryContext(Protocol):
     """What is measured."""
 
     async def ask(self, plan: dict[str, float]) -> Round:
@@ -75,7 +75,7 @@ class Peer:
         self._process = process
 
     async def ask(self, plan: dict[str, float]) -> Round:
-        """See :class:`Asked`."""
+        """See :class:`QueryContext`."""
         return await asyncio.to_thread(self._ask, plan)
 
     def _ask(self, plan: dict[str, float]) -> Round:
@@ -136,7 +136,7 @@ class Orchestrator:
             yield cls(stack, clients)
 
     async def ask(self, plan: dict[str, float]) -> Round:
-        """See :class:`Asked`."""
+        """See :class:`QueryContext`."""
         started_s, before = time.monotonic(), self._process.cpu_times()
         first_text_s: dict[str, float] = {}
 
@@ -154,7 +154,7 @@ class Orchestrator:
 
 
 async def one_round(
-    stack: Stack, asked: Asked, names: Iterator[int], questions: int, within_s: float
+    stack: Stack, asked: QueryContext, names: Iterator[int], questions: int, within_s: float
 ) -> dict[str, float]:
     """Milliseconds before and after the model, and microseconds of CPU an event."""
     plan = {f"Hello there, I am guest {next(names)}": within_s * number / questions for number in range(questions)}
@@ -183,7 +183,7 @@ async def measure(stack: Stack) -> tuple[dict[tuple[str, str], list[dict[str, fl
     rounds: dict[tuple[str, str], list[dict[str, float]]] = {}
     names = count()
     async with AsyncExitStack() as open_:
-        clients: dict[str, Asked] = {
+        clients: dict[str, QueryContext] = {
             name: await asyncio.to_thread(open_.enter_context, peer(stack, *which)) for name, which in PEERS_OF.items()
         }
         clients[WHOLE] = await open_.enter_async_context(Orchestrator.connected(stack))

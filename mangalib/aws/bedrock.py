@@ -15,8 +15,8 @@ from mangalib.aws.event_stream import Message as EventMessage
 from mangalib.aws.http1 import Endpoint, HttpConnection
 from mangalib.aws.signing import Signer, path_segment
 from mangalib.errors import BedrockError, TransportError
-from mangalib.resilience.circuit_breaker import Breaker
-from mangalib.resilience.retry_budget import Allowance
+from mangalib.resilience.circuit_breaker import CircuitBreaker
+from mangalib.resilience.retry_budget import RetryBudget
 from mangalib.settings import Settings
 
 SIGNING_NAME = "bedrock"
@@ -105,16 +105,16 @@ class BedrockRuntime:
         self._connect_timeout_s = settings.connect_timeout_s
         self._rate = AdaptiveRate(settings.throttled_rate_min_per_s)
         self._settings = settings
-        self._breakers: dict[str, Breaker] = {}
-        self._retries = Allowance(settings.retry_share, settings.retry_burst)
+        self._breakers: dict[str, CircuitBreaker] = {}
+        self._retries = RetryBudget(settings.retry_share, settings.retry_burst)
 
-    def breaker(self, model_id: str) -> Breaker:
+    def breaker(self, model_id: str) -> CircuitBreaker:
         """Each model has its own: one that is down does not take the others with it."""
-        return self._breakers.setdefault(model_id, Breaker.from_settings(model_id, self._settings))
+        return self._breakers.setdefault(model_id, CircuitBreaker.from_settings(model_id, self._settings))
 
     def may_retry(self) -> bool:
         """Whether one more request may be made for an answer that failed; the allowance is counted down."""
-        return self._retries.take()
+        return self._retries.withdraw()
 
     @asynccontextmanager
     async def stream(self, model_id: str, request: ClaudeRequest, *, warm: bool = True) -> AsyncIterator[ModelStream]:
@@ -160,7 +160,7 @@ class BedrockRuntime:
     async def _post(self, connection: HttpConnection, model_id: str, operation: str, body: bytes) -> None:
         target = f"{self._endpoint.path}/model/{path_segment(model_id)}/{operation}"
         headers = {"Content-Type": "application/json"}
-        self._retries.earn()
+        self._retries.deposit()
         await asyncio.sleep(self._rate.wait_s())
         signed = self._signer.sign(SIGNING_NAME, self._endpoint, "POST", target, body, headers)
         status = await connection.send("POST", target, signed, body, timeout_s=self._read_timeout_s)

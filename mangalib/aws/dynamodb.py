@@ -25,7 +25,7 @@ def dynamodb_client(settings: Settings) -> Any:
     return session.resource("dynamodb", endpoint_url=settings.aws_url, config=quick).meta.client
 
 
-class Table:
+class DocumentTable:
     """Items by one key. ``dynamodb`` is a boto3 client that takes plain Python values; all calls block.
 
     Raises ``error`` when the table cannot be reached.

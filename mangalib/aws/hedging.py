@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest, ModelEvent
-from mangalib.resilience.retry_budget import Allowance
+from mangalib.resilience.retry_budget import RetryBudget
 from mangalib.settings import Settings
 
 BUDGET_AGAIN_S = 0.05
@@ -29,7 +29,7 @@ class Hedge:
     def __init__(self, settings: Settings) -> None:
         self.hedged = 0
         self._settings = settings
-        self._allowance = Allowance(settings.hedge_share, settings.hedge_burst)
+        self._budget = RetryBudget(settings.hedge_share, settings.hedge_burst)
         self._first_token_s: dict[str, deque[float]] = {}
 
     def late_after_s(self, model_id: str) -> float | None:
@@ -43,11 +43,11 @@ class Hedge:
 
     def asked(self) -> None:
         """A model was asked for an answer; that pays for a share of a second request."""
-        self._allowance.earn()
+        self._budget.deposit()
 
-    def take(self) -> bool:
+    def withdraw(self) -> bool:
         """Whether a second request may be made now; if so, it is counted."""
-        allowed = self._allowance.take()
+        allowed = self._budget.withdraw()
         self.hedged += allowed
         return allowed
 
@@ -112,7 +112,7 @@ async def hedged_stream(
     ask()
     try:
         done, _ = await asyncio.wait(streams, timeout=hedge.late_after_s(model_id))
-        while not done and not hedge.take():
+        while not done and not hedge.withdraw():
             # Who is still waiting when there is budget again is who needs it most.
             done, _ = await asyncio.wait(streams, timeout=BUDGET_AGAIN_S)
         if not done:

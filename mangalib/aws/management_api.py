@@ -10,8 +10,8 @@ from mangalib.aws.connection_pool import WarmPool
 from mangalib.aws.http1 import Endpoint, HttpConnection
 from mangalib.aws.signing import Signer, path_segment
 from mangalib.errors import BusyError, ConnectionGoneError, MangaError, SettingsError, SlowClientError, TransportError
-from mangalib.resilience.circuit_breaker import Breaker
-from mangalib.resilience.retry_budget import Allowance
+from mangalib.resilience.circuit_breaker import CircuitBreaker
+from mangalib.resilience.retry_budget import RetryBudget
 from mangalib.settings import Settings
 
 SIGNING_NAME = "execute-api"
@@ -29,8 +29,8 @@ class ManagementApi:
         self._signer = signer
         self._endpoint = endpoint
         self._settings = settings
-        self._breaker = Breaker.from_settings("the management API", settings)
-        self._retries = Allowance(settings.retry_share, settings.retry_burst)
+        self._breaker = CircuitBreaker.from_settings("the management API", settings)
+        self._retries = RetryBudget(settings.retry_share, settings.retry_burst)
 
     async def post(self, connection_id: str, frame: bytes, *, deadline_s: float) -> None:
         """Send one frame; ``deadline_s`` (monotonic) bounds all attempts.
@@ -48,7 +48,7 @@ class ManagementApi:
             It refused the frame for good: not allowed, or too large.
         """
         failures = 0
-        self._retries.earn()
+        self._retries.deposit()
         backoff_s = self._settings.send_backoff_ms / 1000
         while True:
             try:
@@ -59,7 +59,7 @@ class ManagementApi:
             except (TransportError, BusyError) as error:
                 failures += 1
                 over = failures >= self._settings.send_attempts or time.monotonic() + backoff_s > deadline_s
-                if over or not self._retries.take():
+                if over or not self._retries.withdraw():
                     raise TransportError(f"frame not delivered after {failures} attempts: {error}") from error
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
             backoff_s = min(2 * backoff_s, 1.0)

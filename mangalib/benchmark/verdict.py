@@ -102,7 +102,7 @@ class Verdict:
         return {name: _without_nan(value) for name, value in plain.items()}
 
 
-def judge(store: Store, settings: Settings, *, run_id: str | None = None) -> Verdict:
+def judge_run(store: Store, settings: Settings, *, run_id: str | None = None) -> Verdict:
     """The verdict on ``run_id``, or on the newest run, against the runs before it.
 
     Raises

@@ -23,7 +23,7 @@ class Finding:
     said: str
 
 
-def check(settings: Settings) -> Iterator[Finding]:
+def check_account(settings: Settings) -> Iterator[Finding]:
     """Ask for one thing after the other; nothing is changed."""
     yield from _addresses(settings)
     session = boto3.Session(region_name=settings.region)

@@ -79,11 +79,11 @@ def benchmark(
 
 
 def _spread(scheduler: str, workload: Any, url: str, token: str, settings: Settings, as_json: bool) -> Any:
-    from mangalib.benchmark.load.distributed import run_spread
+    from mangalib.benchmark.load.distributed import run_distributed
     from mangalib.cluster import cluster
 
     with cluster(scheduler) as client:
-        runner, clocks = run_spread(client, workload, url, token, settings, progress=not as_json)
+        runner, clocks = run_distributed(client, workload, url, token, settings, progress=not as_json)
     for worker, clock in clocks.items():
         click.echo(f"{worker}: clock {clock.ahead_s * 1000:+.1f} ms, within {clock.within_s * 1000:.1f} ms", err=True)
     if len(runner.outcomes) < runner.planned:
@@ -129,13 +129,13 @@ def verdict(store_url: str | None, run_id: str | None, fail_on: str | None, do_a
     """The newest run against the last days: how bad, what, since when, by how much."""
     from mangalib.benchmark.detection.severity import NAMES
     from mangalib.benchmark.store import Store
-    from mangalib.benchmark.verdict import judge
+    from mangalib.benchmark.verdict import judge_run
 
     settings = load_settings()
     if do_act and run_id is not None:
         raise SettingsError("--act goes with the newest run only: what an earlier one asked for is past")
     started_s = time.process_time()
-    found = judge(Store(store_url or settings.store, settings), settings, run_id=run_id)
+    found = judge_run(Store(store_url or settings.store, settings), settings, run_id=run_id)
     computing_s = time.process_time() - started_s
     incidents = _act(found, settings) if do_act else []
     if as_json:

@@ -65,16 +65,16 @@ def run(
     runs = jobs.runs_in(output_dir or settings.runs_url, settings)
     done: list[Run] = []
     with sigterm_as_interrupt():
-        for killed in runs.mend():
+        for killed in runs.reap_orphans():
             click.echo(f"{killed.name}: {killed.record.error}", err=True)
         try:
             if scheduler is None and len(points) == 1:
                 for job in tqdm(wanted, desc="notebooks", disable=len(wanted) < 2 or as_json):
-                    done.append(jobs.run(job, runs, settings))
+                    done.append(jobs.run_job(job, runs, settings))
                     if not as_json:
                         _say(runs, done[-1])
             else:
-                for ended in run_grid(wanted, runs.place.url(), settings, scheduler, progress=not as_json):
+                for ended in run_grid(wanted, runs.storage.url(), settings, scheduler, progress=not as_json):
                     done.append(ended)
                     if not as_json:
                         _say(runs, ended)
@@ -133,7 +133,7 @@ def schedule(
         scheduler = Scheduler(known, runs, settings, clock=WallClock(), say=say)
         try:
             if once:
-                scheduler.mend()
+                scheduler.reap_orphans()
                 if not scheduler.run_due(also_new=True, only=only) and not as_json:
                     click.echo("nothing is due")
             else:
@@ -141,7 +141,7 @@ def schedule(
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             return
-    if failed or scheduler.troubled:
+    if failed or scheduler.failed_to_start:
         sys.exit(1)
 
 
@@ -165,10 +165,10 @@ def list_runs(
 
     settings = load_settings()
     runs = jobs.runs_in(output_dir or settings.runs_url, settings)
-    for killed in runs.mend():
+    for killed in runs.reap_orphans():
         click.echo(f"{killed.name}: {killed.record.error}", err=True)
     if seen:
-        runs.see([run.name for run in runs.index() if run.unseen_failure] if "all" in seen else seen)
+        runs.acknowledge([run.name for run in runs.index() if run.unseen_failure] if "all" in seen else seen)
     found = [run for run in runs.index() if notebook in (None, run.notebook) and (run.unseen_failure or not failed)]
     write_page(runs)
     if as_json:
@@ -176,7 +176,7 @@ def list_runs(
         return
     for run in found[:count]:
         _line(run)
-    click.echo(f"{min(count, len(found))} of {len(found)} runs; the page: {runs.place.url('index.html')}")
+    click.echo(f"{min(count, len(found))} of {len(found)} runs; the page: {runs.storage.url('index.html')}")
 
 
 def _line(run: Summary) -> None:
@@ -200,19 +200,19 @@ def _list(known: Schedule, as_json: bool) -> None:
 
 
 def _say(runs: Runs, ended: Run) -> None:
-    click.echo(f"{ended.name}: {ended.record.status}  {runs.place.url(ended.name)}.ipynb")
+    click.echo(f"{ended.name}: {ended.record.status}  {runs.storage.url(ended.name)}.ipynb")
     for name, value in ended.record.results.items():
         click.echo(f"    {name}: {value}")
     if ended.record.error:
         click.secho(f"    {ended.record.error}", fg="red", err=True)
     if ended.record.html:
-        click.echo(f"    to read: {runs.place.url(ended.name)}.html")
+        click.echo(f"    to read: {runs.storage.url(ended.name)}.html")
 
 
 def _as_json(runs: Runs, ended: Run) -> dict[str, Any]:
     from msgspec import to_builtins
 
-    return {**to_builtins(ended.record), "output": f"{runs.place.url(ended.name)}.ipynb"}
+    return {**to_builtins(ended.record), "output": f"{runs.storage.url(ended.name)}.ipynb"}
 
 
 def _value(text: str) -> Any:

@@ -151,7 +151,7 @@ def cache_learn() -> None:
     from redis.asyncio import Redis
 
     from mangalib.domain.catalogue import Catalogue
-    from mangalib.nlu.meaning import Reader
+    from mangalib.nlu.meaning import MeaningReader
     from mangalib.precompute.shared_answers import SharedAnswers
 
     settings = _reaching_redis()
@@ -159,7 +159,7 @@ def cache_learn() -> None:
     async def learn() -> int:
         redis = Redis.from_url(settings.redis_url or "")
         try:
-            shared = SharedAnswers(redis, Reader(Catalogue.load(settings.data_dir / "catalogue.csv")), settings)
+            shared = SharedAnswers(redis, MeaningReader(Catalogue.load(settings.data_dir / "catalogue.csv")), settings)
             await shared.load()
             await shared.learn()
             return len(shared)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from mangalib.aws.dynamodb import Table
+from mangalib.aws.dynamodb import DocumentTable
 from mangalib.domain.intents import Intent, Route
 from mangalib.errors import ReleaseError
 from mangalib.settings import Settings
@@ -130,7 +130,7 @@ class ReleaseStore:
     """
 
     def __init__(self, dynamodb: Any, table: str) -> None:
-        self._table = Table(dynamodb, table, key="release", error=ReleaseError)
+        self._table = DocumentTable(dynamodb, table, key="release", error=ReleaseError)
 
     def pointer(self) -> Pointer:
         """Which release is active."""

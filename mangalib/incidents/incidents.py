@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from mangalib.aws.dynamodb import Table
+from mangalib.aws.dynamodb import DocumentTable
 from mangalib.benchmark.detection.severity import ALERT, CRITICAL, NAMES, WARNING
 from mangalib.benchmark.verdict import TARGET, Finding, Verdict
 from mangalib.errors import ActionError, MangaError
@@ -84,7 +84,7 @@ class IncidentStore:
     table cannot be reached: then nothing is done, rather than twice."""
 
     def __init__(self, dynamodb: Any, table: str) -> None:
-        self._table = Table(dynamodb, table, key="incident", error=ActionError)
+        self._table = DocumentTable(dynamodb, table, key="incident", error=ActionError)
 
     def open_one(self, kind: str) -> Incident | None:
         """The incident of that kind that is open, if one is."""

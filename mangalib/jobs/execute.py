@@ -21,7 +21,7 @@ from papermill.iorw import LocalHandler, papermill_io
 from traitlets.config import Config
 
 from mangalib.errors import NotebookError
-from mangalib.jobs.html import page_of
+from mangalib.jobs.html import report_page
 from mangalib.jobs.leases import hold, kept, leases_of
 from mangalib.jobs.parameters import PROJECT, Job
 from mangalib.jobs.results import RESULTS_VARIABLE
@@ -52,7 +52,7 @@ def runs_in(url: str | Path, settings: Settings) -> Runs:
     return Runs(url, leases_of(settings, folder / _LEASES), settings)
 
 
-def run(job: Job, runs: Runs, settings: Settings, *, name: str | None = None) -> Run:
+def run_job(job: Job, runs: Runs, settings: Settings, *, name: str | None = None) -> Run:
     """Run a job now. A cell that fails, takes too long or kills its kernel is in the record, with all that ran before it.
 
     Raises ``JobRunningError`` while the same job runs, and ``NotebookError`` when the place takes no run; then nothing has
@@ -78,11 +78,11 @@ def run_under_lease(
     html = False
     with tempfile.TemporaryDirectory(prefix="mangalib-run-") as scratch:
         results_file = Path(scratch) / "results.json"
-        output = runs.place.url(f"{started.name}.ipynb")
+        output = runs.storage.url(f"{started.name}.ipynb")
         try:
             error = _execute(job, output, results_file, lost, settings)
             if job.html:
-                runs.place.write(f"{started.name}.html", page_of(runs.place.read(f"{started.name}.ipynb")))
+                runs.storage.write(f"{started.name}.html", report_page(runs.storage.read(f"{started.name}.ipynb")))
                 html = True
         except OSError as failure:
             error = f"{error or 'it ran'}; what it left could not be written: {failure}"

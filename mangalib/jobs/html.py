@@ -10,7 +10,7 @@ from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 
 
-def page_of(notebook: str) -> str:
+def report_page(notebook: str) -> str:
     """The page of a notebook's JSON."""
     contents = nbformat.reads(notebook, as_version=4)
     for cell in contents.cells:

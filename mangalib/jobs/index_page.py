@@ -31,12 +31,12 @@ tbody { content-visibility: auto }
 def write_page(runs: Runs) -> None:
     """Make the page anew, beside the runs."""
     try:
-        runs.place.write(PAGE, page_of(runs.index(), datetime.now(UTC)))
+        runs.storage.write(PAGE, index_html(runs.index(), datetime.now(UTC)))
     except OSError as error:
-        log.warning("%s could not be written: %s", runs.place.url(PAGE), error)
+        log.warning("%s could not be written: %s", runs.storage.url(PAGE), error)
 
 
-def page_of(runs: list[Summary], now: datetime) -> str:
+def index_html(runs: list[Summary], now: datetime) -> str:
     """The page of these runs, the newest first."""
     unseen = [run for run in runs if run.unseen_failure]
     newest: dict[str, Summary] = {}

@@ -23,7 +23,7 @@ import msgspec
 import redis
 from redis.exceptions import RedisError
 
-from mangalib.aws.dynamodb import Table, dynamodb_client
+from mangalib.aws.dynamodb import DocumentTable, dynamodb_client
 from mangalib.errors import JobRunningError, NotebookError, SettingsError
 from mangalib.settings import Settings
 
@@ -33,7 +33,7 @@ _TURN_BYTES = 512
 _NAME = re.compile(r"[\w.-]{1,100}")
 
 
-class Turn(msgspec.Struct, frozen=True):
+class ScheduleCursor(msgspec.Struct, frozen=True):
     """What is known of a scheduled job: the due time taken last, as ISO 8601, and how often that was tried."""
 
     due_at: str = ""
@@ -43,9 +43,9 @@ class Turn(msgspec.Struct, frozen=True):
 class Lease(Protocol):
     """A job that is ours until released."""
 
-    turn: Turn
+    cursor: ScheduleCursor
 
-    def write(self, turn: Turn) -> None:
+    def write(self, cursor: ScheduleCursor) -> None:
         """Note the turn; raises ``NotebookError`` when it cannot be noted, and then it must not be taken."""
 
     def renew(self) -> bool:
@@ -61,7 +61,7 @@ class Leases(Protocol):
     def take(self, job: str) -> Lease | None:
         """The lease of a job, or ``None`` while another has it."""
 
-    def turn(self, job: str) -> Turn:
+    def cursor(self, job: str) -> ScheduleCursor:
         """What is known of a job, without taking it."""
 
 
@@ -134,12 +134,12 @@ class FileLeases:
             return None
         return _FileLease(descriptor)
 
-    def turn(self, job: str) -> Turn:
+    def cursor(self, job: str) -> ScheduleCursor:
         """What is known of a job, without taking it."""
         try:
             return _decoded((self._folder / f"{_checked(job)}.lock").read_bytes())
         except FileNotFoundError:
-            return Turn()
+            return ScheduleCursor()
         except OSError as error:
             raise NotebookError(f"{self._folder}: no lease can be kept there: {error}") from None
 
@@ -147,15 +147,15 @@ class FileLeases:
 class _FileLease:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self.turn = _decoded(os.pread(descriptor, _TURN_BYTES, 0))
+        self.cursor = _decoded(os.pread(descriptor, _TURN_BYTES, 0))
 
-    def write(self, turn: Turn) -> None:
+    def write(self, cursor: ScheduleCursor) -> None:
         # One write of one length: killed at any moment, the old turn or the new one is there.
         try:
-            os.pwrite(self._descriptor, msgspec.json.encode(turn).ljust(_TURN_BYTES), 0)
+            os.pwrite(self._descriptor, msgspec.json.encode(cursor).ljust(_TURN_BYTES), 0)
         except OSError as error:
             raise NotebookError(f"the job's turn could not be noted: {error}") from None
-        self.turn = turn
+        self.cursor = cursor
 
     def renew(self) -> bool:
         return True
@@ -182,11 +182,11 @@ class RedisLeases:
         try:
             if not self._client.set(_lease_key(job), token, nx=True, px=self._lease_ms):
                 return None
-            return _RedisLease(self._client, job, token, self._lease_ms, self.turn(job))
+            return _RedisLease(self._client, job, token, self._lease_ms, self.cursor(job))
         except RedisError as error:
             raise NotebookError(f"Redis, which keeps the leases of jobs: {error}") from None
 
-    def turn(self, job: str) -> Turn:
+    def cursor(self, job: str) -> ScheduleCursor:
         """What is known of a job, without taking it."""
         try:
             return _decoded(self._client.get(_turn_key(job)) or b"")
@@ -195,19 +195,19 @@ class RedisLeases:
 
 
 class _RedisLease:
-    def __init__(self, client: Any, job: str, token: str, lease_ms: int, turn: Turn) -> None:
+    def __init__(self, client: Any, job: str, token: str, lease_ms: int, cursor: ScheduleCursor) -> None:
         self._client, self._job, self._token, self._lease_ms = client, job, token, lease_ms
-        self.turn = turn
+        self.cursor = cursor
 
-    def write(self, turn: Turn) -> None:
+    def write(self, cursor: ScheduleCursor) -> None:
         keys = (_lease_key(self._job), _turn_key(self._job))
         try:
-            written = self._client.eval(_WRITE, 2, *keys, self._token, msgspec.json.encode(turn))
+            written = self._client.eval(_WRITE, 2, *keys, self._token, msgspec.json.encode(cursor))
         except RedisError as error:
             raise NotebookError(f"the job's turn could not be noted: {error}") from None
         if not written:
             raise NotebookError(f"the lease of {self._job} has run out")
-        self.turn = turn
+        self.cursor = cursor
 
     def renew(self) -> bool:
         return bool(self._client.eval(_RENEW, 1, _lease_key(self._job), self._token, self._lease_ms))
@@ -220,7 +220,7 @@ class _RedisLease:
 
 
 class _Held(msgspec.Struct, frozen=True):
-    turn: Turn = Turn()
+    cursor: ScheduleCursor = ScheduleCursor()
     owner: str = ""
     until_s: float = 0.0
 
@@ -229,7 +229,7 @@ class TableLeases:
     """Items in DynamoDB that run out after ``lease_s`` by the machines' clocks, which must agree within a lease."""
 
     def __init__(self, dynamodb: Any, table: str, lease_s: float) -> None:
-        self._table = Table(dynamodb, table, key="job", error=NotebookError)
+        self._table = DocumentTable(dynamodb, table, key="job", error=NotebookError)
         self._lease_s = lease_s
 
     def take(self, job: str) -> Lease | None:
@@ -238,23 +238,25 @@ class TableLeases:
         known = _held(item)
         if known.owner and known.until_s > time.time():
             return None
-        lease = _TableLease(self._table, job, item, known.turn, self._lease_s)
+        lease = _TableLease(self._table, job, item, known.cursor, self._lease_s)
         return lease if lease.renew() else None
 
-    def turn(self, job: str) -> Turn:
+    def cursor(self, job: str) -> ScheduleCursor:
         """What is known of a job, without taking it."""
-        return _held(self._table.get(_checked(job))).turn
+        return _held(self._table.get(_checked(job))).cursor
 
 
 class _TableLease:
-    def __init__(self, table: Table, job: str, item: dict[str, Any] | None, turn: Turn, lease_s: float) -> None:
+    def __init__(
+        self, table: DocumentTable, job: str, item: dict[str, Any] | None, cursor: ScheduleCursor, lease_s: float
+    ) -> None:
         self._table, self._job, self._item, self._lease_s = table, job, item, lease_s
         self._owner = uuid.uuid4().hex
         self._writing = threading.Lock()
-        self.turn = turn
+        self.cursor = cursor
 
-    def write(self, turn: Turn) -> None:
-        if not self._put(turn, self._owner):
+    def write(self, cursor: ScheduleCursor) -> None:
+        if not self._put(cursor, self._owner):
             raise NotebookError(f"the lease of {self._job} has run out")
 
     def renew(self) -> bool:
@@ -266,14 +268,14 @@ class _TableLease:
         except NotebookError as error:
             log.warning("%s; a lease is left to run out", error)
 
-    def _put(self, turn: Turn | None, owner: str) -> bool:
+    def _put(self, cursor: ScheduleCursor | None, owner: str) -> bool:
         with self._writing:
-            turn = turn or self.turn
-            held = _Held(turn, owner, time.time() + self._lease_s)
+            cursor = cursor or self.cursor
+            held = _Held(cursor, owner, time.time() + self._lease_s)
             after = {"job": self._job, "body": msgspec.json.encode(held).decode()}
             if not self._table.put(after, instead_of=self._item):
                 return False
-            self._item, self.turn = after, turn
+            self._item, self.cursor = after, cursor
             return True
 
 
@@ -281,8 +283,8 @@ def _held(item: dict[str, Any] | None) -> _Held:
     return _Held() if item is None else msgspec.json.decode(str(item["body"]), type=_Held)
 
 
-def _decoded(content: bytes) -> Turn:
-    return msgspec.json.decode(content, type=Turn) if content.strip() else Turn()
+def _decoded(content: bytes) -> ScheduleCursor:
+    return msgspec.json.decode(content, type=ScheduleCursor) if content.strip() else ScheduleCursor()
 
 
 def _lease_key(job: str) -> str:

@@ -25,7 +25,7 @@ from mangalib.errors import NotebookError
 from mangalib.jobs.leases import Leases
 from mangalib.jobs.parameters import Job
 from mangalib.settings import Settings
-from mangalib.storage import Place
+from mangalib.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Runs:
     """All runs in a place, a folder or ``s3://…``; ``leases`` tell a run that goes on from one that was killed."""
 
     def __init__(self, url: str | Path, leases: Leases, settings: Settings) -> None:
-        self.place = Place(url, settings)
+        self.storage = Storage(url, settings)
         self.leases = leases
         self._settings = settings
 
@@ -121,11 +121,11 @@ class Runs:
             machine=f"{socket.gethostname()} {os.getpid()}",
         )
         try:
-            self.place.make(name.rsplit("/", 1)[0])
+            self.storage.make(name.rsplit("/", 1)[0])
             # With room to spare, so that the end can be noted even when nothing else fits on the disk.
-            self.place.write(f"{name}.json", _encoded(record).ljust(_RESERVED_BYTES))
+            self.storage.write(f"{name}.json", _encoded(record).ljust(_RESERVED_BYTES))
         except OSError as error:
-            why = f"{self.place.url(name)}: a run cannot be kept there: {error}"
+            why = f"{self.storage.url(name)}: a run cannot be kept there: {error}"
             ended = msgspec.structs.replace(record, status=FAILED, error=why, finished_at=now.isoformat())
             raise NotebookError(f"{why}; its record is {_left_elsewhere(name, ended)}") from None
         return Run(name, record)
@@ -141,7 +141,7 @@ class Runs:
             html=html,
         )
         try:
-            self.place.write(f"{run.name}.json", _encoded(record))
+            self.storage.write(f"{run.name}.json", _encoded(record))
         except OSError as failure:
             record = msgspec.structs.replace(
                 record, status=FAILED, error=f"{error or 'it ended'}; the record: {failure}"
@@ -153,21 +153,21 @@ class Runs:
         text = _encoded(msgspec.structs.replace(record, results={}, error=str(record.error)[:1000]))
         room = text.ljust(_RESERVED_BYTES).encode()
         try:
-            with Path(self.place.url(f"{name}.json")).open("r+b") as file:
+            with Path(self.storage.url(f"{name}.json")).open("r+b") as file:
                 file.write(room)
         except OSError:
-            log.error("%s takes no record; it is %s", self.place.url(), _left_elsewhere(name, record))
+            log.error("%s takes no record; it is %s", self.storage.url(), _left_elsewhere(name, record))
 
     def record(self, name: str) -> Record:
         """A run's record; raises ``NotebookError`` when there is none."""
         try:
-            return msgspec.json.decode(self.place.read(f"{name}.json"), type=Record)
+            return msgspec.json.decode(self.storage.read(f"{name}.json"), type=Record)
         except FileNotFoundError:
             raise NotebookError(f"no run {name!r}; `mangalib runs` lists them") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise NotebookError(f"{self.place.url(name)}.json is not a record: {error}") from None
+            raise NotebookError(f"{self.storage.url(name)}.json is not a record: {error}") from None
 
-    def mend(self) -> list[Run]:
+    def reap_orphans(self) -> list[Run]:
         """Mark the runs that were killed as failed; returns them. What they had run is kept."""
         return [run for run in map(self._mended, self.index()) if run is not None]
 
@@ -187,14 +187,14 @@ class Runs:
         record = self.record(name)
         if record.status != RUNNING:
             return None
-        _mark_failed(self.place, name, KILLED)
+        _mark_failed(self.storage, name, KILLED)
         return self.finish(Run(name, record), error=KILLED, results=record.results)
 
-    def see(self, names: Sequence[str]) -> None:
+    def acknowledge(self, names: Sequence[str]) -> None:
         """Note that somebody has looked at these runs; retention may take them then."""
         for name in names:
             seen = msgspec.structs.replace(self.record(name), seen_at=datetime.now(UTC).isoformat())
-            self.place.write(f"{name}.json", _encoded(seen))
+            self.storage.write(f"{name}.json", _encoded(seen))
         known = self._cached()
         self._keep({name: summary for name, summary in known.items() if name not in names})
 
@@ -203,7 +203,7 @@ class Runs:
     def index(self) -> list[Summary]:
         """All runs, the newest first."""
         known = self._cached()
-        names = [name.removesuffix(".json") for name in self.place.names() if _RECORD.fullmatch(name)]
+        names = [name.removesuffix(".json") for name in self.storage.names() if _RECORD.fullmatch(name)]
         found = {name: known[name] if name in known else self._summary(name) for name in names}
         lasting = {name: summary for name, summary in found.items() if summary.status != RUNNING}
         if lasting != known:
@@ -229,7 +229,7 @@ class Runs:
         for name in gone:
             # The record last: cut off in between, the run is still known and goes the next time.
             for suffix in (".html", ".ipynb", ".json"):
-                self.place.delete(name + suffix)
+                self.storage.delete(name + suffix)
         return gone
 
     @staticmethod
@@ -246,19 +246,19 @@ class Runs:
 
     def _cached(self) -> dict[str, Summary]:
         try:
-            return msgspec.json.decode(self.place.read(_INDEX), type=dict[str, Summary])
+            return msgspec.json.decode(self.storage.read(_INDEX), type=dict[str, Summary])
         except FileNotFoundError:
             return {}
         except (msgspec.DecodeError, UnicodeDecodeError):
-            log.warning("%s is made anew", self.place.url(_INDEX))
+            log.warning("%s is made anew", self.storage.url(_INDEX))
             return {}
 
     def _keep(self, summaries: dict[str, Summary]) -> None:
         try:
-            self.place.make("")
-            self.place.write(_INDEX, msgspec.json.encode(summaries).decode())
+            self.storage.make("")
+            self.storage.write(_INDEX, msgspec.json.encode(summaries).decode())
         except OSError as error:
-            log.warning("%s could not be written: %s", self.place.url(_INDEX), error)
+            log.warning("%s could not be written: %s", self.storage.url(_INDEX), error)
 
 
 def duration_of(record: Record) -> float | None:
@@ -308,12 +308,12 @@ def _left_elsewhere(name: str, record: Record) -> Path:
     return kept
 
 
-def _mark_failed(place: Place, name: str, why: str) -> None:
+def _mark_failed(storage: Storage, name: str, why: str) -> None:
     """Say at the top of a notebook that was cut off that it was."""
     try:
-        notebook = nbformat.reads(place.read(f"{name}.ipynb"), as_version=4)
+        notebook = nbformat.reads(storage.read(f"{name}.ipynb"), as_version=4)
     except FileNotFoundError:
         return
     notebook.metadata.setdefault("papermill", {})["exception"] = True
     notebook.cells.insert(0, nbformat.v4.new_markdown_cell(f"**This run did not end.** {why}."))
-    place.write(f"{name}.ipynb", nbformat.writes(notebook))
+    storage.write(f"{name}.ipynb", nbformat.writes(notebook))

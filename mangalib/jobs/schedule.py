@@ -159,14 +159,14 @@ def _size(node: yaml.Node, known: dict[int, float]) -> float:
 
 
 def _said(node: yaml.Node, path: Path, found: Any) -> str:
-    at, place = node, [str(part) for part in found["loc"]]
+    at, field = node, [str(part) for part in found["loc"]]
     for part in found["loc"]:
         if isinstance(at, yaml.MappingNode):
             at = next((value for key, value in at.value if key.value == str(part)), at)
     value = "" if found["type"] == "missing" else f"={found['input']!r}"
     known = f"; there are: {', '.join(Entry.model_fields)}" if found["type"] == "extra_forbidden" else ""
     said = {"extra_forbidden": "there is no such field", "missing": "is missing"}.get(found["type"], found["msg"])
-    return f"{path} line {_line(at)}: {'.'.join(place) or 'job'}{value}: {said.removeprefix('Value error, ')}{known}"
+    return f"{path} line {_line(at)}: {'.'.join(field) or 'job'}{value}: {said.removeprefix('Value error, ')}{known}"
 
 
 def _twice(listed: yaml.SequenceNode, path: Path) -> list[str]:

@@ -20,7 +20,7 @@ from mangalib.incidents.actions import pages_of, sns_client
 from mangalib.incidents.incidents import Incident
 from mangalib.jobs.execute import run_under_lease
 from mangalib.jobs.index_page import write_page
-from mangalib.jobs.leases import Lease, Turn, kept
+from mangalib.jobs.leases import Lease, ScheduleCursor, kept
 from mangalib.jobs.parameters import Job
 from mangalib.jobs.runs import FAILED, Run, Runs
 from mangalib.jobs.schedule import Entry, Schedule
@@ -66,23 +66,23 @@ class Scheduler:
         self._clock = clock
         self._say = say
         # Jobs that could not even start when they were due.
-        self.troubled: set[str] = set()
+        self.failed_to_start: set[str] = set()
 
     def run_forever(self, until: datetime | None = None) -> None:
         """Run what is due whenever it is due, until interrupted or ``until``."""
-        self.mend()
+        self.reap_orphans()
         self._take_charge()
         while until is None or self._clock.now() < until:
             if not self.run_due():
                 now = self._clock.now()
                 coming = [next(entry.due_after(now)) for entry in self._schedule.entries]
-                if self.troubled:
+                if self.failed_to_start:
                     coming.append(now + timedelta(seconds=_TRY_AGAIN_S))
                 self._clock.sleep_until(min(coming if until is None else [*coming, until]))
 
-    def mend(self) -> None:
+    def reap_orphans(self) -> None:
         """Mark runs that were killed as failed, and say so."""
-        for killed in self._runs.mend():
+        for killed in self._runs.reap_orphans():
             self._end(killed)
 
     def run_due(self, *, also_new: bool = False, only: Entry | None = None) -> list[Run]:
@@ -94,7 +94,7 @@ class Scheduler:
             except NotebookError as error:
                 self._in_trouble(entry, error)
                 continue
-            self.troubled.discard(entry.name)
+            self.failed_to_start.discard(entry.name)
             if run is not None:
                 done.append(run)
                 self._end(run)
@@ -106,12 +106,12 @@ class Scheduler:
             lease = self._runs.leases.take(entry.name)
             if lease is not None:
                 with kept(lease, self._settings.job_lease_s):
-                    if not lease.turn.due_at:
-                        lease.write(Turn(entry.last_due(self._clock.now()).isoformat()))
+                    if not lease.cursor.due_at:
+                        lease.write(ScheduleCursor(entry.last_due(self._clock.now()).isoformat()))
 
     def _run_if_due(self, entry: Entry, also_new: bool) -> Run | None:
         due_at = entry.last_due(self._clock.now()).isoformat()
-        if not _is_to_run(entry, due_at, self._runs.leases.turn(entry.name), also_new):
+        if not _is_to_run(entry, due_at, self._runs.leases.cursor(entry.name), also_new):
             return None
         lease = self._runs.leases.take(entry.name)
         if lease is None:
@@ -119,19 +119,19 @@ class Scheduler:
             return None
         with kept(lease, self._settings.job_lease_s) as lost:
             # Another may have run it between the look and the lease.
-            if not _is_to_run(entry, due_at, lease.turn, also_new):
+            if not _is_to_run(entry, due_at, lease.cursor, also_new):
                 return None
             return self._attempts(entry, due_at, lease, lost)
 
     def _attempts(self, entry: Entry, due_at: str, lease: Lease, lost: threading.Event) -> Run:
-        first = lease.turn.attempts + 1 if lease.turn.due_at == due_at else 1
+        first = lease.cursor.attempts + 1 if lease.cursor.due_at == due_at else 1
         for attempt in range(first, entry.retries + 2):
-            lease.write(Turn(due_at, attempt))
+            lease.write(ScheduleCursor(due_at, attempt))
             run = self._attempt(entry, due_at, attempt, lost)
             if run.ok:
                 break
             log.warning("%s, attempt %d of %d: %s", entry.name, attempt, entry.retries + 1, run.record.error)
-        lease.write(Turn(due_at))
+        lease.write(ScheduleCursor(due_at))
         return run
 
     def _attempt(self, entry: Entry, due_at: str, attempt: int, lost: threading.Event) -> Run:
@@ -152,8 +152,8 @@ class Scheduler:
     def _in_trouble(self, entry: Entry, error: NotebookError) -> None:
         """Not even started: tried again in a while, and told once."""
         log.error("%s could not start: %s", entry.name, error)
-        if entry.name not in self.troubled:
-            self.troubled.add(entry.name)
+        if entry.name not in self.failed_to_start:
+            self.failed_to_start.add(entry.name)
             self._page(entry.name, f"could not start: {error}")
 
     def _page(self, job: str, error: str | None) -> None:
@@ -169,11 +169,11 @@ class Scheduler:
                 log.error("%s: %s", name, failure)
 
 
-def _is_to_run(entry: Entry, due_at: str, turn: Turn, also_new: bool) -> bool:
-    if not turn.due_at:
+def _is_to_run(entry: Entry, due_at: str, cursor: ScheduleCursor, also_new: bool) -> bool:
+    if not cursor.due_at:
         return also_new
     # Taken already, but whoever took it may have been killed with attempts left.
-    return due_at > turn.due_at or (due_at == turn.due_at and 0 < turn.attempts <= entry.retries)
+    return due_at > cursor.due_at or (due_at == cursor.due_at and 0 < cursor.attempts <= entry.retries)
 
 
 def _incident(job: str, error: str | None, now: datetime) -> Incident:

@@ -128,7 +128,7 @@ class BedrockStandIn:
             )
 
     def _authenticate(self, request: web.BaseRequest, path: str, query: str, body: bytes) -> None:
-        problem = sigv4.check(
+        problem = sigv4.verify_signature(
             method=request.method,
             url=f"https://{request.headers['Host']}{path}" + (f"?{query}" if query else ""),
             headers={name.lower(): value for name, value in request.headers.items()},

@@ -219,7 +219,7 @@ class GatewayStandIn:
         return web.Response()
 
     def _distrust(self, request: web.BaseRequest, body: bytes) -> str | None:
-        return sigv4.check(
+        return sigv4.verify_signature(
             method=request.method,
             url=f"http://{request.headers['Host']}{request.raw_path}",
             headers={name.lower(): value for name, value in request.headers.items()},

@@ -18,9 +18,9 @@ from mangalib.domain.catalogue import Catalogue, Manga
 from mangalib.domain.intents import Intent
 from mangalib.domain.releases import Release, ReleaseStore
 from mangalib.errors import DataError
-from mangalib.nlu.meaning import Reader
+from mangalib.nlu.meaning import MeaningReader
 from mangalib.precompute.facts import publish_facts
-from mangalib.precompute.generated_answer import SEMANTIC, Prepared
+from mangalib.precompute.generated_answer import SEMANTIC, GeneratedAnswer
 from mangalib.precompute.shared_answers import SharedAnswers, own_label
 from mangalib.settings import Settings
 
@@ -104,11 +104,11 @@ async def seed_redis(settings: Settings) -> None:
     redis = Redis.from_url(settings.redis_url or "")
     catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
     await publish_facts(redis, catalogue.items)
-    reader = Reader(catalogue)
+    reader = MeaningReader(catalogue)
     shared = SharedAnswers(redis, reader, settings)
     for line in read_json_lines(settings.data_dir / "shared_answers.jsonl"):
         question, intent = line["question"], Intent(line["intent"])
         meaning = reader.read(question)
-        approved = Prepared(line["answer"], intent, SEMANTIC)
+        approved = GeneratedAnswer(line["answer"], intent, SEMANTIC)
         await shared.put(intent, own_label(question, meaning), meaning, question, approved)
     await redis.aclose()

@@ -20,7 +20,7 @@ _AUTHORIZATION = re.compile(
 MAX_SKEW_S = 15 * 60
 
 
-def check(
+def verify_signature(
     *,
     method: str,
     url: str,

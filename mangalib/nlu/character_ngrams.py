@@ -17,14 +17,14 @@ import numpy.typing as npt
 _SPACES = re.compile(r"\s\s+")
 
 
-def groups(text: str, sizes: range) -> Iterator[str]:
+def character_ngrams(text: str, sizes: range) -> Iterator[str]:
     """All groups of neighbouring letters, of each of ``sizes``, across words."""
     text = _SPACES.sub(" ", text.lower())
     for size in sizes:
         yield from (text[at : at + size] for at in range(len(text) - size + 1))
 
 
-def groups_in_words(text: str, sizes: range) -> Iterator[str]:
+def ngrams_within_words(text: str, sizes: range) -> Iterator[str]:
     """Groups that do not reach across words; a word has a space on either side."""
     for word in _SPACES.sub(" ", text.lower()).split():
         padded = f" {word} "
@@ -42,7 +42,7 @@ def hashed(texts: list[str], sizes: range, dimensions: int) -> npt.NDArray[np.fl
     """
     vectors = np.zeros((len(texts), dimensions), np.float64)
     for row, text in enumerate(texts):
-        for group, times in Counter(groups(text, sizes)).items():
+        for group, times in Counter(character_ngrams(text, sizes)).items():
             number = mmh3.hash(group)
             vectors[row, abs(number) % dimensions] += times if number >= 0 else -times
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -14,7 +14,7 @@ import numpy as np
 from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.intents import Intent
 from mangalib.domain.query_templates import Phrasing, load_phrasings
-from mangalib.nlu.character_ngrams import groups_in_words
+from mangalib.nlu.character_ngrams import ngrams_within_words
 from mangalib.nlu.logistic_regression import Floats, fit, probabilities
 from mangalib.settings import Settings
 
@@ -75,4 +75,4 @@ class IntentClassifier:
 
 
 def _counted(text: str) -> Counter[str]:
-    return Counter(groups_in_words(text, _SIZES))
+    return Counter(ngrams_within_words(text, _SIZES))

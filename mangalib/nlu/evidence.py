@@ -34,7 +34,7 @@ _PRIOR_QUESTIONS = 100.0
 _TOLERATED = 2.0
 
 
-class Judgement(msgspec.Struct, frozen=True):
+class NeighbourVote(msgspec.Struct, frozen=True):
     """What the neighbours say: the answer's label, how many of the question's shape support it, and what that is worth."""
 
     label: int
@@ -43,9 +43,9 @@ class Judgement(msgspec.Struct, frozen=True):
     features: tuple[float, ...]
 
 
-def judge(
+def weigh_neighbours(
     vector: Vectors, similar: npt.NDArray[np.float32], labels: Ints, shapes: Ints, shape: int, centres: Vectors
-) -> Judgement | None:
+) -> NeighbourVote | None:
     """Weigh the neighbours of ``vector``, the nearest first; ``None`` when there are none.
 
     ``centres``, of shape ``(labels, 256)``, holds the sum of each label's stored vectors.
@@ -77,10 +77,10 @@ def judge(
         float(nearest_own[0]) - behind,
     )
     support = int((own & (shapes == shape)).sum())
-    return Judgement(int(kinds[winner]), support, float(nearest_own.mean()), features)
+    return NeighbourVote(int(kinds[winner]), support, float(nearest_own.mean()), features)
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class ObservedHit(msgspec.Struct, frozen=True):
     """That a question was answered, or would have been, with ``label`` at ``probability``, rightly or not."""
 
     label: str
@@ -101,9 +101,9 @@ class EvidenceModel(msgspec.Struct):
     floor: float = 2.0
     thresholds: dict[str, float] = {}
     typical: dict[str, float] = {}
-    outcomes: list[Outcome] = []
+    outcomes: list[ObservedHit] = []
 
-    def probability(self, judgement: Judgement) -> float:
+    def probability(self, judgement: NeighbourVote) -> float:
         """That the neighbours' answer is the right one."""
         if not self.weights:
             return 0.0
@@ -112,7 +112,7 @@ class EvidenceModel(msgspec.Struct):
             z += weight * (value - mean) / scale
         return float(1 / (1 + np.exp(-z)))
 
-    def accepts(self, label: str, judgement: Judgement, settings: Settings) -> bool:
+    def accepts(self, label: str, judgement: NeighbourVote, settings: Settings) -> bool:
         """Whether the evidence is enough to answer."""
         return (
             judgement.support >= settings.cache_support_min
@@ -120,9 +120,9 @@ class EvidenceModel(msgspec.Struct):
             and self.probability(judgement) >= self.thresholds.get(label, self.floor)
         )
 
-    def told(self, label: str, probability: float, right: bool, bound: float) -> EvidenceModel:
+    def record_feedback(self, label: str, probability: float, right: bool, bound: float) -> EvidenceModel:
         """With feedback on one answer; only that answer's threshold moves."""
-        outcomes = [*self.outcomes, Outcome(label, probability, right)]
+        outcomes = [*self.outcomes, ObservedHit(label, probability, right)]
         own = [outcome for outcome in outcomes if outcome.label == label]
         thresholds = {**self.thresholds, label: _threshold_of(own, self.floor, bound)}
         return msgspec.structs.replace(self, outcomes=outcomes, thresholds=thresholds)
@@ -160,11 +160,11 @@ def learn_evidence(
         if judgement.support >= settings.cache_support_min
         and judgement.typical >= typical.get(names[judgement.label], 2.0)
     ]
-    model.outcomes = [Outcome(*row) for row in able]
+    model.outcomes = [ObservedHit(*row) for row in able]
     model.floor = lowest_threshold(
         np.array([row[1] for row in able]), np.array([row[2] for row in able], bool), settings.cache_false_hits_max
     )
-    by_label: dict[str, list[Outcome]] = {}
+    by_label: dict[str, list[ObservedHit]] = {}
     for outcome in model.outcomes:
         by_label.setdefault(outcome.label, []).append(outcome)
     model.thresholds = {
@@ -182,7 +182,7 @@ def lowest_threshold(scores: Floats, right: npt.NDArray[np.bool_], bound: float)
     return float(scores[order][holds[-1]]) if len(holds) else 2.0
 
 
-def _threshold_of(outcomes: list[Outcome], floor: float, bound: float) -> float:
+def _threshold_of(outcomes: list[ObservedHit], floor: float, bound: float) -> float:
     """Not below ``floor``, and above where an answer was wrong clearly more often than the bound allows."""
     asked = sorted((o for o in outcomes if o.probability >= floor), key=lambda o: -o.probability)
     if not asked:
@@ -199,9 +199,9 @@ def _threshold_of(outcomes: list[Outcome], floor: float, bound: float) -> float:
 
 def _cross_validated(
     vectors: Vectors, labels: Ints, shapes: Ints, neighbours: int, rng: np.random.Generator
-) -> list[Judgement]:
+) -> list[NeighbourVote]:
     fold = rng.permutation(len(labels)) % _FOLDS
-    found: list[Judgement | None] = [None] * len(labels)
+    found: list[NeighbourVote | None] = [None] * len(labels)
     for number in range(_FOLDS):
         asked, stored = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
         if not len(stored):
@@ -216,7 +216,7 @@ def _cross_validated(
             for row, question in enumerate(some):
                 order = near[row][np.argsort(-similar[row, near[row]], kind="stable")]
                 among = stored[order]
-                found[question] = judge(
+                found[question] = weigh_neighbours(
                     vectors[question], similar[row, order], labels[among], shapes[among], shapes[question], centres
                 )
     return [judgement for judgement in found if judgement is not None]

@@ -86,7 +86,7 @@ class Meaning(msgspec.Struct, frozen=True):
         return (self.language, self.titles, self.numbers, self.names, self.orders, self.negations)
 
 
-class Reader:
+class MeaningReader:
     """Reads questions with the catalogue's titles at hand."""
 
     def __init__(self, catalogue: Catalogue) -> None:

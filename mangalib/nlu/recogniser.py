@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from mangalib.nlu.embedding import embed
-from mangalib.nlu.evidence import EvidenceModel, judge, learn_evidence
+from mangalib.nlu.evidence import EvidenceModel, learn_evidence, weigh_neighbours
 from mangalib.nlu.meaning import Meaning, folded_question
 from mangalib.nlu.question_index import QuestionIndex
 from mangalib.settings import Settings
@@ -69,7 +69,7 @@ class Recogniser:
             return None
         vector = embed([meaning.phrasing], meaning.language)[0]
         near = index.nearest(vector, self._settings.cache_neighbours)
-        judgement = judge(vector, *near, self._shape_of(meaning), index.centres)
+        judgement = weigh_neighbours(vector, *near, self._shape_of(meaning), index.centres)
         if judgement is None:
             return None
         model = self._models.get(meaning.language, EvidenceModel())
@@ -82,16 +82,16 @@ class Recogniser:
         for language, index in self._indexes.items():
             self._models[language] = learn_evidence(*index.everything(), self._labels, self._settings)
 
-    def told(self, language: str, label: str, probability: float, right: bool) -> None:
+    def record_feedback(self, language: str, label: str, probability: float, right: bool) -> None:
         """Feedback on an answer that was given by similarity."""
         model = self._models.get(language, EvidenceModel())
-        self._models[language] = model.told(label, probability, right, self._settings.cache_false_hits_max)
+        self._models[language] = model.record_feedback(label, probability, right, self._settings.cache_false_hits_max)
 
-    def learned(self) -> bytes:
+    def dump(self) -> bytes:
         """What was learned, to be kept and taken over by others."""
         return msgspec.json.encode(self._models)
 
-    def take_over(self, learned: bytes) -> None:
+    def load(self, learned: bytes) -> None:
         """What another process has learned."""
         self._models = msgspec.json.decode(learned, type=dict[str, EvidenceModel])
 

@@ -9,7 +9,7 @@ import msgspec
 from mangalib.domain.intents import Intent
 from mangalib.domain.query_templates import load_phrasings
 from mangalib.errors import DataError
-from mangalib.nlu.meaning import Meaning, Reader
+from mangalib.nlu.meaning import Meaning, MeaningReader
 from mangalib.nlu.recogniser import Recognised, Recogniser
 from mangalib.settings import Settings
 
@@ -34,7 +34,7 @@ class Topics:
         self._recogniser = recogniser
 
     @classmethod
-    def from_data(cls, settings: Settings, reader: Reader) -> Topics:
+    def from_data(cls, settings: Settings, reader: MeaningReader) -> Topics:
         """Learned from ``topics.csv``, with the phrasings of other intents as what to tell them from."""
         path = settings.data_dir / "topics.csv"
         try:

@@ -15,20 +15,20 @@ from mangalib.aws.connection_pool import WarmPool
 from mangalib.aws.signing import Signer
 from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.releases import ReleaseFollower
-from mangalib.nlu.meaning import Reader
+from mangalib.nlu.meaning import MeaningReader
 from mangalib.nlu.topics import Topics
 from mangalib.precompute.background import Background
 from mangalib.precompute.facts import Facts
 from mangalib.precompute.follow_ups import FollowUps
-from mangalib.precompute.generation.generator import Kitchen
-from mangalib.precompute.generation.single_flight import Flights
+from mangalib.precompute.generation.generator import AnswerGenerator
+from mangalib.precompute.generation.single_flight import SingleFlight
 from mangalib.precompute.prediction.transition_model import LiveModel
 from mangalib.precompute.service import Precompute
 from mangalib.precompute.shared_answers import SharedAnswers
 from mangalib.precompute.warming.batch import Batch
 from mangalib.precompute.warming.demand import Demand
 from mangalib.precompute.warming.plans import Measured
-from mangalib.serving.precomputed import Ahead
+from mangalib.serving.precomputed import Precomputed
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.retrieval import CustomerData, TitleSearch
 from mangalib.settings import Settings
@@ -52,14 +52,14 @@ class Around:
 
 
 @contextlib.asynccontextmanager
-async def running_precompute(settings: Settings, around: Around) -> AsyncIterator[Ahead]:
+async def running_precompute(settings: Settings, around: Around) -> AsyncIterator[Precomputed]:
     """Everything that answers ahead, with connections to Bedrock of its own; all of it ends with the block."""
     model = LiveModel(settings.transition_model)
     await asyncio.to_thread(model.refresh)
     endpoint = bedrock_endpoint(settings)
     async with bedrock_pool(endpoint, settings, background=True) as connections, asyncio.TaskGroup() as group:
         quiet = BedrockRuntime(connections, around.signer, endpoint, settings)
-        flights = Flights(around.redis, settings, group.create_task)
+        flights = SingleFlight(around.redis, settings, group.create_task)
         background = Background(
             workers=settings.background_pool_size, quiet_s=settings.background_quiet_s, yielding=flights.cancel_idle
         )
@@ -85,16 +85,16 @@ def _put_together(
     settings: Settings,
     around: Around,
     quiet: BedrockRuntime,
-    flights: Flights,
+    flights: SingleFlight,
     background: Background,
     model: LiveModel,
 ) -> Precompute:
-    redis, reader = around.redis, Reader(around.catalogue)
+    redis, reader = around.redis, MeaningReader(around.catalogue)
     facts = Facts(redis, around.customers)
     shared = SharedAnswers(redis, reader, settings)
     quiet_search = TitleSearch(quiet, around.opensearch, settings)
     live_kitchen, quiet_kitchen = (
-        Kitchen(runtime, search, around.prompts, around.customers, facts, around.catalogue, settings)
+        AnswerGenerator(runtime, search, around.prompts, around.customers, facts, around.catalogue, settings)
         for runtime, search in ((around.live, around.search), (quiet, quiet_search))
     )
     demand = Demand(redis, half_life_h=settings.trending_half_life_h)

@@ -11,7 +11,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from mangalib.domain.catalogue import Manga
-from mangalib.precompute.generated_answer import ORDERS, Prepared, facts_of, fingerprint
+from mangalib.precompute.generated_answer import ORDERS, GeneratedAnswer, facts_of, fingerprint
 from mangalib.serving.retrieval import CustomerData
 
 _TITLES = "facts:titles"
@@ -39,7 +39,7 @@ class Facts:
             now[ORDERS] = fingerprint(await self._customers.orders(customer))
         return now
 
-    async def still_hold(self, prepared: Prepared, customer: str) -> bool:
+    async def still_hold(self, prepared: GeneratedAnswer, customer: str) -> bool:
         """Whether everything that an answer depends on is as it was."""
         wanted = prepared.depends
         titles = [name for name in wanted if name != ORDERS]

@@ -13,15 +13,15 @@ from redis.asyncio import Redis
 
 from mangalib.nlu.topics import Topics
 from mangalib.precompute.background import Background
-from mangalib.precompute.generated_answer import PRECOMPUTED, Need, Prepared, kept_if_possible, scoped
+from mangalib.precompute.generated_answer import PRECOMPUTED, GeneratedAnswer, Need, kept_if_possible, scoped
 from mangalib.precompute.generation import spec as makers
-from mangalib.precompute.generation.generator import Kitchen
-from mangalib.precompute.generation.single_flight import Flight, Flights, Write
+from mangalib.precompute.generation.generator import AnswerGenerator
+from mangalib.precompute.generation.single_flight import Generation, SingleFlight, Write
 from mangalib.precompute.generation.spec import Kind
 from mangalib.precompute.prediction.candidates import Candidate, Ongoing, candidates
-from mangalib.precompute.prediction.transition_model import Outcome
+from mangalib.precompute.prediction.transition_model import NextIntent
 from mangalib.precompute.token_budget import Budget
-from mangalib.serving.precomputed import Asked
+from mangalib.serving.precomputed import QueryContext
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -36,15 +36,15 @@ class FollowUps:
     def __init__(
         self,
         redis: Redis,
-        kitchen: Kitchen,
-        flights: Flights,
+        generator: AnswerGenerator,
+        flights: SingleFlight,
         background: Background,
         topics: Topics,
-        predict: Callable[[list[str]], dict[Outcome, float]],
+        predict: Callable[[list[str]], dict[NextIntent, float]],
         settings: Settings,
     ) -> None:
         self._redis: Any = redis  # its types do not know that answers are bytes here
-        self._kitchen = kitchen
+        self._generator = generator
         self._flights = flights
         self._background = background
         self._topics = topics
@@ -59,7 +59,7 @@ class FollowUps:
             owner_tokens=settings.follow_up_session_tokens,
         )
 
-    def session(self, asked: Asked) -> Ongoing:
+    def session(self, asked: QueryContext) -> Ongoing:
         """What is known of a session."""
         key = (asked.customer, asked.session_id)
         session = self._sessions.setdefault(key, Ongoing())
@@ -68,7 +68,7 @@ class FollowUps:
             self._sessions.popitem(last=False)
         return session
 
-    async def find(self, asked: Asked, need: Need) -> tuple[Prepared | None, Flight | None]:
+    async def find(self, asked: QueryContext, need: Need) -> tuple[GeneratedAnswer | None, Generation | None]:
         """The follow-up that was made for this very session of this customer, or the flight that is making it."""
         key = follow_up_key(asked.customer, asked.session_id, need)
         flight = self._flights.running(key)
@@ -76,13 +76,13 @@ class FollowUps:
             return None, flight
         found = await self._redis.get(key)
         if found is not None:
-            return msgspec.json.decode(found, type=Prepared), None
+            return msgspec.json.decode(found, type=GeneratedAnswer), None
         if await self._redis.exists(f"lock:{key}"):
             return None, self._flights.start(key, _not_ours)
         return None, None
 
     def think_ahead(
-        self, asked: Asked, topic: str, titles: list[str], language: str, *, saved_s: float
+        self, asked: QueryContext, topic: str, titles: list[str], language: str, *, saved_s: float
     ) -> list[Candidate]:
         """Note what was asked, and order what is worth making; returns that."""
         session = self.session(asked)
@@ -101,7 +101,7 @@ class FollowUps:
             self._order(asked, owner, candidate, topic)
         return chosen
 
-    def left(self, customer: str, session_id: str) -> None:
+    def on_session_closed(self, customer: str, session_id: str) -> None:
         """The session is over: nothing more is made for it."""
         self._sessions.pop((customer, session_id), None)
         owner = scoped(customer, session_id)
@@ -109,7 +109,7 @@ class FollowUps:
         for key in self._ordered.pop(owner, set()):
             self._flights.cancel(key)
 
-    def _order(self, asked: Asked, owner: str, candidate: Candidate, trigger: str) -> None:
+    def _order(self, asked: QueryContext, owner: str, candidate: Candidate, trigger: str) -> None:
         key = follow_up_key(asked.customer, asked.session_id, candidate.need)
         self._ordered.setdefault(owner, set()).add(key)
 
@@ -122,16 +122,16 @@ class FollowUps:
 
         self._background.offer(owner, candidate.worth_usd, job, within_s=self._settings.follow_up_ttl_s)
 
-    async def _make(self, asked: Asked, owner: str, need: Need, trigger: str, write: Write) -> Prepared:
-        recipe = makers.follow_up(need, self._topics.by_name[need.topic], trigger, self._settings)
-        order = await self._kitchen.order(recipe, asked.release, asked.customer, asked.session_id)
+    async def _make(self, asked: QueryContext, owner: str, need: Need, trigger: str, write: Write) -> GeneratedAnswer:
+        spec = makers.follow_up(need, self._topics.by_name[need.topic], trigger, self._settings)
+        order = await self._generator.order(spec, asked.release, asked.customer, asked.session_id)
         reservation = None
-        if recipe.kind is not Kind.PREFETCH:
+        if spec.kind is not Kind.PREFETCH:
             reservation = await self._budget.reserve(owner, order.request)
             if reservation is None:
                 raise makers.over_budget("follow-ups")
         # What is cut off half-way stays charged in full: what the model has written until then is not known.
-        prepared = await self._kitchen.make(order, asked.release, write, source=PRECOMPUTED)
+        prepared = await self._generator.make(order, asked.release, write, source=PRECOMPUTED)
         with kept_if_possible():
             if reservation is not None:
                 await self._budget.settle(reservation, prepared.tokens)
@@ -145,5 +145,5 @@ def follow_up_key(customer: str, session_id: str, need: Need) -> str:
     return "follow-up:" + scoped(customer, session_id, need.topic, need.title, need.language)
 
 
-async def _not_ours(write: Write) -> Prepared:
+async def _not_ours(write: Write) -> GeneratedAnswer:
     raise makers.over_budget("a follow-up that another orchestrator had begun")

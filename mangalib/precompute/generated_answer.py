@@ -39,7 +39,7 @@ class Need(msgspec.Struct, frozen=True):
         return cls(*key.split("|"))
 
 
-class Prepared(msgspec.Struct, frozen=True):
+class GeneratedAnswer(msgspec.Struct, frozen=True):
     """``depends`` is what the answer was made from: a title's id or ``orders``, and the fingerprint that this had.
 
     ``built_on`` is the fingerprint of prompt and model, empty for a text that people approved. Times are seconds since 1970.
@@ -59,10 +59,10 @@ class Prepared(msgspec.Struct, frozen=True):
     fresh_until_s: float = 0.0
 
 
-class Whole:
+class CachedAnswer:
     """A prepared answer as it is served: in one piece, at no cost now."""
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: GeneratedAnswer) -> None:
         self.prepared = prepared
         self.source = prepared.source
         self.intent = prepared.intent

@@ -15,22 +15,22 @@ from mangalib.aws.bedrock import ClaudeRequest
 from mangalib.domain.catalogue import Manga
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.errors import MangaError
-from mangalib.nlu.meaning import Meaning, Reader
+from mangalib.nlu.meaning import Meaning, MeaningReader
 from mangalib.nlu.redaction import without_personal_data
 from mangalib.nlu.topics import Topic, Topics
 from mangalib.precompute.facts import Facts
 from mangalib.precompute.follow_ups import FollowUps
-from mangalib.precompute.generated_answer import SEMANTIC, Need, Prepared, Whole, fingerprint
+from mangalib.precompute.generated_answer import SEMANTIC, CachedAnswer, GeneratedAnswer, Need, fingerprint
 from mangalib.precompute.generation import spec as makers
-from mangalib.precompute.generation.generator import Kitchen
-from mangalib.precompute.generation.single_flight import Flight
+from mangalib.precompute.generation.generator import AnswerGenerator
+from mangalib.precompute.generation.single_flight import Generation
 from mangalib.precompute.prediction.candidates import Ongoing
 from mangalib.precompute.prediction.transition_model import LiveModel
 from mangalib.precompute.shared_answers import SharedAnswers, own_label
 from mangalib.precompute.warming.batch import Batch
 from mangalib.precompute.warming.demand import Demand
 from mangalib.precompute.warming.plans import Measured, held_out
-from mangalib.serving.precomputed import Asked, Found, Given
+from mangalib.serving.precomputed import CompletedAnswer, PrecomputedAnswer, QueryContext
 from mangalib.serving.prompts import PromptStore
 from mangalib.settings import Settings
 
@@ -44,10 +44,10 @@ _UNRECOGNISED = {
 _SMOOTHING = 0.1
 
 
-class Joined:
+class InFlightAnswer:
     """An answer that is being made, as one of those who wait for it sees it."""
 
-    def __init__(self, flight: Flight, intent: Intent, model_id: str, source: str, *, first: bool) -> None:
+    def __init__(self, flight: Generation, intent: Intent, model_id: str, source: str, *, first: bool) -> None:
         self.source = source
         self.intent = intent
         self.model_id = model_id
@@ -72,13 +72,13 @@ class Precompute:
     def __init__(
         self,
         *,
-        reader: Reader,
+        reader: MeaningReader,
         topics: Topics,
         shared: SharedAnswers,
         facts: Facts,
         follow_ups: FollowUps,
         batch: Batch,
-        live_kitchen: Kitchen,
+        live_kitchen: AnswerGenerator,
         demand: Demand,
         measured: Measured,
         prompts: PromptStore,
@@ -115,7 +115,7 @@ class Precompute:
 
     # Before an answer
 
-    async def find(self, asked: Asked) -> Found | None:
+    async def find(self, asked: QueryContext) -> PrecomputedAnswer | None:
         """The answer to a question, if it is there and still right, or is being made."""
         try:
             return await self._find(asked)
@@ -123,7 +123,7 @@ class Precompute:
             log.warning("no look ahead: %s", type(error).__name__)
             return None
 
-    async def _find(self, asked: Asked) -> Found | None:
+    async def _find(self, asked: QueryContext) -> PrecomputedAnswer | None:
         optimisations = asked.release.optimisations
         self.follow_ups.session(asked).program = ""
         meaning = self._reader.read(asked.text)
@@ -140,7 +140,7 @@ class Precompute:
             return await self._stored(asked, meaning)
         return None
 
-    async def _stored(self, asked: Asked, meaning: Meaning) -> Found | None:
+    async def _stored(self, asked: QueryContext, meaning: Meaning) -> PrecomputedAnswer | None:
         """The answer to this question, or to others that support it."""
         session = self.follow_ups.session(asked)
         known = self.shared.recognise(asked.text, meaning)
@@ -149,7 +149,7 @@ class Precompute:
             language, label, probability = session.by_similarity
             session.by_similarity = None
             again = known is not None and known.label == label
-            self.spawn(self.shared.told(language, label, probability, right=not again))
+            self.spawn(self.shared.record_feedback(language, label, probability, right=not again))
         if known is None or not known.accepted:
             return None
         prepared = await self.shared.get(asked.intent, known.label, meaning, asked.text)
@@ -157,18 +157,18 @@ class Precompute:
             return None
         if not known.exact:
             session.by_similarity = (meaning.language, known.label, known.probability)
-        return Whole(prepared)
+        return CachedAnswer(prepared)
 
-    async def _follow_up(self, asked: Asked, need: Need) -> Found | None:
+    async def _follow_up(self, asked: QueryContext, need: Need) -> PrecomputedAnswer | None:
         prepared, flight = await self.follow_ups.find(asked, need)
         if flight is not None:
             topic = self._topics.by_name[need.topic]
-            return Joined(flight, topic.intent, self._settings.haiku_model_id, "precomputed", first=False)
+            return InFlightAnswer(flight, topic.intent, self._settings.haiku_model_id, "precomputed", first=False)
         if prepared is not None and await self._facts.still_hold(prepared, asked.customer):
-            return Whole(prepared)
+            return CachedAnswer(prepared)
         return None
 
-    async def _for_everybody(self, asked: Asked, topic: Topic, need: Need) -> Found | None:
+    async def _for_everybody(self, asked: QueryContext, topic: Topic, need: Need) -> PrecomputedAnswer | None:
         """The shared answer to a need; where there is none, one flight makes it for all who ask."""
         allowed = not held_out(asked.session_id, self._settings.held_out_share)
         key = self.batch.flight_key(need)
@@ -182,13 +182,13 @@ class Precompute:
                 return None
             if prepared is not None and await self._right(asked, prepared):
                 self.follow_ups.session(asked).program = prepared.program
-                return Whole(prepared)
+                return CachedAnswer(prepared)
         first = self.batch.running(key) is None
         flight = self.batch.start(self._live_kitchen, need)
         model_id = makers.shared(need, topic, asked.release, self._settings).model_id
-        return Joined(flight, topic.intent, model_id, "model" if first else SEMANTIC, first=first)
+        return InFlightAnswer(flight, topic.intent, model_id, "model" if first else SEMANTIC, first=first)
 
-    async def _right(self, asked: Asked, prepared: Prepared) -> bool:
+    async def _right(self, asked: QueryContext, prepared: GeneratedAnswer) -> bool:
         """Whether a shared answer is still built on what is so now. One past its freshness is served, and made anew once."""
         if prepared.built_on and prepared.built_on != self._built_on(asked, prepared.intent):
             return False
@@ -198,11 +198,11 @@ class Precompute:
             self.batch.refresh(Need.of(prepared.need), prepared.source, prepared.program)
         return True
 
-    def _built_on(self, asked: Asked, intent: Intent) -> str:
+    def _built_on(self, asked: QueryContext, intent: Intent) -> str:
         prompt = self._prompts.lookup(intent, asked.release.prompt_versions.get(intent))
         return fingerprint(prompt, asked.release.model_id(intent, ROUTES[intent], self._settings))
 
-    def _need(self, asked: Asked, meaning: Meaning) -> tuple[Topic | None, Need | None]:
+    def _need(self, asked: QueryContext, meaning: Meaning) -> tuple[Topic | None, Need | None]:
         """What is asked for, when that is all that is asked: nothing about numbers, other names, or what is not."""
         found = self._topics.of(asked.text, meaning)
         if found is None:
@@ -228,7 +228,7 @@ class Precompute:
             log.warning("no facts about titles: %s", error)
             return {}
 
-    def began(self, asked: Asked, titles: list[str]) -> None:
+    def on_first_token(self, asked: QueryContext, titles: list[str]) -> None:
         """Note what is asked, and let the likeliest follow-ups be made."""
         if not self._settings.answers_ahead:
             return
@@ -246,7 +246,7 @@ class Precompute:
         if need is not None and self.batch.can_be_shared(need):
             self.spawn(self._demand.asked(need.key))
 
-    def ended(self, asked: Asked, given: Given) -> None:
+    def on_completed(self, asked: QueryContext, given: CompletedAnswer) -> None:
         """Keep what may be everybody's, and count what warming brought."""
         if not self._settings.answers_ahead:
             return
@@ -255,16 +255,16 @@ class Precompute:
             self.spawn(self._keep(asked, given))
         self.spawn(self._count(asked, given))
 
-    def left(self, customer: str, session_id: str) -> None:
+    def on_session_closed(self, customer: str, session_id: str) -> None:
         """The session is over."""
-        self.follow_ups.left(customer, session_id)
+        self.follow_ups.on_session_closed(customer, session_id)
 
     def _learn(self, session: Ongoing, name: str, about: list[str]) -> None:
         if session.history and session.history[-1] != name:
             title = about[0] if about else ""
             self._model.observe(session.history, name, session.relation_of(title), at_us=int(time.time() * 1e6))
 
-    async def _keep(self, asked: Asked, given: Given) -> None:
+    async def _keep(self, asked: QueryContext, given: CompletedAnswer) -> None:
         """A live answer becomes everybody's when nothing of a customer or a conversation can be in it."""
         if not asked.release.optimisations.semantic_cache or given.history or not ROUTES[asked.intent].shareable:
             return
@@ -276,7 +276,7 @@ class Precompute:
             return
         now_s = time.time()
         mentioned = self._reader.read(f"{asked.text}\n{given.text}").titles
-        prepared = Prepared(
+        prepared = GeneratedAnswer(
             text=given.text,
             intent=asked.intent,
             source=SEMANTIC,
@@ -291,7 +291,7 @@ class Precompute:
         label = known.label if known is not None and known.accepted else own_label(asked.text, meaning)
         await self.shared.put(asked.intent, label, meaning, asked.text, prepared)
 
-    async def _count(self, asked: Asked, given: Given) -> None:
+    async def _count(self, asked: QueryContext, given: CompletedAnswer) -> None:
         """For questions that warming can meet: which programme met it, if one did, and how long it took."""
         _, need = self._need(asked, self._reader.read(asked.text))
         if need is None or not self.batch.can_be_shared(need):

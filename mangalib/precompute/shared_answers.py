@@ -18,9 +18,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mangalib.domain.intents import Intent
-from mangalib.nlu.meaning import Meaning, Reader, folded_question
+from mangalib.nlu.meaning import Meaning, MeaningReader, folded_question
 from mangalib.nlu.recogniser import Recognised, Recogniser, exact_key
-from mangalib.precompute.generated_answer import Prepared, scoped
+from mangalib.precompute.generated_answer import GeneratedAnswer, scoped
 from mangalib.resilience.cancellation import end_if_cancelled
 from mangalib.settings import Settings
 
@@ -42,7 +42,7 @@ class StoredQuestion(msgspec.Struct, frozen=True):
 class SharedAnswers:
     """The cache of one process. Methods raise ``RedisError``, ``OSError`` or ``TimeoutError`` when Redis cannot be asked."""
 
-    def __init__(self, redis: Redis, reader: Reader, settings: Settings) -> None:
+    def __init__(self, redis: Redis, reader: MeaningReader, settings: Settings) -> None:
         self._redis: Any = redis  # its types do not know that answers are bytes here
         self._reader = reader
         self._settings = settings
@@ -58,17 +58,17 @@ class SharedAnswers:
         """Which stored label ``text`` asks for, as far as can be said."""
         return self._recogniser.recognise(text, meaning)
 
-    async def get(self, intent: Intent, label: str, meaning: Meaning, text: str) -> Prepared | None:
+    async def get(self, intent: Intent, label: str, meaning: Meaning, text: str) -> GeneratedAnswer | None:
         """The answer under ``label`` for exactly what ``text`` is about."""
         found = await self._redis.get(answer_key(intent, label, meaning))
         if found is None:
             return None
         await self._redis.zadd(_USED, {exact_key(text, meaning): time.time()}, xx=True)
-        return msgspec.json.decode(found, type=Prepared)
+        return msgspec.json.decode(found, type=GeneratedAnswer)
 
     # Keeping
 
-    async def put(self, intent: Intent, label: str, meaning: Meaning, text: str, prepared: Prepared) -> None:
+    async def put(self, intent: Intent, label: str, meaning: Meaning, text: str, prepared: GeneratedAnswer) -> None:
         """Keep an answer that is right for every customer; an approved one until it is replaced, others up to the hard limit."""
         key = answer_key(intent, label, meaning)
         lifetime_s = self._settings.cache_stale_max_s if prepared.built_on else None
@@ -121,9 +121,9 @@ class SharedAnswers:
 
     # Feedback and learning
 
-    async def told(self, language: str, label: str, probability: float, right: bool) -> None:
+    async def record_feedback(self, language: str, label: str, probability: float, right: bool) -> None:
         """Feedback on an answer that was given by similarity: its threshold moves, everywhere."""
-        self._recogniser.told(language, label, probability, right)
+        self._recogniser.record_feedback(language, label, probability, right)
         await self._publish()
 
     async def learn(self) -> None:
@@ -132,7 +132,7 @@ class SharedAnswers:
         await self._publish()
 
     async def _publish(self) -> None:
-        await self._redis.set(_LEARNED, self._recogniser.learned())
+        await self._redis.set(_LEARNED, self._recogniser.dump())
         await self._redis.xadd(_LOG, {"learned": "1"}, maxlen=_LOG_KEPT, approximate=True)
 
     # Mirroring
@@ -151,7 +151,7 @@ class SharedAnswers:
         self._mirror(batch)
         learned = await self._redis.get(_LEARNED)
         if learned is not None:
-            self._recogniser.take_over(learned)
+            self._recogniser.load(learned)
 
     async def follow(self) -> None:
         """Follow what others store, evict and learn.
@@ -185,7 +185,7 @@ class SharedAnswers:
         if any(b"learned" in change for _, change in changes):
             learned = await self._redis.get(_LEARNED)
             if learned is not None:
-                self._recogniser.take_over(learned)
+                self._recogniser.load(learned)
 
     def _mirror(self, questions: list[StoredQuestion]) -> None:
         self._recogniser.add([(q.text, self._reader.read(q.text), q.label) for q in questions])
@@ -213,6 +213,6 @@ async def drop_about(redis: Redis, name: str) -> list[str]:
     if not keys:
         return []
     found = await client.mget(keys)
-    needs = [msgspec.json.decode(value, type=Prepared).need for value in found if value is not None]
+    needs = [msgspec.json.decode(value, type=GeneratedAnswer).need for value in found if value is not None]
     await client.delete(about_key(name), *keys)
     return sorted({need for need in needs if need})

@@ -22,7 +22,7 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half_open"
 
 
-class Breaker:
+class CircuitBreaker:
     """One dependency's. Without I/O; ``clock`` gives seconds that only go forward."""
 
     def __init__(
@@ -36,7 +36,7 @@ class Breaker:
         self._next_s = float("-inf")
 
     @classmethod
-    def from_settings(cls, name: str, settings: Settings) -> Breaker:
+    def from_settings(cls, name: str, settings: Settings) -> CircuitBreaker:
         """With the figures that hold for all dependencies alike."""
         return cls(name, failures=settings.breaker_failures, pause_s=settings.breaker_pause_s)
 

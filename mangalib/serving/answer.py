@@ -27,10 +27,10 @@ from mangalib.protocol.frames import Chunk, Metadata, Query, is_of
 from mangalib.serving import telemetry as metrics
 from mangalib.serving.fan_out import Branch, fan_out
 from mangalib.serving.framing import Framing
-from mangalib.serving.outbox import Delivery
-from mangalib.serving.precomputed import Asked, Found, Given
+from mangalib.serving.outbox import Outbox
+from mangalib.serving.precomputed import CompletedAnswer, PrecomputedAnswer, QueryContext
 from mangalib.serving.prompts import assemble
-from mangalib.serving.replay_store import Head, Plan, Recorded
+from mangalib.serving.replay_store import AnswerRecord, Plan, StoredAnswer
 from mangalib.serving.retrieval import Customer
 from mangalib.serving.services import Services
 from mangalib.serving.stream import StreamMachine, StreamState
@@ -52,7 +52,7 @@ class Answer:
         customer: str,
         request_id: str,
         connection_id: str,
-        head: Head,
+        head: AnswerRecord,
         frames: list[bytes],
         cursor: int = 0,
     ) -> None:
@@ -67,21 +67,21 @@ class Answer:
         self._intent = head.plan.intent if head.plan else ""
         self._source = "model"
         self._model_id = head.plan.model_id if head.plan else ""
-        self._asked: Asked | None = None
+        self._asked: QueryContext | None = None
         self._retrieved: list[Manga] = []
         self._had_history = False
-        self._delivery = Delivery(
+        self._outbox = Outbox(
             services, request_id=request_id, connection_id=connection_id, frames=frames, cursor=cursor
         )
         self._machine = StreamMachine(
             batch_size=self._release.batch_size(self._settings),
-            shown=Recorded(head, frames).text,
+            shown=StoredAnswer(head, frames).text,
             buffered=not head.query.stream,
         )
         self._machine.metrics.tokens = head.tokens
         self._machine.metrics.input_tokens = head.input_tokens
         self._machine.metrics.first_token_ms = head.first_token_ms
-        self._frames = Framing(services, self._release, self._delivery, self._machine, head.query.text, request_id)
+        self._frames = Framing(services, self._release, self._outbox, self._machine, head.query.text, request_id)
         self._degraded: list[str] = []
         self._deadline_s = time.monotonic() + self._settings.stream_timeout_s + self._settings.send_timeout_s
         self._producing = False
@@ -94,7 +94,7 @@ class Answer:
         cls, services: Services, query: Query, *, customer: str, session_id: str, request_id: str, connection_id: str
     ) -> Answer:
         """An answer to a new question."""
-        head = Head(session_id, query, StreamState.INITIALIZING)
+        head = AnswerRecord(session_id, query, StreamState.INITIALIZING)
         return cls(
             services, customer=customer, request_id=request_id, connection_id=connection_id, head=head, frames=[]
         )
@@ -103,7 +103,7 @@ class Answer:
     def continued(
         cls,
         services: Services,
-        recorded: Recorded,
+        recorded: StoredAnswer,
         *,
         customer: str,
         request_id: str,
@@ -120,18 +120,18 @@ class Answer:
             frames=recorded.frames,
             cursor=min(after + 1, len(recorded.frames)),
         )
-        answer._delivery.finished = recorded.head.state in {StreamState.COMPLETED, StreamState.ERROR}
+        answer._outbox.finished = recorded.head.state in {StreamState.COMPLETED, StreamState.ERROR}
         return answer
 
     async def run(self) -> None:
         """Make, deliver and keep the answer, until its last frame is out or the client is gone."""
         async with asyncio.TaskGroup() as self._tasks:
             self._deliverer = self._tasks.create_task(self._deliver())
-            if not self._delivery.finished:
-                self._tasks.create_task(self._delivery.keep(self._customer, self._head))
+            if not self._outbox.finished:
+                self._tasks.create_task(self._outbox.keep(self._customer, self._head))
                 self._producer = self._tasks.create_task(self._produce())
         if self._producer is not None:
-            metrics.publish(
+            metrics.publish_answer(
                 self._settings.metrics_namespace,
                 model_id=self._model_id,
                 intent=self._intent or "unknown",
@@ -142,9 +142,9 @@ class Answer:
 
     def attach(self, connection_id: str, after: int) -> bool:
         """Go on towards another connection, from behind frame ``after``; false when this answer is ending already."""
-        if self._delivery.stopped or self._delivery.finished:
+        if self._outbox.stopped or self._outbox.finished:
             return False
-        self._delivery.turn_to(connection_id, after)
+        self._outbox.redirect_to(connection_id, after)
         if self._tasks is not None and self._deliverer is not None:  # else it begins with the new connection
             self._deliverer.cancel()
             self._deliverer = self._tasks.create_task(self._deliver())
@@ -152,8 +152,8 @@ class Answer:
 
     def leave(self, connection_id: str | None = None) -> None:
         """The client is gone (from that connection, if given): stop the model, keep what there is."""
-        if connection_id in {None, self._delivery.connection_id} and not self._delivery.stopped:
-            self._delivery.stop()
+        if connection_id in {None, self._outbox.connection_id} and not self._outbox.stopped:
+            self._outbox.stop()
             # A post that is under way goes to nobody; who comes back is not to wait for it.
             if self._deliverer is not None and self._deliverer is not asyncio.current_task():
                 self._deliverer.cancel()
@@ -166,7 +166,7 @@ class Answer:
     async def _produce(self) -> None:
         self._producing = True
         try:
-            if self._delivery.stopped:
+            if self._outbox.stopped:
                 raise asyncio.CancelledError
             async with asyncio.timeout(self._settings.stream_timeout_s):
                 found = None
@@ -182,7 +182,7 @@ class Answer:
         except asyncio.CancelledError:
             self._machine.cancel(self._frames.now_ms())
             self._frames.text()
-            if not self._delivery.stopped:
+            if not self._outbox.stopped:
                 raise
         except TimeoutError:
             self._end_with_error("timeout", SORRY, f"not complete within {self._settings.stream_timeout_s:g} s")
@@ -194,9 +194,9 @@ class Answer:
             self._end_with_error("internal", SORRY, type(error).__name__)
         finally:
             self._producing = False
-            self._delivery.finish()
+            self._outbox.finish()
 
-    async def _look_ahead(self) -> Found | None:
+    async def _look_ahead(self) -> PrecomputedAnswer | None:
         """From the question to an answer that exists already, or is being made."""
         query, services = self.query, self._services
         intent = named_intent(query.intent) if query.intent else services.classifier.classify(query.text)
@@ -208,8 +208,8 @@ class Answer:
         if route.status_text:
             self._frames.status("typing", route.status_text, self._intent)
         self._frames.begin_cards(Intent(self._intent))
-        asked = self._asked = Asked(self._customer, self.session_id, intent, query.text, self._release)
-        found: Found | None = None
+        asked = self._asked = QueryContext(self._customer, self.session_id, intent, query.text, self._release)
+        found: PrecomputedAnswer | None = None
         try:
             with services.breakers.redis.watch():
                 async with asyncio.timeout(self._settings.cache_budget_ms / 1000):
@@ -220,7 +220,7 @@ class Answer:
         self._frames.mark("cache")
         return found
 
-    async def _served(self, found: Found) -> bool:
+    async def _served(self, found: PrecomputedAnswer) -> bool:
         """Pass the answer on; false when its making failed, so that it must be made here."""
         shown, passed = self._machine.text, ""
         try:
@@ -233,7 +233,7 @@ class Answer:
                     if new:
                         self._machine.receive_text(new, self._frames.now_ms())
                         self._first_token()
-                        self._delivery.wake()
+                        self._outbox.wake()
         except (MangaError, RedisError, OSError) as error:
             log.warning("made here after all: %s", error, extra={"request_id": self.request_id})
             return False
@@ -298,7 +298,7 @@ class Answer:
         if "first_token" not in self._frames.timeline and self._machine.has_text:
             self._frames.mark("first_token")
             if self._asked is not None:
-                self._services.ahead.began(self._asked, [title.manga_id for title in self._retrieved])
+                self._services.ahead.on_first_token(self._asked, [title.manga_id for title in self._retrieved])
 
     async def _generate(self, plan: Plan) -> None:
         request = continuing(plan.request, self._machine.text)
@@ -328,7 +328,7 @@ class Answer:
             async for events in stream:
                 machine.receive(events, self._frames.now_ms())
                 self._first_token()
-                self._delivery.wake()
+                self._outbox.wake()
         if not machine.finished_by_model:
             raise TransportError("the model's stream ended before its last event", answered=True)
 
@@ -357,8 +357,10 @@ class Answer:
             self._tasks.create_task(self._remember())
         if self._asked is not None:
             cost = machine.metrics.tokens + machine.metrics.input_tokens
-            told = Given(machine.text, self._source, self._model_id, cost, metadata.total_ms, self._had_history)
-            self._services.ahead.ended(self._asked, told)
+            told = CompletedAnswer(
+                machine.text, self._source, self._model_id, cost, metadata.total_ms, self._had_history
+            )
+            self._services.ahead.on_completed(self._asked, told)
 
     def _end_with_error(self, code: str, message: str, reason: str, retry_after_ms: int | None = None) -> None:
         log.warning("answer ended with %s: %s", code, reason, extra={"request_id": self.request_id})
@@ -384,7 +386,7 @@ class Answer:
     # Delivering it
 
     async def _deliver(self) -> None:
-        if not await self._delivery.deliver(self._frames.text, self._sent, deadline_s=self._deadline_s):
+        if not await self._outbox.deliver(self._frames.text, self._sent, deadline_s=self._deadline_s):
             self.leave()
 
     def _sent(self, frame: bytes) -> None:
@@ -392,9 +394,9 @@ class Answer:
         if is_of(frame, Chunk):
             self._machine.sent(len(frame))
 
-    def _head(self) -> Head:
+    def _head(self) -> AnswerRecord:
         numbers = self._machine.metrics
-        return Head(
+        return AnswerRecord(
             session_id=self.session_id,
             query=self.query,
             state=self._machine.state,

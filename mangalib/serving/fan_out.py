@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mangalib.resilience.circuit_breaker import Breaker
+from mangalib.resilience.circuit_breaker import CircuitBreaker
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Branch:
     name: str
     run: Callable[[], Awaitable[Any]]
     deadline_ms: float
-    breaker: Breaker
+    breaker: CircuitBreaker
 
 
 @dataclass
-class Outcome:
+class LookupResult:
     """What came of a branch: a value or the reason why there is none, and when it ended (monotonic seconds)."""
 
     value: Any = None
@@ -31,14 +31,14 @@ class Outcome:
     ended_s: float = 0.0
 
 
-async def fan_out(branches: Sequence[Branch], *, parallel: bool = True) -> dict[str, Outcome]:
+async def fan_out(branches: Sequence[Branch], *, parallel: bool = True) -> dict[str, LookupResult]:
     """Run all branches side by side and wait for them.
 
     Not ``parallel``, they run one after another: only to measure what that would cost.
 
     Never raises for a branch's failure. Returns an outcome for each branch, by name.
     """
-    outcomes = {branch.name: Outcome() for branch in branches}
+    outcomes = {branch.name: LookupResult() for branch in branches}
 
     async def run(branch: Branch) -> None:
         outcome = outcomes[branch.name]

@@ -14,7 +14,7 @@ from mangalib.domain.intents import Intent
 from mangalib.domain.releases import Release
 from mangalib.protocol.cards import CardDeck, ProductCard, TitleCard, product_card, title_card
 from mangalib.protocol.frames import Card, Chunk, Done, Error, Metadata, Status
-from mangalib.serving.outbox import Delivery
+from mangalib.serving.outbox import Outbox
 from mangalib.serving.services import Services
 from mangalib.serving.stream import StreamMachine
 
@@ -28,7 +28,7 @@ class Framing:
         self,
         services: Services,
         release: Release,
-        delivery: Delivery,
+        delivery: Outbox,
         machine: StreamMachine,
         question: str,
         request_id: str,
@@ -37,7 +37,7 @@ class Framing:
         self._services = services
         self._settings = services.settings
         self._shows_statuses = release.optimisations.status_messages
-        self._delivery = delivery
+        self._outbox = delivery
         self._machine = machine
         self._request_id = request_id
         self._deck = CardDeck(services.catalogue, services.settings, question)
@@ -64,14 +64,14 @@ class Framing:
     def status(self, state: str, message: str, intent: str) -> None:
         """What is being done, where the release shows that and it was not said before."""
         if self._shows_statuses and state not in self._seen_statuses:
-            self._delivery.add(Status(state, message, self._request_id, self._delivery.next_seq, intent))
+            self._outbox.add(Status(state, message, self._request_id, self._outbox.next_seq, intent))
 
     def text(self) -> None:
         """A piece of text, when there is one that should leave now, and the titles that it has brought."""
-        if self._delivery.all_sent or self._machine.state.final:
+        if self._outbox.all_sent or self._machine.state.final:
             text = self._machine.take()
             if text is not None:
-                self._delivery.add(Chunk(text, self._request_id, self._delivery.next_seq))
+                self._outbox.add(Chunk(text, self._request_id, self._outbox.next_seq))
                 self._show(self._deck.read(text))
 
     def begin_cards(self, intent: Intent) -> None:
@@ -95,11 +95,11 @@ class Framing:
 
     def done(self, metadata: Metadata) -> None:
         """The answer is whole."""
-        self._delivery.add(Done(metadata, self._request_id, self._delivery.next_seq))
+        self._outbox.add(Done(metadata, self._request_id, self._outbox.next_seq))
 
     def error(self, code: str, message: str, retry_after_ms: int | None) -> None:
         """The answer ends here."""
-        self._delivery.add(Error(code, message, self._request_id, self._delivery.next_seq, retry_after_ms))
+        self._outbox.add(Error(code, message, self._request_id, self._outbox.next_seq, retry_after_ms))
 
     def _show(self, titles: list[Manga]) -> None:
         for title in titles:
@@ -107,4 +107,4 @@ class Framing:
 
     def _card(self, card: TitleCard | ProductCard) -> None:
         if (card.manga_id, type(card)) not in self._seen_cards:
-            self._delivery.add(Card(card, self._request_id, self._delivery.next_seq))
+            self._outbox.add(Card(card, self._request_id, self._outbox.next_seq))

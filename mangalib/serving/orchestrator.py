@@ -192,7 +192,7 @@ class Orchestrator:
             answer.leave(connection_id)
         scope = (client.customer, client.session_id)
         if not any((other.customer, other.session_id) == scope for other in self._clients.values()):
-            self._services.ahead.left(*scope)
+            self._services.ahead.on_session_closed(*scope)
         self._spawn(self._forget(connection_id))
 
     async def _forget(self, connection_id: str) -> None:

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from mangalib.errors import ConnectionGoneError, MangaError
 from mangalib.protocol.frames import Card, Chunk, Done, Error, Status, encode, is_of
-from mangalib.serving.replay_store import Head
+from mangalib.serving.replay_store import AnswerRecord
 from mangalib.serving.services import Services
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _F = TypeVar("_F", Status, Card)
 
 
-class Delivery:
+class Outbox:
     """Frames in the order of their ``seq``; ``cursor`` is the next one to be sent, one post in flight.
 
     A frame leaves when it is kept, so that whoever takes an answer over knows all that its client has; but nothing waits up to
@@ -60,7 +60,7 @@ class Delivery:
         return self._cursor == len(self.frames)
 
     @property
-    def _may_leave(self) -> bool:
+    def _may_send(self) -> bool:
         urgent = self._first_text is None or self._cursor <= self._first_text
         return urgent or self._cursor < self._saved or not self._keeping
 
@@ -91,7 +91,7 @@ class Delivery:
         self.stopped = True
         self._something_new.set()
 
-    def turn_to(self, connection_id: str, after: int) -> None:
+    def redirect_to(self, connection_id: str, after: int) -> None:
         """Go on towards another connection, from behind frame ``after``."""
         self.connection_id = connection_id
         self._cursor = min(after + 1, len(self.frames))
@@ -100,7 +100,7 @@ class Delivery:
         """Send until the end; false when the client is gone. ``gather`` may add a frame before each is chosen."""
         while not self.stopped:
             gather()
-            if self.all_sent or not self._may_leave:
+            if self.all_sent or not self._may_send:
                 if self.all_sent and self.finished:
                     return True
                 self._something_new.clear()
@@ -118,10 +118,10 @@ class Delivery:
             sent(frame)
         return True
 
-    async def keep(self, customer: str, head: Callable[[], Head]) -> None:
+    async def keep(self, customer: str, head: Callable[[], AnswerRecord]) -> None:
         """Write what is new, with the answer's record, until the last frame is written; a failure is logged."""
         settings, replay = self._services.settings, self._services.replay
-        written: Head | None = None
+        written: AnswerRecord | None = None
         while True:
             await self._something_to_save.wait()
             self._something_to_save.clear()

@@ -14,7 +14,7 @@ from mangalib.domain.intents import Intent
 from mangalib.domain.releases import Release
 
 
-class Asked(msgspec.Struct, frozen=True):
+class QueryContext(msgspec.Struct, frozen=True):
     """A question, by whom and in which session, under which release."""
 
     customer: str
@@ -24,7 +24,7 @@ class Asked(msgspec.Struct, frozen=True):
     release: Release
 
 
-class Found(Protocol):
+class PrecomputedAnswer(Protocol):
     """An answer that exists, or is being made right now.
 
     ``request`` is what the model was asked, so that an answer cut off can go on; without messages its text is whole already.
@@ -45,7 +45,7 @@ class Found(Protocol):
 
 
 @dataclass(frozen=True)
-class Given:
+class CompletedAnswer:
     """What a customer was told."""
 
     text: str
@@ -56,10 +56,10 @@ class Given:
     history: bool
 
 
-class Ahead(Protocol):
+class Precomputed(Protocol):
     """Pre-computation. None of the methods raises for what goes wrong with it: then there is no answer ahead."""
 
-    async def find(self, asked: Asked) -> Found | None:
+    async def find(self, asked: QueryContext) -> PrecomputedAnswer | None:
         """The answer to that question, if there is one that is still right."""
         ...
 
@@ -67,14 +67,14 @@ class Ahead(Protocol):
         """These titles as they are now, price and stock; those that are not known are left out."""
         ...
 
-    def began(self, asked: Asked, titles: list[str]) -> None:
+    def on_first_token(self, asked: QueryContext, titles: list[str]) -> None:
         """The first word of an answer is out, which was made with these titles (ids): time to think of what comes next."""
         ...
 
-    def ended(self, asked: Asked, given: Given) -> None:
+    def on_completed(self, asked: QueryContext, given: CompletedAnswer) -> None:
         """The answer is whole."""
         ...
 
-    def left(self, customer: str, session_id: str) -> None:
+    def on_session_closed(self, customer: str, session_id: str) -> None:
         """The session is over."""
         ...

@@ -26,7 +26,7 @@ class Plan(msgspec.Struct, frozen=True):
     request: ClaudeRequest
 
 
-class Head(msgspec.Struct):
+class AnswerRecord(msgspec.Struct):
     """An answer's record beside its frames: what changes a few times only."""
 
     session_id: str
@@ -38,10 +38,10 @@ class Head(msgspec.Struct):
     plan: Plan | None = None
 
 
-class Recorded(NamedTuple):
+class StoredAnswer(NamedTuple):
     """What is known of an answer: its record and its frames, ``frames[seq]``."""
 
-    head: Head
+    head: AnswerRecord
     frames: list[bytes]
 
     @property
@@ -59,7 +59,7 @@ class _Write:
     """What is to be written of one answer; ``failed`` is what kept it from that, ``done`` says that it was tried."""
 
     key: str
-    head: Head | None
+    head: AnswerRecord | None
     frames: list[bytes]
     first_seq: int
     done: bool = False
@@ -90,7 +90,7 @@ class ReplayStore:
         self._turn = asyncio.Lock()
 
     async def save(
-        self, customer: str, request_id: str, head: Head | None, frames: list[bytes], first_seq: int
+        self, customer: str, request_id: str, head: AnswerRecord | None, frames: list[bytes], first_seq: int
     ) -> None:
         """Write the frames from ``first_seq`` on, and the record unless it is the one that was written last (``None``).
 
@@ -122,7 +122,7 @@ class ReplayStore:
             for write in writes:
                 write.done = True
 
-    async def load(self, customer: str, request_id: str) -> Recorded | None:
+    async def load(self, customer: str, request_id: str) -> StoredAnswer | None:
         """The answer, or ``None`` when there never was one or its time is over."""
         key = _key(customer, request_id)
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -132,7 +132,7 @@ class ReplayStore:
         if head is None:
             return None
         by_seq = {int(seq): frame for seq, frame in frames.items()}
-        return Recorded(msgspec.json.decode(head, type=Head), [by_seq[seq] for seq in sorted(by_seq)])
+        return StoredAnswer(msgspec.json.decode(head, type=AnswerRecord), [by_seq[seq] for seq in sorted(by_seq)])
 
 
 def _key(customer: str, request_id: str) -> str:

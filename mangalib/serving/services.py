@@ -10,8 +10,8 @@ from mangalib.aws.management_api import ManagementApi
 from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.releases import ReleaseFollower
 from mangalib.nlu.classifier import IntentClassifier
-from mangalib.resilience.circuit_breaker import Breaker
-from mangalib.serving.precomputed import Ahead
+from mangalib.resilience.circuit_breaker import CircuitBreaker
+from mangalib.serving.precomputed import Precomputed
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.query_log import QueryLog
 from mangalib.serving.replay_store import ReplayStore
@@ -23,9 +23,9 @@ class Breakers:
     """Of what answers can do without. The model and the way back to the client have theirs inside."""
 
     def __init__(self, settings: Settings) -> None:
-        self.redis = Breaker.from_settings("Redis", settings)
-        self.search = Breaker.from_settings("the search for titles", settings)
-        self.customers = Breaker.from_settings("the customers' data", settings)
+        self.redis = CircuitBreaker.from_settings("Redis", settings)
+        self.search = CircuitBreaker.from_settings("the search for titles", settings)
+        self.customers = CircuitBreaker.from_settings("the customers' data", settings)
 
 
 @dataclass(frozen=True)
@@ -44,5 +44,5 @@ class Services:
     management: ManagementApi
     replay: ReplayStore
     releases: ReleaseFollower
-    ahead: Ahead
+    ahead: Precomputed
     query_log: QueryLog | None = None

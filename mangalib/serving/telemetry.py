@@ -15,7 +15,7 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 from mangalib.serving.stream import StreamMetrics, StreamState
 
 
-def publish(
+def publish_answer(
     namespace: str, *, model_id: str, intent: str, state: StreamState, metrics: StreamMetrics, request_id: str
 ) -> None:
     """Write one record for one answer to standard output, where CloudWatch's agent picks it up.

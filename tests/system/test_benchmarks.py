@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.speed.__main__ import ITEMS, RESULTS
 from benchmarks.speed.profile import ELSE, PARTS, _put_together
-from benchmarks.speed.tables import Table, quote, spread
+from benchmarks.speed.tables import DocumentTable, quote, spread
 from benchmarks.speed.transport import Orchestrator, one_round, peer
 from mangalib.local.stack import Stack
 
@@ -23,7 +23,7 @@ def test_each_item_makes_tables(item: str) -> None:
 
 
 def test_a_table_stands_in_columns_with_its_notes() -> None:
-    table = Table("name", "Title", ["who", "ms"], [["a longer one", "1"], ["b", "1,000"]], ["Note."])
+    table = DocumentTable("name", "Title", ["who", "ms"], [["a longer one", "1"], ["b", "1,000"]], ["Note."])
     assert str(table).splitlines() == [
         "**Title**",
         "",
@@ -39,7 +39,7 @@ def test_a_table_stands_in_columns_with_its_notes() -> None:
 def test_only_what_stands_between_the_marks_is_written_again(tmp_path: Path) -> None:
     document = tmp_path / "README.md"
     document.write_text("before\n<!-- written by make benchmark -->\nold\n<!-- end of what it writes -->\nafter\n")
-    table = Table("name", "Title", ["who"], [["a"]], [])
+    table = DocumentTable("name", "Title", ["who"], [["a"]], [])
     quote([table], "machine", document)
     quote([table], "machine", document)
     written = document.read_text()

@@ -103,7 +103,9 @@ def test_a_bad_release_is_seen_paged_and_taken_back_once(drill_stack: Stack, env
         store = Store(env["MANGA_STORE"], load_settings())
         measured = store.load(*[store.started_at(good["run_id"])] * 2).samples
         # A laptop's runs differ more than a server's: the past wanders by 15 %.
-        for run in iter_runs(history.before(measured, history.Past(wander=0.15, daily=0), np.random.default_rng(1))):
+        for run in iter_runs(
+            history.before(measured, history.SyntheticHistory(run_to_run=0.15, daily=0), np.random.default_rng(1))
+        ):
             store.append(run)
         calm = json.loads(mangalib(env, "verdict", "--act", "--fail-on", "sev2", "--json"))
         assert calm["baseline_runs"] == 672

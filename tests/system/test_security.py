@@ -146,7 +146,7 @@ def test_a_notebooks_parameter_is_a_value_and_never_code(tmp_path: Path, value: 
     notebook = write_notebook(tmp_path / "tiny.ipynb", RECORD.replace("number={number}", "x"), parameters="number = ''")
     settings = load_settings()
     runs = jobs.runs_in(tmp_path / "runs", settings)
-    run = jobs.run(job_of(notebook, {"number": value}, timeout_s=100), runs, settings)
+    run = jobs.run_job(job_of(notebook, {"number": value}, timeout_s=100), runs, settings)
     assert run.ok, run.record.error
     assert run.record.results["number"] == value
 

@@ -42,7 +42,7 @@ class Fit:
 
     weights: Floats
     sd: Floats
-    doubt: Floats
+    posterior_variance: Floats
     runs: Floats
 
     def expected(self, rows: Floats) -> Floats:
@@ -51,7 +51,7 @@ class Fit:
 
     def uncertainty(self, row: Floats) -> Floats:
         """Variance of the expectation at one row, as a share of one run's variance: shape (series,)."""
-        return np.asarray(np.einsum("p,spq,q->s", row, self.doubt, row))
+        return np.asarray(np.einsum("p,spq,q->s", row, self.posterior_variance, row))
 
 
 class Baseline:
@@ -101,11 +101,11 @@ class Baseline:
 
     def fit(self, prior_sd: Floats) -> Fit:
         """The regression as of now; ``prior_sd`` (series, channels) is the spread that is believed without any run."""
-        doubt = np.linalg.inv(self._xx + _RIDGE)
-        weights = np.einsum("scp,spq->scq", self._xy, doubt)
+        posterior_variance = np.linalg.inv(self._xx + _RIDGE)
+        weights = np.einsum("scp,spq->scq", self._xy, posterior_variance)
         penalty = np.einsum("scp,pq,scq->sc", weights, _RIDGE, weights)
         left = self._yy - np.einsum("scp,scp->sc", weights, self._xy) - penalty
-        used = np.einsum("spq,sqp->s", doubt, self._xx)
+        used = np.einsum("spq,sqp->s", posterior_variance, self._xx)
         degrees = np.maximum(self.runs - used, 0.0)[:, None]
         variance = (np.maximum(left, 0.0) + _PRIOR_RUNS * prior_sd**2) / (degrees + _PRIOR_RUNS)
-        return Fit(weights, np.sqrt(variance), np.asarray(doubt, dtype=np.float64), self.runs.copy())
+        return Fit(weights, np.sqrt(variance), np.asarray(posterior_variance, dtype=np.float64), self.runs.copy())

@@ -16,8 +16,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mangalib.benchmark.detection import textbook
-from mangalib.benchmark.detection.error_charts import ErrorCharts, ErrorReading
-from mangalib.benchmark.detection.latency_charts import MIN_BASELINE_RUNS, LatencyCharts, Reading
+from mangalib.benchmark.detection.error_charts import ErrorCharts, ErrorChartState
+from mangalib.benchmark.detection.latency_charts import MIN_BASELINE_RUNS, ChartState, LatencyCharts
 from mangalib.benchmark.detection.series import METRICS, POOLED, Series, checked, summarise
 from mangalib.benchmark.detection.severity import SURE_SD, WARNING, Bands
 from mangalib.benchmark.detection.verdict_frame import ERROR_RATE, Row, as_frame
@@ -56,7 +56,7 @@ def replay(
     """
     settings = settings or load_settings()
     if rule == "textbook":
-        return textbook.replay(samples, settings=settings, progress=progress)
+        return textbook.replay_textbook(samples, settings=settings, progress=progress)
     if checked(samples).empty:
         return as_frame([])
     return follow(summarise(samples), settings=settings, progress=progress)
@@ -73,46 +73,46 @@ def follow(series: Series, *, settings: Settings, progress: bool = False, last: 
         charts.step(run)
         errors.step(run)
         if last is None or run >= len(runs) - last:
-            rows += _latency_rows(series, run, charts.reading(), Bands.of_p95(settings))
-            rows += _error_rows(series, run, errors.reading(), Bands.of_errors(settings))
+            rows += _latency_rows(series, run, charts.state(), Bands.of_p95(settings))
+            rows += _error_rows(series, run, errors.state(), Bands.of_errors(settings))
     return as_frame(rows)
 
 
-def _latency_rows(series: Series, run: int, reading: Reading, bands: Bands) -> list[Row]:
+def _latency_rows(series: Series, run: int, state: ChartState, bands: Bands) -> list[Row]:
     def share(deviations: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        return np.asarray(np.expm1(np.clip(reading.shift + deviations * reading.error, -50, 50)))
+        return np.asarray(np.expm1(np.clip(state.shift + deviations * state.error, -50, 50)))
 
-    worse = reading.judged & (reading.direction > 0) & reading.strong
-    severity = np.where(worse, bands.judged(share(-SURE_SD), share(SURE_SD), reading.page), 0)
+    worse = state.judged & (state.direction > 0) & state.strong
+    severity = np.where(worse, bands.judged(share(-SURE_SD), share(SURE_SD), state.page), 0)
     shift, low, high = share(0), share(-_SD_95), share(_SD_95)
     rows: list[Row] = []
     for at, (intent, metric) in enumerate(_names(series.intents, METRICS)):
-        changed = bool(reading.direction[at]) and bool(reading.judged[at])
-        since = series.times[reading.since[at]] if changed else pd.NaT
-        interval = tuple(float(part[at]) if reading.judged[at] else np.nan for part in (shift, low, high))
-        direction = int(reading.direction[at]) if reading.judged[at] else 0
-        count = run - int(reading.since[at]) + 1
-        reason = _latency_reason(reading, at, int(severity[at]), interval, count, bands)
+        changed = bool(state.direction[at]) and bool(state.judged[at])
+        since = series.times[state.since[at]] if changed else pd.NaT
+        interval = tuple(float(part[at]) if state.judged[at] else np.nan for part in (shift, low, high))
+        direction = int(state.direction[at]) if state.judged[at] else 0
+        count = run - int(state.since[at]) + 1
+        reason = _latency_reason(state, at, int(severity[at]), interval, count, bands)
         head = (series.run_ids[run], series.times[run], intent, metric, int(severity[at]), since)
         rows.append((*head, *interval, reason, direction))
     return rows
 
 
 def _latency_reason(
-    reading: Reading, at: int, severity: int, interval: tuple[float, ...], count: int, bands: Bands
+    state: ChartState, at: int, severity: int, interval: tuple[float, ...], count: int, bands: Bands
 ) -> str:
-    if not reading.judged[at]:
-        runs = int(reading.baseline_runs[at])
+    if not state.judged[at]:
+        runs = int(state.baseline_runs[at])
         if runs < MIN_BASELINE_RUNS:
             return f"not judged: its baseline has {runs} of at least {MIN_BASELINE_RUNS} runs"
         return "not judged: too few answers in this run"
-    if reading.direction[at] == 0:
+    if state.direction[at] == 0:
         return "as its baseline"
     shift, low, high = (f"{100 * part:+.0f}" for part in interval)
     over = f"p95 {shift} % ({low} to {high} %) for {count} run{'s' if count > 1 else ''}"
-    if reading.direction[at] < 0:
+    if state.direction[at] < 0:
         return f"improved: {over}"
-    what = "a slow tail" if reading.tail_only[at] else "slower"
+    what = "a slow tail" if state.tail_only[at] else "slower"
     if severity < WARNING and interval[0] < bands.starts[0]:
         return f"{what}, but less than the {100 * bands.starts[0]:g} % that count: {over}"
     if severity < WARNING:
@@ -120,28 +120,28 @@ def _latency_reason(
     return f"{what}: {over}"
 
 
-def _error_rows(series: Series, run: int, reading: ErrorReading, bands: Bands) -> list[Row]:
-    severity = np.where(reading.up, bands.judged(reading.low, reading.high, reading.page), 0)
+def _error_rows(series: Series, run: int, state: ErrorChartState, bands: Bands) -> list[Row]:
+    severity = np.where(state.up, bands.judged(state.low, state.high, state.page), 0)
     # A single failure says little of the rate, and still is one more than there ever was.
-    surprising = reading.up & (severity == 0) & (reading.rate >= bands.starts[0])
+    surprising = state.up & (severity == 0) & (state.rate >= bands.starts[0])
     severity = np.where(surprising, WARNING, severity)
     rows: list[Row] = []
     for at, intent in enumerate([*series.intents, POOLED]):
-        count = run - int(reading.since[at]) + 1
-        if not reading.judged[at]:
+        count = run - int(state.since[at]) + 1
+        if not state.judged[at]:
             reason = "not judged: no requests, or no baseline yet"
-        elif not reading.up[at]:
+        elif not state.up[at]:
             reason = "as its baseline"
         else:
             reason = (
-                f"failing: {100 * reading.rate[at]:.1f} % of requests ({100 * reading.low[at]:.1f} to "
-                f"{100 * reading.high[at]:.1f} %) for {count} run{'s' if count > 1 else ''}, "
-                f"usually {100 * reading.usual[at]:.2g} %"
+                f"failing: {100 * state.rate[at]:.1f} % of requests ({100 * state.low[at]:.1f} to "
+                f"{100 * state.high[at]:.1f} %) for {count} run{'s' if count > 1 else ''}, "
+                f"usually {100 * state.usual[at]:.2g} %"
             )
-        since = series.times[reading.since[at]] if reading.up[at] else pd.NaT
+        since = series.times[state.since[at]] if state.up[at] else pd.NaT
         head = (series.run_ids[run], series.times[run], intent, ERROR_RATE, int(severity[at]), since)
-        interval = (float(reading.rate[at]), float(reading.low[at]), float(reading.high[at]))
-        rows.append((*head, *interval, reason, int(reading.up[at])))
+        interval = (float(state.rate[at]), float(state.low[at]), float(state.high[at]))
+        rows.append((*head, *interval, reason, int(state.up[at])))
     return rows
 
 

@@ -24,7 +24,7 @@ _PRIOR_FAILURES = 0.15
 
 
 @dataclass(frozen=True)
-class ErrorReading:
+class ErrorChartState:
     """What the charts say of one run, by intent, all intents together last: arrays of shape (intents + 1,).
 
     ``rate`` is the share that failed since ``since``, between ``low`` and ``high`` with 90 % credibility (Jeffreys);
@@ -82,13 +82,13 @@ class ErrorCharts:
             self._counts = self._failed[run], self._asked[run]
         self._changed[run] |= self._up
 
-    def reading(self) -> ErrorReading:
+    def state(self) -> ErrorChartState:
         """What is said of the run that was taken last."""
         failed, asked = self._counts
         low, high = _jeffreys(failed, asked)
         since = np.where(self._up, self._since, self._run)
         rate = failed / np.maximum(asked, 1)
-        return ErrorReading(self._up.copy(), since, rate, low, high, self._usual, self._page.copy(), self._judged)
+        return ErrorChartState(self._up.copy(), since, rate, low, high, self._usual, self._page.copy(), self._judged)
 
     def _open_what_began(self, recent: Ints) -> None:
         failed, asked = np.cumsum(self._failed[recent], axis=0), np.cumsum(self._asked[recent], axis=0)

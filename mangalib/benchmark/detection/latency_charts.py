@@ -37,7 +37,7 @@ _PRIOR_SPREAD = np.array([1.0, 1.5, 2.0])
 
 
 @dataclass(frozen=True)
-class Reading:
+class ChartState:
     """What the charts say of one run; arrays of shape (series,), the pooled series last.
 
     ``direction`` is +1 where a series is worse than its baseline, -1 where better; ``since`` the run it began with;
@@ -213,7 +213,7 @@ class LatencyCharts:
 
     # What is said of it
 
-    def reading(self) -> Reading:
+    def state(self) -> ChartState:
         """What is said of the run that was taken last."""
         run, evidence, fit, judged = self._now
         moving = self._direction != 0
@@ -231,7 +231,7 @@ class LatencyCharts:
         shift, error = evidence.means[best, series, channel], evidence.errors[best, series, channel]
         strong, page = ((flag & moving & relevant).any(axis=1) for flag in (self._strong, self._page))
         tail_only = tail_moved & ~(moving & relevant)[:, CHANNELS.index(LOCATION)]
-        return Reading(direction, since, shift, error, strong, page, judged, tail_only, fit.runs)
+        return ChartState(direction, since, shift, error, strong, page, judged, tail_only, fit.runs)
 
 
 @dataclass(frozen=True)
@@ -252,8 +252,8 @@ class _Evidence:
         counts = np.maximum(np.cumsum(present, axis=0), 1)
         means = np.cumsum(np.where(present, residuals, 0.0), axis=0) / counts
         scatter = np.cumsum(np.where(present, variances, 0.0), axis=0) / counts**2
-        doubt = (fit.uncertainty(row)[:, None] * fit.sd**2)[None]
-        errors = np.sqrt(scatter + doubt + 1e-12)
+        posterior_variance = (fit.uncertainty(row)[:, None] * fit.sd**2)[None]
+        errors = np.sqrt(scatter + posterior_variance + 1e-12)
         degrees = np.maximum(fit.runs, 1)[:, None]
         return cls(residuals, variances, means, errors, _as_normal(means / errors, degrees))
 

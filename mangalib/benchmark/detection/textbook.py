@@ -55,7 +55,7 @@ class TextbookRule:
             self._ordered = np.delete(self._ordered, first + repeats)
 
 
-def replay(samples: pd.DataFrame, *, settings: Settings, progress: bool = False) -> pd.DataFrame:
+def replay_textbook(samples: pd.DataFrame, *, settings: Settings, progress: bool = False) -> pd.DataFrame:
     """Rows as ``detector.replay`` returns them, but for intent ``*``; ``since`` is the run itself, and ``shift`` the run's
     p95 over the baseline's, without an interval."""
     samples = checked(samples)

@@ -20,7 +20,7 @@ from mangalib.benchmark.detection.series import METRICS, Floats, Ints
 from mangalib.benchmark.detection.textbook import TextbookRule, rank_test
 from mangalib.benchmark.detection.verdict_frame import ERROR_RATE
 from mangalib.benchmark.experiments import synthetic_history as history
-from mangalib.benchmark.experiments.synthetic_history import Change, Past
+from mangalib.benchmark.experiments.synthetic_history import Change, SyntheticHistory
 from mangalib.settings import Settings
 
 LEARNING_DAYS = 7.0
@@ -52,7 +52,7 @@ class FalseAlarms:
 Names = list[tuple[str, str]]
 # Severities of shape (runs, series), and the series' intents and metrics, of a past's runs after the first seven days: by the
 # past, what changes in it, a seed, and the series that matter where not all do.
-Judge = Callable[[Past, list[Change], int, Names | None], tuple[Ints, Names]]
+Judge = Callable[[SyntheticHistory, list[Change], int, Names | None], tuple[Ints, Names]]
 
 
 class Rule(Protocol):
@@ -68,7 +68,7 @@ class Rule(Protocol):
 def sequential(settings: Settings) -> Judge:
     """Our rule, with its pooled rows."""
 
-    def judge(past: Past, changes: list[Change], seed: int, only: Names | None) -> tuple[Ints, Names]:
+    def judge(past: SyntheticHistory, changes: list[Change], seed: int, only: Names | None) -> tuple[Ints, Names]:
         series = history.series(past, changes, np.random.default_rng(seed))
         judged = int((series.hours >= _learned_h(past)).sum())
         rows = follow(series, settings=settings, last=judged)
@@ -86,7 +86,7 @@ def textbook(settings: Settings) -> Judge:
 def each_run_alone(make: Callable[[], Rule]) -> Judge:
     """A rule that is made anew for each series."""
 
-    def judge(past: Past, changes: list[Change], seed: int, only: Names | None) -> tuple[Ints, Names]:
+    def judge(past: SyntheticHistory, changes: list[Change], seed: int, only: Names | None) -> tuple[Ints, Names]:
         latencies, _ = history.simulate(past, changes, np.random.default_rng(seed))
         hours = past.times_s / 3600
         first = int((hours < _learned_h(past)).sum())
@@ -104,11 +104,11 @@ def each_run_alone(make: Callable[[], Rule]) -> Judge:
     return judge
 
 
-def _learned_h(past: Past) -> float:
+def _learned_h(past: SyntheticHistory) -> float:
     return float(past.times_s[0] / 3600 + LEARNING_DAYS * 24 - 1e-6)
 
 
-def false_alarms(judge: Judge, past: Past, seed: int) -> FalseAlarms:
+def false_alarms(judge: Judge, past: SyntheticHistory, seed: int) -> FalseAlarms:
     """What a rule says of a past in which nothing changed; its first seven days are for learning and do not count."""
     severity, _ = judge(past, [], seed, None)
     return FalseAlarms(past.days - LEARNING_DAYS, _begins(severity, 1), _begins(severity, 2), int((severity > 0).sum()))
@@ -119,7 +119,7 @@ def _begins(severity: Ints, level: int) -> int:
     return int((there & ~np.vstack([np.zeros_like(there[:1]), there[:-1]])).sum())
 
 
-def delays(judge: Judge, past: Past, change: Change, seed: int, *, level: int = 1) -> list[int]:
+def delays(judge: Judge, past: SyntheticHistory, change: Change, seed: int, *, level: int = 1) -> list[int]:
     """In how many runs a change after seven days is seen with at least that severity, for each case; ``NEVER`` if it is not.
 
     ``change.intents`` of ``None`` is a change of all intents at once: one case, seen when any row shows it.
@@ -184,7 +184,7 @@ def as_table(rows: list[dict[str, object]]) -> pd.DataFrame:
     return table
 
 
-def single_run_rules(past: Past, change: Change | None, seed: int, settings: Settings) -> dict[str, float]:
+def single_run_rules(past: SyntheticHistory, change: Change | None, seed: int, settings: Settings) -> dict[str, float]:
     """Share of runs and series of a day after the seven that simple rules alarm at, each run and series alone:
     Mann-Whitney alone, the run's p95 over two bands, and Mann-Whitney with Cohen's d and p95."""
     first = round(LEARNING_DAYS * past.runs_per_day)

@@ -36,7 +36,7 @@ _PEAK_HOUR_UTC = 12  # 21:00 in Japan
 
 
 @dataclass(frozen=True)
-class Past:
+class SyntheticHistory:
     """How the past was: ``sigma`` is the spread of a request's logarithm, ``wander`` that of a run's level; ``daily``
     and ``weekly`` are how far the level swings; ``missing`` is the share of runs that were never made."""
 
@@ -44,7 +44,7 @@ class Past:
     runs_per_day: int = 96
     samples: int = 45
     sigma: float = 0.4
-    wander: float = 0.05
+    run_to_run: float = 0.05
     daily: float = 0.10
     weekly: float = 0.0
     missing: float = 0.0
@@ -80,40 +80,40 @@ class Change:
     metrics: tuple[str, ...] = METRICS
 
 
-def simulate(past: Past, changes: Sequence[Change], rng: np.random.Generator) -> tuple[Floats, Bools]:
+def simulate(past: SyntheticHistory, changes: Sequence[Change], rng: np.random.Generator) -> tuple[Floats, Bools]:
     """Latencies in ms of shape (runs, intents, metrics, samples), and which requests failed (runs, intents, samples)."""
     intents = list(past.levels_ms)
     shape = (past.runs, len(intents), len(METRICS), past.samples)
     level = np.log(np.array([past.levels_ms[intent] for intent in intents]))[None, :, :, None]
     cycle = _cycle(past, past.times_s / 3600)
-    run_level = rng.normal(0.0, past.wander, shape[:3])[..., None]
+    run_level = rng.normal(0.0, past.run_to_run, shape[:3])[..., None]
     # A request that is slow to its first token tends to be slow in all.
-    luck = rng.normal(size=shape)
-    luck[:, :, 1] = 0.5 * luck[:, :, 0] + math.sqrt(0.75) * luck[:, :, 1]
-    logs = level + np.log(cycle)[:, None, None, None] + run_level + _spread(luck, past, rng)
+    noise = rng.normal(size=shape)
+    noise[:, :, 1] = 0.5 * noise[:, :, 0] + math.sqrt(0.75) * noise[:, :, 1]
+    logs = level + np.log(cycle)[:, None, None, None] + run_level + _spread(noise, past, rng)
     failed = rng.random((past.runs, len(intents), past.samples)) < past.error_rate
     for change in changes:
         _apply(change, logs, failed, intents, rng)
     return np.exp(logs), failed
 
 
-def _cycle(past: Past, hours: Floats) -> Floats:
+def _cycle(past: SyntheticHistory, hours: Floats) -> Floats:
     """How the level swings over the day and the week, as factors."""
     daily = 1 + past.daily * np.cos((hours - _PEAK_HOUR_UTC) / 24 * 2 * math.pi)
     weekly = 1 + past.weekly * np.cos(hours / (7 * 24) * 2 * math.pi)
     return np.asarray(daily * weekly, dtype=np.float64)
 
 
-def _spread(luck: Floats, past: Past, rng: np.random.Generator) -> Floats:
+def _spread(noise: Floats, past: SyntheticHistory, rng: np.random.Generator) -> Floats:
     match past.shape:
         case "lognormal":
-            return past.sigma * luck
+            return past.sigma * noise
         case "gamma":
             k = 1 / past.sigma**2
-            return np.asarray(np.log(gammaincinv(k, ndtr(luck)) / gammaincinv(k, 0.5)), dtype=np.float64)
+            return np.asarray(np.log(gammaincinv(k, ndtr(noise)) / gammaincinv(k, 0.5)), dtype=np.float64)
         case "bimodal":
-            slow_mode = rng.random(luck.shape) < 0.2
-            return 0.25 * luck + math.log(3) * slow_mode
+            slow_mode = rng.random(noise.shape) < 0.2
+            return 0.25 * noise + math.log(3) * slow_mode
 
 
 def _apply(
@@ -136,7 +136,7 @@ def _apply(
             failed[span, i] = rng.random(failed[span, i].shape) < change.error_rate
 
 
-def series(past: Past, changes: Sequence[Change], rng: np.random.Generator) -> Series:
+def series(past: SyntheticHistory, changes: Sequence[Change], rng: np.random.Generator) -> Series:
     """The same as series, without going through single samples: for simulations of months."""
     latencies, failed = simulate(past, changes, rng)
     made = rng.random(past.runs) >= past.missing
@@ -166,7 +166,9 @@ def series(past: Past, changes: Sequence[Change], rng: np.random.Generator) -> S
     )
 
 
-def samples(past: Past, changes: Sequence[Change], rng: np.random.Generator, settings: Settings) -> pd.DataFrame:
+def samples(
+    past: SyntheticHistory, changes: Sequence[Change], rng: np.random.Generator, settings: Settings
+) -> pd.DataFrame:
     """The same as samples in the store's columns, the oldest run first."""
     latencies, failed = simulate(past, changes, rng)
     made = np.flatnonzero(rng.random(past.runs) >= past.missing)
@@ -198,7 +200,7 @@ def samples(past: Past, changes: Sequence[Change], rng: np.random.Generator, set
     )
 
 
-def before(measured: pd.DataFrame, past: Past, rng: np.random.Generator) -> pd.DataFrame:
+def before(measured: pd.DataFrame, past: SyntheticHistory, rng: np.random.Generator) -> pd.DataFrame:
     """A past for one run that was really measured: its own latencies, drawn again for every run of the days before it, each
     run's level wandering around the cycle of the day. ``past`` says how many runs, and how they wander.
 
@@ -216,7 +218,7 @@ def before(measured: pd.DataFrame, past: Past, rng: np.random.Generator) -> pd.D
     drawn = first[None].repeat(sizes, axis=1) + np.floor(
         rng.random((past.runs, len(template))) * sizes.repeat(sizes)
     ).astype(np.intp)
-    level = np.exp(rng.normal(0, past.wander, (past.runs, len(sizes)))) * cycle[:, None]
+    level = np.exp(rng.normal(0, past.run_to_run, (past.runs, len(sizes)))) * cycle[:, None]
     factor = level.repeat(sizes, axis=1).ravel()
     rows = template.iloc[drawn.ravel()].reset_index(drop=True)
     run = np.arange(past.runs).repeat(len(template))

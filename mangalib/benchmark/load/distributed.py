@@ -17,7 +17,7 @@ from distributed import Client as Cluster
 from distributed import get_worker
 from tqdm.auto import tqdm
 
-from mangalib.benchmark.load.runner import Outcome, Runner
+from mangalib.benchmark.load.runner import QuestionResult, Runner
 from mangalib.benchmark.load.workload import Conversation
 from mangalib.client import Client
 from mangalib.errors import MangaError
@@ -49,7 +49,7 @@ def offsets(cluster: Cluster) -> dict[str, Offset]:
     return best
 
 
-def run_spread(
+def run_distributed(
     cluster: Cluster, workload: list[Conversation], url: str, token: str, settings: Settings, *, progress: bool
 ) -> tuple[Runner, dict[str, Offset]]:
     """Ask everything from all workers; returns the run with the merged outcomes, and how the clocks compared.
@@ -75,7 +75,7 @@ def run_spread(
                     future.cancel()
                     del pending[worker]
             bar.update(len(cluster.get_events(topic)) - bar.n)
-    runner.outcomes = [msgspec.convert(outcome, Outcome) for _, outcome in cluster.get_events(topic)]
+    runner.outcomes = [msgspec.convert(outcome, QuestionResult) for _, outcome in cluster.get_events(topic)]
     if not runner.outcomes:
         raise MangaError("no worker measured anything")
     return runner, clocks
@@ -85,7 +85,7 @@ def _ask(part: list[Conversation], url: str, token: str, settings: Settings, beg
     """On a worker."""
     worker: Any = get_worker()
 
-    def tell(outcome: Outcome) -> None:
+    def tell(outcome: QuestionResult) -> None:
         worker.log_event(topic, msgspec.to_builtins(outcome))
 
     runner = Runner(lambda: Client(url, token, settings=settings), part, settings, progress=False, tell=tell)

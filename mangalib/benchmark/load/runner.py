@@ -28,7 +28,7 @@ _START_IN_S = 0.5
 
 
 @dataclass(frozen=True)
-class Outcome:
+class QuestionResult:
     """What came of one question; latencies in ms since it was due."""
 
     question: Question
@@ -52,7 +52,7 @@ class Runner:
         settings: Settings,
         *,
         progress: bool = True,
-        tell: Callable[[Outcome], object] = lambda outcome: None,
+        tell: Callable[[QuestionResult], object] = lambda outcome: None,
     ) -> None:
         self._connect = connect
         self._workload = workload
@@ -63,7 +63,7 @@ class Runner:
         self.started_at = datetime.now(UTC)
         self.run_id = f"{self.started_at:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         self.planned = sum(1 for _ in questions_of(workload))
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[QuestionResult] = []
 
     async def run(self, *, begin_in_s: float = _START_IN_S) -> None:
         """Ask everything, the first question ``begin_in_s`` from now and a moment to connect. Cancelled, it ends at once, and
@@ -94,7 +94,7 @@ class Runner:
             # Only making the connection raises: what an answer dies of is an outcome already.
             code = refused.exceptions[0].code if isinstance(refused.exceptions[0], MangaError) else "internal"
             for question in conversation.questions:
-                self._note(Outcome(question, None, None, None, None, 0, 0, f"connect: {code}"), bar)
+                self._note(QuestionResult(question, None, None, None, None, 0, 0, f"connect: {code}"), bar)
 
     async def _ask(self, client: Client, question: Question, bar: Any) -> None:
         await self._until(question.due_s)
@@ -104,12 +104,12 @@ class Runner:
                 reply = await client.answer(question.text, intent=question.intent)
             outcome = _outcome(question, reply, late_ms)
         except TimeoutError:
-            outcome = Outcome(question, None, None, None, None, 0, 0, "timeout")
+            outcome = QuestionResult(question, None, None, None, None, 0, 0, "timeout")
         except MangaError as error:
-            outcome = Outcome(question, None, None, None, None, 0, 0, error.code)
+            outcome = QuestionResult(question, None, None, None, None, 0, 0, error.code)
         self._note(outcome, bar)
 
-    def _note(self, outcome: Outcome, bar: Any) -> None:
+    def _note(self, outcome: QuestionResult, bar: Any) -> None:
         self.outcomes.append(outcome)
         self._tell(outcome)
         bar.update()
@@ -117,7 +117,7 @@ class Runner:
     async def _until(self, due_s: float) -> None:
         await asyncio.sleep(max(0.0, self._zero_s + due_s - time.monotonic()))
 
-    def _row(self, outcome: Outcome) -> dict[str, Any]:
+    def _row(self, outcome: QuestionResult) -> dict[str, Any]:
         question = outcome.question
         return {
             "run_id": self.run_id,
@@ -138,10 +138,10 @@ class Runner:
         }
 
 
-def _outcome(question: Question, reply: Reply, late_ms: float) -> Outcome:
+def _outcome(question: Question, reply: Reply, late_ms: float) -> QuestionResult:
     if reply.metadata is None or reply.first_token_ms is None or reply.total_ms is None:
         code = reply.error.code if isinstance(reply.error, Error) else "empty"
-        return Outcome(question, None, None, None, None, 0, 0, code)
+        return QuestionResult(question, None, None, None, None, 0, 0, code)
     data = reply.metadata
     first_ms, total_ms = reply.first_token_ms + late_ms, reply.total_ms + late_ms
-    return Outcome(question, first_ms, total_ms, data.model_id, data.source, data.tokens, data.release, None)
+    return QuestionResult(question, first_ms, total_ms, data.model_id, data.source, data.tokens, data.release, None)

@@ -10,16 +10,16 @@ from mangalib.domain.intents import ROUTES
 from mangalib.domain.releases import Release
 from mangalib.errors import TransportError
 from mangalib.precompute.facts import Facts
-from mangalib.precompute.generated_answer import ORDERS, Prepared, facts_of, fingerprint
+from mangalib.precompute.generated_answer import ORDERS, GeneratedAnswer, facts_of, fingerprint
 from mangalib.precompute.generation.single_flight import Write
-from mangalib.precompute.generation.spec import Kind, Recipe, question_of, request_for, written_from_facts
+from mangalib.precompute.generation.spec import GenerationSpec, Kind, question_of, request_for, written_from_facts
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.retrieval import Customer, CustomerData, TitleSearch
 from mangalib.serving.stream import StreamMachine
 from mangalib.settings import Settings
 
 
-class Kitchen:
+class AnswerGenerator:
     """What answers are made with. ``bedrock`` is the live runtime or the one that background work has to itself."""
 
     def __init__(
@@ -40,22 +40,22 @@ class Kitchen:
         self._catalogue = catalogue
         self._settings = settings
 
-    def built_on(self, recipe: Recipe, release: Release) -> str:
+    def built_on(self, spec: GenerationSpec, release: Release) -> str:
         """The fingerprint of the prompt and the model that an answer is made with now."""
-        return fingerprint(self._prompt(recipe, release), recipe.model_id)
+        return fingerprint(self._prompt(spec, release), spec.model_id)
 
-    async def order(self, recipe: Recipe, release: Release, customer: str, session_id: str) -> Order:
+    async def order(self, spec: GenerationSpec, release: Release, customer: str, session_id: str) -> GenerationRequest:
         """Look up everything that the answer is made from, and what it will depend on."""
         title: Manga | None = None
-        if recipe.need.title:
-            title = (await self._facts.titles([recipe.need.title])).get(recipe.need.title)
+        if spec.need.title:
+            title = (await self._facts.titles([spec.need.title])).get(spec.need.title)
             if title is None:
-                raise TransportError(f"nothing is known of title {recipe.need.title}")
-        route = ROUTES[recipe.topic.intent]
+                raise TransportError(f"nothing is known of title {spec.need.title}")
+        route = ROUTES[spec.topic.intent]
         near: list[Manga] = []
-        if route.retrieval and recipe.kind is not Kind.TEMPLATE:
-            near = await self._search.nearest(title.description if title else question_of(recipe.need, None))
-        personal = route.personal and recipe.kind is not Kind.SHARED
+        if route.retrieval and spec.kind is not Kind.TEMPLATE:
+            near = await self._search.nearest(title.description if title else question_of(spec.need, None))
+        personal = route.personal and spec.kind is not Kind.SHARED
         known = await self._customers.fetch(customer, session_id) if personal else Customer()
         # What the search brings may be older than the facts that the answer will be held against.
         current = await self._facts.titles([other.manga_id for other in near])
@@ -64,40 +64,42 @@ class Kitchen:
         if known.orders and not route.retrieval:
             depends[ORDERS] = fingerprint(known.orders)
         request = ClaudeRequest(0, [])
-        if recipe.kind is not Kind.PREFETCH:
-            request = request_for(recipe, self._prompt(recipe, release), title, near, known)
-        return Order(recipe, request, title, near, depends)
+        if spec.kind is not Kind.PREFETCH:
+            request = request_for(spec, self._prompt(spec, release), title, near, known)
+        return GenerationRequest(spec, request, title, near, depends)
 
-    async def make(self, order: Order, release: Release, write: Write, *, source: str, program: str = "") -> Prepared:
+    async def make(
+        self, order: GenerationRequest, release: Release, write: Write, *, source: str, program: str = ""
+    ) -> GeneratedAnswer:
         """Make it, passing the text on as it comes. Raises what the model's stream raises."""
-        recipe, tokens = order.recipe, 0
-        if recipe.kind is Kind.PREFETCH:
+        spec, tokens = order.spec, 0
+        if spec.kind is Kind.PREFETCH:
             assert order.title is not None
-            text = written_from_facts(order.title, order.near, recipe.need.language)
+            text = written_from_facts(order.title, order.near, spec.need.language)
             await write(text)
         else:
             text, tokens = await self._ask(order, write)
         now_s = time.time()
-        mentioned = {manga.manga_id for manga in self._catalogue.mentioned(text)} | {recipe.need.title, ORDERS}
-        return Prepared(
+        mentioned = {manga.manga_id for manga in self._catalogue.mentioned(text)} | {spec.need.title, ORDERS}
+        return GeneratedAnswer(
             text=text,
-            intent=recipe.topic.intent,
+            intent=spec.topic.intent,
             source=source,
-            model_id="" if recipe.kind is Kind.PREFETCH else recipe.model_id,
+            model_id="" if spec.kind is Kind.PREFETCH else spec.model_id,
             tokens=tokens,
             request=order.request,
             depends={name: value for name, value in order.depends.items() if name in mentioned},
-            built_on=self.built_on(recipe, release),
-            need=recipe.need.key,
+            built_on=self.built_on(spec, release),
+            need=spec.need.key,
             program=program,
             made_at_s=now_s,
             fresh_until_s=now_s + self._settings.cache_fresh_s,
         )
 
-    async def _ask(self, order: Order, write: Write) -> tuple[str, int]:
+    async def _ask(self, order: GenerationRequest, write: Write) -> tuple[str, int]:
         machine = StreamMachine(batch_size=1)
         machine.invoked()
-        async with self._bedrock.stream(order.recipe.model_id, order.request) as stream:
+        async with self._bedrock.stream(order.spec.model_id, order.request) as stream:
             async for events in stream:
                 machine.receive(events, 0.0)
                 piece = machine.take()
@@ -107,17 +109,22 @@ class Kitchen:
             raise TransportError("the model's stream ended before its last event", answered=True)
         return machine.text, machine.metrics.tokens + machine.metrics.input_tokens
 
-    def _prompt(self, recipe: Recipe, release: Release) -> str:
-        return self._prompts.lookup(recipe.topic.intent, release.prompt_versions.get(recipe.topic.intent))
+    def _prompt(self, spec: GenerationSpec, release: Release) -> str:
+        return self._prompts.lookup(spec.topic.intent, release.prompt_versions.get(spec.topic.intent))
 
 
-class Order:
+class GenerationRequest:
     """A recipe with all that goes into it."""
 
     def __init__(
-        self, recipe: Recipe, request: ClaudeRequest, title: Manga | None, near: list[Manga], depends: dict[str, str]
+        self,
+        spec: GenerationSpec,
+        request: ClaudeRequest,
+        title: Manga | None,
+        near: list[Manga],
+        depends: dict[str, str],
     ) -> None:
-        self.recipe = recipe
+        self.spec = spec
         self.request = request
         self.title = title
         self.near = near

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mangalib.errors import MangaError, TransportError
-from mangalib.precompute.generated_answer import Prepared
+from mangalib.precompute.generated_answer import GeneratedAnswer
 from mangalib.resilience.cancellation import end_if_cancelled
 from mangalib.settings import Settings
 
@@ -35,19 +35,19 @@ Write = Callable[[str], Awaitable[None]]
 class Lock(Enum):
     """Whose it is to make an answer; ``UNKNOWN`` when Redis cannot tell: then each process makes it for itself."""
 
-    OURS = "ours"
-    ANOTHERS = "another's"
+    HELD_HERE = "ours"
+    HELD_ELSEWHERE = "another's"
     UNKNOWN = "unknown"
 
 
-class Flight:
+class Generation:
     """An answer on its way. ``listeners`` wait for it; without any, it may be cancelled."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.listeners = 0
         self.leading = False
-        self.result: Prepared | None = None
+        self.result: GeneratedAnswer | None = None
         self.task: asyncio.Task[None] | None = None
         self._pieces: list[str] = []
         self._error: MangaError | None = None
@@ -65,7 +65,7 @@ class Flight:
         self.started.set()
         self._news.set()
 
-    def land(self, result: Prepared) -> None:
+    def complete(self, result: GeneratedAnswer) -> None:
         """The answer is whole."""
         self.result = result
         self.started.set()
@@ -99,16 +99,16 @@ class Flight:
             self.listeners -= 1
 
 
-class Flights:
+class SingleFlight:
     """All flights of a process; ``spawn`` starts tasks that their owner awaits."""
 
     def __init__(self, redis: Redis, settings: Settings, spawn: Callable[..., asyncio.Task[None]]) -> None:
         self._redis: Any = redis  # its types do not know that answers are bytes here
         self._settings = settings
         self._spawn = spawn
-        self._running: dict[str, Flight] = {}
+        self._running: dict[str, Generation] = {}
 
-    def running(self, key: str) -> Flight | None:
+    def running(self, key: str) -> Generation | None:
         """The flight of that key in this process."""
         return self._running.get(key)
 
@@ -132,18 +132,18 @@ class Flights:
             if flight.task is not None:
                 flight.task.cancel()
 
-    def start(self, key: str, make: Callable[[Write], Awaitable[Prepared]]) -> Flight:
+    def start(self, key: str, make: Callable[[Write], Awaitable[GeneratedAnswer]]) -> Generation:
         """The flight of ``key``: the one that runs, or a new one, which ``make`` fills if no other process does."""
         flight = self._running.get(key)
         if flight is None:
-            flight = self._running[key] = Flight(key)
+            flight = self._running[key] = Generation(key)
             flight.task = self._spawn(self._fly(flight, make))
         return flight
 
-    async def _fly(self, flight: Flight, make: Callable[[Write], Awaitable[Prepared]]) -> None:
+    async def _fly(self, flight: Generation, make: Callable[[Write], Awaitable[GeneratedAnswer]]) -> None:
         try:
             async with asyncio.timeout(self._settings.flight_timeout_s):
-                await self._make_or_read_along(flight, make)
+                await self._generate_or_subscribe(flight, make)
         except MangaError as error:
             flight.fail(error)
         except TimeoutError:
@@ -157,20 +157,24 @@ class Flights:
             flight.fail(TransportError("its making was cancelled"))
             del self._running[flight.key]
 
-    async def _make_or_read_along(self, flight: Flight, make: Callable[[Write], Awaitable[Prepared]]) -> None:
+    async def _generate_or_subscribe(
+        self, flight: Generation, make: Callable[[Write], Awaitable[GeneratedAnswer]]
+    ) -> None:
         token = secrets.token_hex(8)
         try:
             lock = await self._lock(flight.key, token)
-            if lock is Lock.ANOTHERS:
-                await self._read_along(flight)
+            if lock is Lock.HELD_ELSEWHERE:
+                await self._subscribe(flight)
             else:
                 flight.leading = True
-                await self._lead(flight, make, shared=lock is Lock.OURS)
+                await self._lead(flight, make, shared=lock is Lock.HELD_HERE)
         finally:
             # Also when it was cancelled on the way to the lock: a lock of another's stays.
             await self._unlock(flight.key, token)
 
-    async def _lead(self, flight: Flight, make: Callable[[Write], Awaitable[Prepared]], *, shared: bool) -> None:
+    async def _lead(
+        self, flight: Generation, make: Callable[[Write], Awaitable[GeneratedAnswer]], *, shared: bool
+    ) -> None:
         async def write(piece: str) -> None:
             flight.write(piece)
             if shared:
@@ -181,7 +185,7 @@ class Flights:
         except MangaError as error:
             await self._tell(flight.key, {"error": str(error)})
             raise
-        flight.land(result)
+        flight.complete(result)
         if shared:
             await self._tell(flight.key, {"result": msgspec.json.encode(result)})
 
@@ -191,8 +195,8 @@ class Flights:
             async with asyncio.timeout(self._settings.replay_timeout_ms / 1000):
                 if await self._redis.set(_lock_key(key), token, nx=True, px=lifetime_ms):
                     await self._redis.delete(_stream_key(key))
-                    return Lock.OURS
-                return Lock.ANOTHERS
+                    return Lock.HELD_HERE
+                return Lock.HELD_ELSEWHERE
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("Redis: %s; an answer is made without asking others", type(error).__name__)
             return Lock.UNKNOWN
@@ -217,7 +221,7 @@ class Flights:
             log.warning("Redis: %s; others are not told of an answer", type(error).__name__)
         end_if_cancelled()
 
-    async def _read_along(self, flight: Flight) -> None:
+    async def _subscribe(self, flight: Generation) -> None:
         last: str | bytes = "0"
         while True:
             end_if_cancelled()
@@ -233,7 +237,7 @@ class Flights:
                 elif b"error" in news:
                     raise TransportError(f"another failed to make the answer: {news[b'error'].decode()}")
                 else:
-                    flight.land(msgspec.json.decode(news[b"result"], type=Prepared))
+                    flight.complete(msgspec.json.decode(news[b"result"], type=GeneratedAnswer))
                     return
             if gone:
                 raise TransportError("who made the answer is gone")

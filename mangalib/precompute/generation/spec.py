@@ -55,7 +55,7 @@ _QUESTIONS = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class GenerationSpec:
     """What is to be made: by which kind, for which model, at most how many tokens of answer."""
 
     need: Need
@@ -87,30 +87,30 @@ def question_of(need: Need, title: Manga | None) -> str:
     return english.format(title=title.title if title else "")
 
 
-def follow_up(need: Need, topic: Topic, trigger: str, settings: Settings) -> Recipe:
+def follow_up(need: Need, topic: Topic, trigger: str, settings: Settings) -> GenerationSpec:
     """For one session: short, and by the small model."""
     kind = kind_of(trigger, topic)
-    return Recipe(need, topic, kind, settings.haiku_model_id, settings.follow_up_answer_tokens)
+    return GenerationSpec(need, topic, kind, settings.haiku_model_id, settings.follow_up_answer_tokens)
 
 
-def shared(need: Need, topic: Topic, release: Release, settings: Settings) -> Recipe:
+def shared(need: Need, topic: Topic, release: Release, settings: Settings) -> GenerationSpec:
     """For everybody: as a live answer would be."""
     model_id = release.model_id(topic.intent, ROUTES[topic.intent], settings)
-    return Recipe(need, topic, Kind.SHARED, model_id, settings.max_answer_tokens)
+    return GenerationSpec(need, topic, Kind.SHARED, model_id, settings.max_answer_tokens)
 
 
 def request_for(
-    recipe: Recipe, prompt: str, title: Manga | None, near: list[Manga], customer: Customer
+    spec: GenerationSpec, prompt: str, title: Manga | None, near: list[Manga], customer: Customer
 ) -> ClaudeRequest:
     """What the model is asked. Of the customer only orders and tastes are used, and only where the topic is personal."""
     titles = [*([title] if title else []), *(other for other in near if other != title)]
     return assemble(
-        f"{prompt} {_BRIEF[recipe.kind]}".strip(),
-        question_of(recipe.need, title),
-        route=ROUTES[recipe.topic.intent],
+        f"{prompt} {_BRIEF[spec.kind]}".strip(),
+        question_of(spec.need, title),
+        route=ROUTES[spec.topic.intent],
         titles=titles,
         customer=Customer(name=customer.name, favourite_genres=customer.favourite_genres, orders=customer.orders),
-        max_tokens=recipe.max_tokens,
+        max_tokens=spec.max_tokens,
     )
 
 

@@ -9,7 +9,7 @@ from mangalib.nlu.topics import Topics
 from mangalib.precompute.generated_answer import Need
 from mangalib.precompute.generation import spec as makers
 from mangalib.precompute.generation.spec import Kind
-from mangalib.precompute.prediction.transition_model import Outcome, Relation
+from mangalib.precompute.prediction.transition_model import NextIntent, Relation
 from mangalib.settings import Settings
 
 # What a prompt of a template or a summary has, before any was seen.
@@ -51,7 +51,7 @@ class Candidate:
 
 
 def candidates(
-    predicted: dict[Outcome, float], session: Ongoing, topics: Topics, settings: Settings, *, saved_s: float
+    predicted: dict[NextIntent, float], session: Ongoing, topics: Topics, settings: Settings, *, saved_s: float
 ) -> list[Candidate]:
     """What is worth making for a session now, the most valuable first; at most ``follow_up_candidates`` of each kind of entity.
 

@@ -27,14 +27,14 @@ from mangalib.errors import DataError
 from mangalib.precompute.prediction.session_log import READERS, SessionLog
 from mangalib.precompute.prediction.transition_model import TransitionModel, learn
 from mangalib.settings import Settings
-from mangalib.storage import Place
+from mangalib.storage import Storage
 
 Result = TypeVar("Result")
 
 
 def learn_partitioned(cluster: Cluster, url: str, settings: Settings, *, progress: bool) -> TransitionModel:
     """Learn from all files under ``url``; the workers must reach it. Raises ``DataError`` naming the file that is wrong."""
-    names = [name for name in Place(url, settings).names() if Path(name).suffix.lower() in READERS]
+    names = [name for name in Storage(url, settings).names() if Path(name).suffix.lower() in READERS]
     if not names:
         raise DataError(f"{url}: no session log; expected files that end in {', '.join(sorted(READERS))}")
     found = _each(cluster, "sessions", names, partial(_sessions, url=url, settings=settings), progress)
@@ -63,7 +63,7 @@ def _each(
 def _sessions(name: str, url: str, settings: Settings) -> npt.NDArray[np.uint64]:
     """On a worker: the sessions that stand in a file."""
     with tempfile.TemporaryDirectory(prefix="mangalib-part-") as folder, duckdb.connect() as database:
-        log = SessionLog(Place(url, settings).fetch(name, Path(folder)), settings.session_events_max)
+        log = SessionLog(Storage(url, settings).fetch(name, Path(folder)), settings.session_events_max)
         source, _, _ = log.checked(database)
         rows = database.sql(f"SELECT DISTINCT hash(CAST(session_id AS VARCHAR)) AS session FROM {source}")
         return np.asarray(rows.fetchnumpy()["session"], dtype=np.uint64)
@@ -74,7 +74,7 @@ def _learned(
 ) -> tuple[TransitionModel | None, pd.DataFrame]:
     """On a worker: what a file's own sessions teach, and the rows of those that it shares with others."""
     with tempfile.TemporaryDirectory(prefix="mangalib-part-") as folder, duckdb.connect() as database:
-        path = Place(url, settings).fetch(name, Path(folder))
+        path = Storage(url, settings).fetch(name, Path(folder))
         database.register("shared", pd.DataFrame({"session": shared}))
         source, at, has_entity = SessionLog(path, settings.session_events_max).checked(database)
         rows = f"""SELECT CAST(session_id AS VARCHAR) AS session_id, {at} AS "at", CAST(intent AS VARCHAR) AS intent,

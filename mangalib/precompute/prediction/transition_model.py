@@ -46,7 +46,7 @@ class Relation(StrEnum):
 
 
 _RELATIONS = list(Relation)
-Outcome = tuple[str, Relation]
+NextIntent = tuple[str, Relation]
 
 
 class _Saved(msgspec.Struct):
@@ -135,7 +135,7 @@ class TransitionModel:
             counts = self._counts.setdefault(context, {})
             counts[outcome] = counts.get(outcome, 0.0) + weight
 
-    def predict(self, history: Sequence[str]) -> dict[Outcome, float]:
+    def predict(self, history: Sequence[str]) -> dict[NextIntent, float]:
         """P of each (intent, relation) to be next, another intent than the last one; they add up to 1.
 
         Intents that were never seen make the context shorter, down to the base rates; a model that has seen nothing gives ``{}``.
@@ -295,7 +295,7 @@ class LiveModel:
         self._read_at_ns = 0
         self._model = TransitionModel(order=4, half_life_days=30.0)
 
-    def predict(self, history: Sequence[str]) -> dict[Outcome, float]:
+    def predict(self, history: Sequence[str]) -> dict[NextIntent, float]:
         """As :meth:`TransitionModel.predict`."""
         return self._model.predict(history)
 

@@ -13,7 +13,7 @@ from mangalib.domain.catalogue import Catalogue
 from mangalib.errors import DataError
 from mangalib.nlu.embedding import embed
 from mangalib.nlu.evidence import lowest_threshold
-from mangalib.nlu.meaning import Reader
+from mangalib.nlu.meaning import MeaningReader
 from mangalib.nlu.recogniser import Recogniser
 from mangalib.settings import Settings
 
@@ -92,7 +92,7 @@ def _checked(path: Path, rows: csv.DictReader[str]) -> Iterator[LabelledQuestion
 
 def measure(stored: list[LabelledQuestion], asked: list[LabelledQuestion], settings: Settings) -> Accuracy:
     """Store one part, learn from it alone, and ask the other."""
-    reader = Reader(Catalogue.load(settings.data_dir / "catalogue.csv"))
+    reader = MeaningReader(Catalogue.load(settings.data_dir / "catalogue.csv"))
     recogniser = Recogniser(settings)
     meanings = [reader.read(row.text) for row in stored]
     recogniser.add([(row.text, meaning, row.answer) for row, meaning in zip(stored, meanings, strict=True)])

@@ -18,14 +18,14 @@ from redis.exceptions import RedisError
 from mangalib.domain.catalogue import Manga
 from mangalib.domain.intents import ROUTES
 from mangalib.domain.releases import Release
-from mangalib.nlu.meaning import Reader
+from mangalib.nlu.meaning import MeaningReader
 from mangalib.nlu.topics import Topics
 from mangalib.precompute.background import Background
 from mangalib.precompute.facts import Facts, publish_facts
-from mangalib.precompute.generated_answer import SEMANTIC, TRENDING, Need, Prepared, kept_if_possible
+from mangalib.precompute.generated_answer import SEMANTIC, TRENDING, GeneratedAnswer, Need, kept_if_possible
 from mangalib.precompute.generation import spec as makers
-from mangalib.precompute.generation.generator import Kitchen
-from mangalib.precompute.generation.single_flight import Flight, Flights, Write
+from mangalib.precompute.generation.generator import AnswerGenerator
+from mangalib.precompute.generation.single_flight import Generation, SingleFlight, Write
 from mangalib.precompute.shared_answers import SharedAnswers, about_key, answer_key, drop_about
 from mangalib.precompute.token_budget import Budget
 from mangalib.precompute.warming.demand import Demand
@@ -49,19 +49,19 @@ class Batch:
     def __init__(
         self,
         redis: Redis,
-        kitchen: Kitchen,
+        generator: AnswerGenerator,
         shared: SharedAnswers,
-        flights: Flights,
+        flights: SingleFlight,
         background: Background,
         demand: Demand,
         facts: Facts,
         topics: Topics,
-        reader: Reader,
+        reader: MeaningReader,
         release: Callable[[], Release],
         settings: Settings,
     ) -> None:
         self._redis: Any = redis  # its types do not know that answers are bytes here
-        self._kitchen = kitchen
+        self._generator = generator
         self._shared = shared
         self._flights = flights
         self._background = background
@@ -135,14 +135,14 @@ class Batch:
         """Make an answer again while the old one may still be served."""
         self._order(need, program, source)
 
-    def running(self, key: str) -> Flight | None:
+    def running(self, key: str) -> Generation | None:
         """The making of a shared answer that is under way in this process."""
         return self._flights.running(key)
 
-    def start(self, kitchen: Kitchen, need: Need) -> Flight:
+    def start(self, generator: AnswerGenerator, need: Need) -> Generation:
         """Make a shared answer that somebody is waiting for."""
         return self._flights.start(
-            self.flight_key(need), lambda write: self.make(kitchen, need, write, source=SEMANTIC, program="")
+            self.flight_key(need), lambda write: self.make(generator, need, write, source=SEMANTIC, program="")
         )
 
     def can_be_shared(self, need: Need) -> bool:
@@ -160,24 +160,26 @@ class Batch:
         """Names the making of the shared answer to a need."""
         return f"shared:{need.key}"
 
-    async def make(self, kitchen: Kitchen, need: Need, write: Write, *, source: str, program: str) -> Prepared:
+    async def make(
+        self, generator: AnswerGenerator, need: Need, write: Write, *, source: str, program: str
+    ) -> GeneratedAnswer:
         """Make and keep the shared answer to a need."""
         release = self._release()
-        recipe = makers.shared(need, self._topics.by_name[need.topic], release, self._settings)
-        order = await kitchen.order(recipe, release, "", "")
+        spec = makers.shared(need, self._topics.by_name[need.topic], release, self._settings)
+        order = await generator.order(spec, release, "", "")
         budget, reservation = self._budgets[program or REFRESH], None
-        if kitchen is self._kitchen:
+        if generator is self._generator:
             reservation = await budget.reserve("all", order.request)
             if reservation is None:
                 raise makers.over_budget(program or REFRESH)
-        prepared = await kitchen.make(order, release, write, source=source, program=program)
+        prepared = await generator.make(order, release, write, source=source, program=program)
         with kept_if_possible():
             if reservation is not None:
                 await budget.settle(reservation, prepared.tokens)
             await self.keep(need, prepared)
         return prepared
 
-    async def keep(self, need: Need, prepared: Prepared) -> None:
+    async def keep(self, need: Need, prepared: GeneratedAnswer) -> None:
         """Put a shared answer where look-ups find it."""
         title = (await self._facts.titles([need.title])).get(need.title)
         text = makers.question_of(need, title)
@@ -189,7 +191,7 @@ class Batch:
         async def job() -> None:
             key = self.flight_key(need)
             flight = self._flights.start(
-                key, lambda write: self.make(self._kitchen, need, write, source=source, program=program)
+                key, lambda write: self.make(self._generator, need, write, source=source, program=program)
             )
             if flight.task is not None:
                 await asyncio.wait([flight.task])

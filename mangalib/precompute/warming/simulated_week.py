@@ -49,7 +49,7 @@ class _State:
     hits: dict[str, int] = field(default_factory=dict)
 
 
-def replay(log: pd.DataFrame, settings: Settings, *, hour_tokens: int) -> Week:
+def simulate_week(log: pd.DataFrame, settings: Settings, *, hour_tokens: int) -> Week:
     """Replay a log (``session_id, at, entity``, perhaps ``segment``); each programme has ``hour_tokens`` an hour.
 
     Raises ``DataError`` when the log is too short to learn from.

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mangalib.benchmark.experiments import synthetic_history as history
-from mangalib.benchmark.experiments.synthetic_history import Past
+from mangalib.benchmark.experiments.synthetic_history import SyntheticHistory
 from mangalib.benchmark.store import SCHEMA, Store, iter_runs
 from mangalib.errors import DataError
 from mangalib.local.stack import Stack
@@ -25,7 +25,9 @@ from mangalib.settings import load_settings
 SETTINGS = load_settings()
 END = datetime(2026, 11, 2, tzinfo=UTC)
 ALWAYS = (END - timedelta(days=30), END + timedelta(days=1))
-PAST = Past(days=4, runs_per_day=4, samples=6, levels_ms={"faq": (290.0, 900.0), "greeting": (285.0, 600.0)}, end=END)
+PAST = SyntheticHistory(
+    days=4, runs_per_day=4, samples=6, levels_ms={"faq": (290.0, 900.0), "greeting": (285.0, 600.0)}, end=END
+)
 TODAY = date(2026, 11, 3)
 
 

@@ -22,7 +22,7 @@ from moto.server import ThreadedMotoServer
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.jobs.schedule import DEFAULT, read_schedule
 from mangalib.serving.stream import StreamMetrics, StreamState
-from mangalib.serving.telemetry import publish, publish_job
+from mangalib.serving.telemetry import publish_answer, publish_job
 from mangalib.settings import load_settings
 
 # What moto says of resources that it does not know.
@@ -209,7 +209,7 @@ def answers(count: int, *, intent: Intent, first_ms: float, total_ms: float = 90
         metrics = StreamMetrics()
         metrics.first_token_ms, metrics.total_ms, metrics.tokens = first_ms + number % 7, total_ms + number % 11, 100
         state = StreamState.ERROR if number < failed else StreamState.COMPLETED
-        publish(
+        publish_answer(
             load_settings().metrics_namespace,
             model_id=ROUTES[intent].model_id(load_settings()),
             intent=intent.value,

@@ -55,7 +55,7 @@ def test_twelve_points_on_two_workers_one_killed_are_all_there_once(
     killer = threading.Thread(target=kill)
     killer.start()
     address = two_workers.scheduler.address  # type: ignore[union-attr]
-    done = list(run_grid(grid, runs.place.url(), settings, address, progress=False))
+    done = list(run_grid(grid, runs.storage.url(), settings, address, progress=False))
     killer.join()
 
     assert killed.is_set()
@@ -74,7 +74,7 @@ def test_twelve_points_on_two_workers_one_killed_are_all_there_once(
 
 def test_without_a_cluster_the_same_code_runs_on_one_worker(tiny: Path, runs: Runs, settings: Settings) -> None:
     grid = [job_of(tiny, point, timeout_s=60) for point in points_of({"number": [1, 2]})]
-    done = list(run_grid(grid, runs.place.url(), settings, None, progress=False))
+    done = list(run_grid(grid, runs.storage.url(), settings, None, progress=False))
     assert sorted(run.record.results["number"] for run in done) == [1, 2]
 
 
@@ -98,7 +98,8 @@ def test_a_point_that_fails_is_a_failed_run_and_the_others_are_there(
     source = write_notebook(tmp_path / "grid.ipynb", "assert number != 2, 'two'", RECORD)
     grid = [job_of(source, point, timeout_s=60) for point in points_of({"number": [1, 2, 3]})]
     done = {
-        run.record.parameters["number"]: run for run in run_grid(grid, runs.place.url(), settings, None, progress=False)
+        run.record.parameters["number"]: run
+        for run in run_grid(grid, runs.storage.url(), settings, None, progress=False)
     }
     assert [done[number].ok for number in (1, 2, 3)] == [True, False, True]
 
@@ -107,7 +108,9 @@ def test_what_is_wrong_is_said_before_anything_starts(tiny: Path, runs: Runs, se
     with pytest.raises(NotebookError, match="expected a JSON list"):
         points_of({"number": 3})
     with pytest.raises(SettingsError, match="no Dask scheduler answers"):
-        list(run_grid([job_of(tiny, {}, timeout_s=9)], runs.place.url(), settings, "tcp://127.0.0.1:9", progress=False))
+        list(
+            run_grid([job_of(tiny, {}, timeout_s=9)], runs.storage.url(), settings, "tcp://127.0.0.1:9", progress=False)
+        )
     assert runs.index() == []
 
 

@@ -29,19 +29,19 @@ STUCK = "import time\nwhile True: time.sleep(0.1)"
 
 
 def text_of(runs: Runs, name: str) -> str:
-    return runs.place.read(f"{name}.ipynb")
+    return runs.storage.read(f"{name}.ipynb")
 
 
 def test_a_run_leaves_notebook_record_report_and_a_line_in_the_index(
     tiny: Path, runs: Runs, settings: Settings
 ) -> None:
-    done = jobs.run(job_of(tiny, {"number": 7}, timeout_s=60, html=True), runs, settings)
+    done = jobs.run_job(job_of(tiny, {"number": 7}, timeout_s=60, html=True), runs, settings)
     assert done.ok, done.record.error
-    raw = json.loads(runs.place.read(f"{done.name}.json"))
+    raw = json.loads(runs.storage.read(f"{done.name}.json"))
     assert (raw["notebook"], raw["parameters"], raw["status"], raw["error"]) == ("tiny", {"number": 7}, "ok", None)
     assert raw["results"] == {"headline": "number 7", "number": 7}
     assert raw["started_at"] < raw["finished_at"]
-    assert "<html" in runs.place.read(f"{done.name}.html")
+    assert "<html" in runs.storage.read(f"{done.name}.html")
     (line,) = runs.index()
     assert (line.name, line.headline, line.status, line.html) == (done.name, "number 7", "ok", True)
     assert nbformat.reads(text_of(runs, done.name), as_version=4)
@@ -64,7 +64,7 @@ def test_wrong_parameters_stop_before_anything_starts(
 
 
 def test_a_cell_that_fails_keeps_what_ran(job: Made, runs: Runs, settings: Settings) -> None:
-    done = jobs.run(job(SAYS, RECORD, "1 / 0"), runs, settings)
+    done = jobs.run_job(job(SAYS, RECORD, "1 / 0"), runs, settings)
     assert not done.ok
     assert done.record.error is not None
     assert "ZeroDivisionError: division by zero" in done.record.error
@@ -73,19 +73,19 @@ def test_a_cell_that_fails_keeps_what_ran(job: Made, runs: Runs, settings: Setti
 
 
 def test_a_cell_that_never_ends_is_ended(job: Made, runs: Runs, settings: Settings) -> None:
-    done = jobs.run(job(SAYS, STUCK, timeout_s=12), runs, settings)
+    done = jobs.run_job(job(SAYS, STUCK, timeout_s=12), runs, settings)
     assert done.record.error == "a cell had not ended when the 12 s that the notebook may take were over"
     assert "this cell ran" in text_of(runs, done.name)
 
 
 def test_the_time_is_of_the_whole_notebook(job: Made, runs: Runs, settings: Settings) -> None:
     naps = ["import time\ntime.sleep(1.5)"] * 6
-    done = jobs.run(job(*naps, timeout_s=4), runs, settings)
+    done = jobs.run_job(job(*naps, timeout_s=4), runs, settings)
     assert "may take were over" in str(done.record.error)
 
 
 def test_a_kernel_that_dies_is_said(job: Made, runs: Runs, settings: Settings) -> None:
-    done = jobs.run(job(SAYS, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), runs, settings)
+    done = jobs.run_job(job(SAYS, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), runs, settings)
     assert done.record.error == "the kernel died (out of memory, or ended by a cell)"
     assert "this cell ran" in text_of(runs, done.name)
 
@@ -95,7 +95,7 @@ def test_a_notebook_that_was_deleted_is_said(tiny: Path, runs: Runs, settings: S
     tiny.unlink()
     with pytest.raises(NotebookError, match="there is no such notebook"):
         job_of(tiny, {}, timeout_s=60)
-    done = jobs.run(known, runs, settings)
+    done = jobs.run_job(known, runs, settings)
     assert done.record.status == "failed"
     assert "tiny.ipynb" in str(done.record.error)
 
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_anything_starts(
 ) -> None:
     (tmp_path / "a_file").write_text("not a folder")
     with pytest.raises(NotebookError, match=r"a_file"):
-        jobs.run(job_of(tiny, {}, timeout_s=60), jobs.runs_in(tmp_path / "a_file", settings), settings)
+        jobs.run_job(job_of(tiny, {}, timeout_s=60), jobs.runs_in(tmp_path / "a_file", settings), settings)
 
 
 @contextmanager
@@ -126,19 +126,19 @@ def small_files(most_bytes: int) -> Iterator[None]:
 def test_a_disk_that_takes_no_more_is_said_in_the_record(job: Made, runs: Runs, settings: Settings) -> None:
     wordy = job(SAYS, "print('x' * 100_000)", "print('after')")
     with small_files(50_000):
-        done = jobs.run(wordy, runs, settings)
+        done = jobs.run_job(wordy, runs, settings)
     assert done.record.status == "failed"
     assert "File too large" in str(done.record.error)
     assert runs.record(done.name).status == "failed"
     assert "this cell ran" in text_of(runs, done.name), "the notebook of the last cell that could be saved is whole"
-    assert not [name for name in runs.place.names() if "/." in name and not name.startswith(".leases")]
+    assert not [name for name in runs.storage.names() if "/." in name and not name.startswith(".leases")]
 
 
 def test_the_end_is_noted_in_the_room_kept_for_it(tiny: Path, runs: Runs, settings: Settings) -> None:
     begun = runs.begin(job_of(tiny, {}, timeout_s=60))
     # Nothing new fits any more, not even a small file; what is there can be overwritten.
-    folder = Path(runs.place.url(begun.name)).parent
-    record = Path(runs.place.url(f"{begun.name}.json"))
+    folder = Path(runs.storage.url(begun.name)).parent
+    record = Path(runs.storage.url(f"{begun.name}.json"))
     assert record.stat().st_size >= 4096
     with small_files(4096):
         ended = runs.finish(begun, error="cell 3: boom", results={"much": "x" * 100_000})
@@ -154,11 +154,11 @@ def test_no_two_runs_of_one_job_at_once(tiny: Path, runs: Runs, settings: Settin
     lease = runs.leases.take(known.name)
     assert lease is not None
     with pytest.raises(JobRunningError, match="is running already"):
-        jobs.run(known, runs, settings)
-    other = jobs.run(job_of(tiny, {"number": 2}, timeout_s=60), runs, settings)
+        jobs.run_job(known, runs, settings)
+    other = jobs.run_job(job_of(tiny, {"number": 2}, timeout_s=60), runs, settings)
     assert other.ok, "with other parameters it is another job"
     lease.release()
-    assert jobs.run(known, runs, settings).ok
+    assert jobs.run_job(known, runs, settings).ok
 
 
 def started(source: Path, folder: Path) -> subprocess.Popen[str]:
@@ -212,7 +212,7 @@ def test_killed_at_any_moment_the_next_start_says_so(
     lease = runs.leases.take(runs.record(running.name).job)
     assert lease is not None, "the lock is gone"
     lease.release()
-    assert runs.mend() == []
+    assert runs.reap_orphans() == []
     until(lambda: not any(kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE for kernel in kernels))
 
 

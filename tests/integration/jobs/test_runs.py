@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from mangalib.errors import NotebookError
-from mangalib.jobs.index_page import page_of, write_page
+from mangalib.jobs.index_page import index_html, write_page
 from mangalib.jobs.leases import FileLeases
 from mangalib.jobs.runs import FAILED, KILLED, OK, RUNNING, Record, Runs, headline_of
 from mangalib.settings import Settings, load_settings
@@ -33,11 +33,11 @@ def put(runs: Runs, *, days_ago: float, notebook: str = "04_benchmark_run", stat
         job=notebook,
     )
     name = f"{notebook}/{started:%Y-%m-%d}/{started:%H%M%S}-abcdef"
-    runs.place.make(name.rsplit("/", 1)[0])
+    runs.storage.make(name.rsplit("/", 1)[0])
     record = msgspec.structs.replace(record, **more)
-    runs.place.write(f"{name}.json", msgspec.json.encode(record).decode())
+    runs.storage.write(f"{name}.json", msgspec.json.encode(record).decode())
     for suffix in (".ipynb", ".html"):
-        runs.place.write(name + suffix, "{}")
+        runs.storage.write(name + suffix, "{}")
     return name
 
 
@@ -48,7 +48,7 @@ def made_in(folder: Path, **settings: object) -> Runs:
 def test_only_what_is_new_is_read_again(runs: Runs) -> None:
     names = [put(runs, days_ago=n / 96) for n in range(300)]
     assert [run.name for run in runs.index()] == names, "the newest first"
-    runs.place.write(f"{names[-1]}.json", "not JSON any more")
+    runs.storage.write(f"{names[-1]}.json", "not JSON any more")
     put(runs, days_ago=0, notebook="other")
     lines = runs.index()
     assert len(lines) == 301
@@ -57,15 +57,15 @@ def test_only_what_is_new_is_read_again(runs: Runs) -> None:
 
 def test_the_index_is_whole_whatever_happens_to_its_file(runs: Runs) -> None:
     put(runs, days_ago=1)
-    runs.place.write("runs.json", '{"half a fi')
+    runs.storage.write("runs.json", '{"half a fi')
     assert len(runs.index()) == 1
-    Path(runs.place.url("runs.json")).unlink()
+    Path(runs.storage.url("runs.json")).unlink()
     assert len(runs.index()) == 1
 
 
 def test_a_record_that_cannot_be_read_is_a_failed_run_that_says_so(runs: Runs) -> None:
     name = put(runs, days_ago=1)
-    runs.place.write(f"{name}.json", '{"notebook": 3')
+    runs.storage.write(f"{name}.json", '{"notebook": 3')
     (line,) = runs.index()
     assert line.status == FAILED
     assert "is not a record" in line.error
@@ -76,10 +76,10 @@ def test_a_run_that_goes_on_is_left_alone_and_one_that_was_killed_is_marked(runs
         put(runs, days_ago=0, notebook="a", status=RUNNING),
         put(runs, days_ago=0, notebook="b", status=RUNNING),
     )
-    runs.place.write(f"{killed}.ipynb", json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    runs.storage.write(f"{killed}.ipynb", json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
     lease = runs.leases.take("a")
     assert lease is not None
-    assert [run.name for run in runs.mend()] == [killed]
+    assert [run.name for run in runs.reap_orphans()] == [killed]
     assert runs.record(killed).error == KILLED
     assert runs.record(goes_on).status == RUNNING
     lease.release()
@@ -92,13 +92,15 @@ def test_retention_takes_the_old_and_the_many_but_no_failure_that_nobody_saw(tmp
     seen = put(runs, days_ago=41, status=FAILED)
     many = [put(runs, days_ago=n) for n in range(8)]
     weekly = put(runs, days_ago=60, notebook="14_transition_model")
-    runs.see([seen])
+    runs.acknowledge([seen])
     gone = set(runs.prune(NOW))
     assert gone == {old, seen, *many[5:]}
     left = {line.name for line in runs.index()}
     assert left == {unseen, weekly, *many[:5]}
-    assert not [name for name in runs.place.names() if name.rsplit(".", 1)[0] in gone], "notebook and report go with it"
-    runs.see([unseen])
+    assert not [name for name in runs.storage.names() if name.rsplit(".", 1)[0] in gone], (
+        "notebook and report go with it"
+    )
+    runs.acknowledge([unseen])
     assert runs.prune(NOW) == [unseen]
 
 
@@ -106,28 +108,28 @@ def test_the_page_says_what_fails_and_is_safe_to_open(runs: Runs) -> None:
     put(runs, days_ago=2)
     put(runs, days_ago=1, status=FAILED)
     write_page(runs)
-    page = runs.place.read("index.html")
+    page = runs.storage.read("index.html")
     assert "Failing now: 04_benchmark_run." in page
     assert "1 failures that nobody has looked at" in page
     assert "cell 3: boom &lt;b&gt;" in page
     assert "all &lt;i&gt;well&lt;/i&gt;" in page
     assert "<script" not in page
-    assert page_of([], NOW).count("Nothing has run yet.") == 1
+    assert index_html([], NOW).count("Nothing has run yet.") == 1
 
 
 def test_the_table_can_be_read_by_people_and_programs(runs: Runs, tmp_path: Path) -> None:
     failed, fine = put(runs, days_ago=1, status=FAILED), put(runs, days_ago=2)
 
-    def told(*options: str) -> str:
+    def listed(*options: str) -> str:
         command = [sys.executable, "-m", "mangalib.cli", "runs", "--output-dir", str(tmp_path / "runs"), *options]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    table = told()
+    table = listed()
     assert "all <i>well</i>" in table
     assert "failed   !    42 s" in table
-    assert [run["name"] for run in json.loads(told("--json"))] == [failed, fine]
-    assert [run["name"] for run in json.loads(told("--json", "--failed"))] == [failed]
-    assert json.loads(told("--json", "--failed", "--seen", failed)) == []
+    assert [run["name"] for run in json.loads(listed("--json"))] == [failed, fine]
+    assert [run["name"] for run in json.loads(listed("--json", "--failed"))] == [failed]
+    assert json.loads(listed("--json", "--failed", "--seen", failed)) == []
     wrong = subprocess.run(
         [sys.executable, "-m", "mangalib.cli", "runs", "--output-dir", str(tmp_path / "runs"), "--seen", "no/such"],
         capture_output=True,

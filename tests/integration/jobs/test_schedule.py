@@ -17,7 +17,7 @@ import pytest
 
 from mangalib.errors import ScheduleError
 from mangalib.jobs import execute as jobs
-from mangalib.jobs.leases import Turn
+from mangalib.jobs.leases import ScheduleCursor
 from mangalib.jobs.parameters import Job
 from mangalib.jobs.runs import KILLED, RUNNING, Run, Runs
 from mangalib.jobs.schedule import DEFAULT, Entry, Schedule, read_schedule
@@ -181,7 +181,7 @@ def test_a_place_that_takes_nothing_is_told_once_and_the_scheduler_goes_on(
         datetime(2026, 11, 2, tzinfo=UTC),
     )
     assert clockwork.run_due(also_new=True) == []
-    assert clockwork.troubled == {"one"}
+    assert clockwork.failed_to_start == {"one"}
     assert "one could not start" in caplog.text
     assert said == []
 
@@ -263,6 +263,6 @@ def test_a_week_with_a_change_of_the_clocks_a_crash_and_a_restart(tiny: Path, tm
 def test_a_turn_survives_what_writes_it(runs: Runs) -> None:
     lease = runs.leases.take("job")
     assert lease is not None
-    lease.write(Turn("2026-11-01T00:00:00+00:00", 1))
-    assert runs.leases.turn("job").attempts == 1
+    lease.write(ScheduleCursor("2026-11-01T00:00:00+00:00", 1))
+    assert runs.leases.cursor("job").attempts == 1
     lease.release()

@@ -16,12 +16,12 @@ from distributed import Client
 from pydantic import SecretStr
 
 from mangalib.aws.dynamodb import dynamodb_client
-from mangalib.benchmark.load.distributed import run_spread
+from mangalib.benchmark.load.distributed import run_distributed
 from mangalib.benchmark.load.workload import make_workload
 from mangalib.errors import NotebookError
 from mangalib.jobs import execute as jobs
 from mangalib.jobs.index_page import write_page
-from mangalib.jobs.leases import Leases, RedisLeases, TableLeases, Turn, kept
+from mangalib.jobs.leases import Leases, RedisLeases, ScheduleCursor, TableLeases, kept
 from mangalib.jobs.parameters import job_of
 from mangalib.jobs.runs import RUNNING, Runs
 from mangalib.jobs.schedule import Entry, Schedule
@@ -56,11 +56,11 @@ def test_one_has_it_until_released_and_the_next_knows_the_turn(shared: Leases) -
     assert mine is not None
     assert shared.take("nightly") is None
     assert shared.take("another") is not None
-    mine.write(Turn("2026-11-01T00:00:00+00:00", 1))
+    mine.write(ScheduleCursor("2026-11-01T00:00:00+00:00", 1))
     mine.release()
     theirs = shared.take("nightly")
     assert theirs is not None
-    assert theirs.turn == shared.turn("nightly") == Turn("2026-11-01T00:00:00+00:00", 1)
+    assert theirs.cursor == shared.cursor("nightly") == ScheduleCursor("2026-11-01T00:00:00+00:00", 1)
     theirs.release()
 
 
@@ -77,10 +77,10 @@ def test_a_lease_is_kept_while_its_owner_lives_and_runs_out_when_not(shared: Lea
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
     with pytest.raises(NotebookError, match="run out"):
-        dead.write(Turn("2026-11-01T00:00:00+00:00", 1))
+        dead.write(ScheduleCursor("2026-11-01T00:00:00+00:00", 1))
     with kept(dead, LEASE_S) as lost:
         assert lost.wait(5), "who was dead and comes back is told"
-    next_one.write(Turn("2026-11-01T00:15:00+00:00"))
+    next_one.write(ScheduleCursor("2026-11-01T00:15:00+00:00"))
     next_one.release()
 
 
@@ -98,13 +98,13 @@ def test_runs_records_reports_and_index_are_on_s3(stack: Stack, cloud: Settings,
     s3 = boto3.client("s3", endpoint_url=stack.addresses["aws_url"])
     s3.create_bucket(Bucket="manga-runs", CreateBucketConfiguration={"LocationConstraint": cloud.region})
     runs = jobs.runs_in("s3://manga-runs/lab", cloud)
-    done = jobs.run(job_of(tiny, {"number": 5}, timeout_s=60, html=True), runs, cloud)
+    done = jobs.run_job(job_of(tiny, {"number": 5}, timeout_s=60, html=True), runs, cloud)
     assert done.ok, done.record.error
     again = Runs("s3://manga-runs/lab", runs.leases, cloud)
     (line,) = again.index()
     assert (line.name, line.headline, line.status) == (done.name, "number 5", "ok")
-    assert '"number": 5' in again.place.read(f"{done.name}.json")
-    assert "injected-parameters" in again.place.read(f"{done.name}.ipynb")
+    assert '"number": 5' in again.storage.read(f"{done.name}.json")
+    assert "injected-parameters" in again.storage.read(f"{done.name}.ipynb")
     write_page(again)
     keys = {entry["Key"] for entry in s3.list_objects_v2(Bucket="manga-runs")["Contents"]}
     assert keys == {f"lab/{done.name}{end}" for end in (".ipynb", ".json", ".html")} | {
@@ -112,7 +112,7 @@ def test_runs_records_reports_and_index_are_on_s3(stack: Stack, cloud: Settings,
         "lab/index.html",
     }
     begun = runs.begin(job_of(tiny, {}, timeout_s=60))
-    assert [run.name for run in again.mend()] == [begun.name]
+    assert [run.name for run in again.reap_orphans()] == [begun.name]
     assert RUNNING not in {run.status for run in again.index()}
 
 
@@ -162,7 +162,7 @@ def test_load_comes_from_all_workers_and_one_that_dies_takes_only_what_it_had_no
     settings = stack.settings
     workload = make_workload(settings, per_intent=4, seed=1, production=None, rate_per_s=8)
     address, token = stack.addresses["websocket_url"], stack.addresses["token"]
-    whole, clocks = run_spread(two_workers, workload, address, token, settings, progress=False)
+    whole, clocks = run_distributed(two_workers, workload, address, token, settings, progress=False)
     assert len(clocks) == 2
     assert all(clock.within_s < 1 for clock in clocks.values())
     samples = whole.samples()
@@ -175,7 +175,7 @@ def test_load_comes_from_all_workers_and_one_that_dies_takes_only_what_it_had_no
     # The first question is 3 s and a connection away, the last one 4 s after it.
     killer = threading.Timer(3 + settings.connect_ahead_s + 2, lambda: os.kill(victim, signal.SIGKILL))
     killer.start()
-    partial, _ = run_spread(two_workers, workload, address, token, settings, progress=False)
+    partial, _ = run_distributed(two_workers, workload, address, token, settings, progress=False)
     killer.join()
     half = partial.planned // 2
     assert half - 1 <= len(partial.outcomes) <= partial.planned

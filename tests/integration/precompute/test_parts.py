@@ -23,11 +23,11 @@ from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.intents import Intent
 from mangalib.errors import DataError, MangaError, TransportError
 from mangalib.local.stack import Stack
-from mangalib.nlu.meaning import Reader
+from mangalib.nlu.meaning import MeaningReader
 from mangalib.nlu.topics import Topics
 from mangalib.precompute.background import Background
-from mangalib.precompute.generated_answer import Prepared, scoped
-from mangalib.precompute.generation.single_flight import Flights, Write
+from mangalib.precompute.generated_answer import GeneratedAnswer, scoped
+from mangalib.precompute.generation.single_flight import SingleFlight, Write
 from mangalib.precompute.prediction.candidates import Ongoing, candidates
 from mangalib.precompute.prediction.session_log import read_table
 from mangalib.precompute.prediction.transition_model import Relation
@@ -35,7 +35,7 @@ from mangalib.precompute.shared_answers import SharedAnswers, own_label
 from mangalib.precompute.token_budget import Budget, at_most
 from mangalib.precompute.warming import demand
 from mangalib.precompute.warming import plans as warming
-from mangalib.precompute.warming.simulated_week import replay
+from mangalib.precompute.warming.simulated_week import simulate_week
 from mangalib.settings import load_settings
 
 SETTINGS = load_settings()
@@ -65,7 +65,7 @@ async def test_many_spenders_together_never_exceed_a_budget(redis: Redis) -> Non
     )
 
 
-async def flown(flights: Flights, key: str, make: object) -> str:
+async def flown(flights: SingleFlight, key: str, make: object) -> str:
     flight = flights.start(key, make)  # type: ignore[arg-type]
     return "".join([piece async for piece in flight.pieces()])
 
@@ -74,17 +74,17 @@ async def test_two_processes_make_an_answer_once_and_both_see_it_grow(redis: Red
     made: list[str] = []
 
     def maker(name: str) -> object:
-        async def make(write: Write) -> Prepared:
+        async def make(write: Write) -> GeneratedAnswer:
             made.append(name)
             for word in ("one ", "two ", "three"):
                 await write(word)
                 await asyncio.sleep(0.05)
-            return Prepared("one two three", Intent.FAQ, "semantic_cache")
+            return GeneratedAnswer("one two three", Intent.FAQ, "semantic_cache")
 
         return make
 
     async with asyncio.TaskGroup() as group:
-        one, other = (Flights(redis, SETTINGS, group.create_task) for _ in range(2))
+        one, other = (SingleFlight(redis, SETTINGS, group.create_task) for _ in range(2))
         texts = await asyncio.gather(
             *(
                 flown(flights, "both", maker(f"{name}{i}"))
@@ -97,14 +97,14 @@ async def test_two_processes_make_an_answer_once_and_both_see_it_grow(redis: Red
 
 
 async def test_who_reads_along_is_told_when_the_maker_fails_or_dies(redis: Redis) -> None:
-    async def fails(write: Write) -> Prepared:
+    async def fails(write: Write) -> GeneratedAnswer:
         await write("half ")
         await asyncio.sleep(0.3)
         raise TransportError("no more")
 
     settings = load_settings(flight_timeout_s=1.0)
     async with asyncio.TaskGroup() as group:
-        one, other = (Flights(redis, settings, group.create_task) for _ in range(2))
+        one, other = (SingleFlight(redis, settings, group.create_task) for _ in range(2))
         leading = asyncio.create_task(flown(one, "fails", fails))
         await asyncio.sleep(0.1)
         with pytest.raises(MangaError, match="no more"):
@@ -118,13 +118,13 @@ async def test_who_reads_along_is_told_when_the_maker_fails_or_dies(redis: Redis
 
 
 async def test_a_flight_nobody_listens_to_stops_and_one_that_is_listened_to_goes_on(redis: Redis) -> None:
-    async def long(write: Write) -> Prepared:
+    async def long(write: Write) -> GeneratedAnswer:
         await write("a")
         await asyncio.sleep(0.4)
-        return Prepared("a", Intent.FAQ, "semantic_cache")
+        return GeneratedAnswer("a", Intent.FAQ, "semantic_cache")
 
     async with asyncio.TaskGroup() as group:
-        flights = Flights(redis, SETTINGS, group.create_task)
+        flights = SingleFlight(redis, SETTINGS, group.create_task)
         listening = asyncio.create_task(flown(flights, f"l{random.random()}", long))
         idle = flights.start(f"i{random.random()}", long)
         await asyncio.wait_for(idle.started.wait(), 5)
@@ -177,7 +177,7 @@ async def test_demand_fades_and_survives_a_change_of_epoch(redis: Redis) -> None
 
 
 async def test_the_shared_cache_keeps_to_its_size_and_is_followed_by_others(redis: Redis) -> None:
-    reader = Reader(CATALOGUE)
+    reader = MeaningReader(CATALOGUE)
     settings = load_settings(cache_entries_max=50, cache_sync_s=0.05)
     await redis.delete("shared:questions", "shared:used", "shared:log")
     one, other = SharedAnswers(redis, reader, settings), SharedAnswers(redis, reader, settings)
@@ -185,7 +185,7 @@ async def test_the_shared_cache_keeps_to_its_size_and_is_followed_by_others(redi
     for number in range(70):
         text = f"Where do I find shelf {number}?"
         meaning = reader.read(text)
-        answer = Prepared(f"Shelf {number}.", Intent.FAQ, "semantic_cache", built_on="x")
+        answer = GeneratedAnswer(f"Shelf {number}.", Intent.FAQ, "semantic_cache", built_on="x")
         await one.put(Intent.FAQ, own_label(text, meaning), meaning, text, answer)
     assert await redis.hlen("shared:questions") <= 50  # type: ignore[misc]
     assert len(one) <= 50
@@ -217,7 +217,7 @@ def test_scopes_never_meet_whatever_is_in_the_ids() -> None:
 
 
 def test_what_is_worth_making_is_made_and_no_more() -> None:
-    topics = Topics.from_data(SETTINGS, Reader(CATALOGUE))
+    topics = Topics.from_data(SETTINGS, MeaningReader(CATALOGUE))
     session = Ongoing(history=["product_inquiry"], subject="m001")
     predicted = {("purchase", Relation.SAME): 0.6, ("price", Relation.SAME): 0.01, ("complaint", Relation.NONE): 0.39}
     chosen = candidates(predicted, session, topics, SETTINGS, saved_s=2.0)
@@ -249,14 +249,14 @@ def test_warming_is_planned_from_what_the_log_says() -> None:
 
 def test_a_week_keeps_every_programme_within_its_budget() -> None:
     log = Customers(SETTINGS, seed=3).log(400, datetime(2026, 11, 1, tzinfo=UTC), 4)
-    week = replay(log, SETTINGS, hour_tokens=2_000)
+    week = simulate_week(log, SETTINGS, hour_tokens=2_000)
     assert (week.hours["tokens"] <= 4 * 2_000).all()
     assert week.hours["hits"].sum() == week.programs["hits"].sum() > 0
     assert week.programs["tokens"].sum() == week.hours["tokens"].sum()
-    nothing = replay(log, load_settings(held_out_share=0.999999), hour_tokens=2_000)
+    nothing = simulate_week(log, load_settings(held_out_share=0.999999), hour_tokens=2_000)
     assert nothing.hours["hits"].sum() == 0, "who is held out is never served"
     with pytest.raises(DataError, match="less than a day"):
-        replay(log[log["at"] < log["at"].min() + pd.Timedelta(hours=3)], SETTINGS, hour_tokens=2_000)
+        simulate_week(log[log["at"] < log["at"].min() + pd.Timedelta(hours=3)], SETTINGS, hour_tokens=2_000)
 
 
 async def test_redis_killed_and_started_again_is_followed_again_and_serves_nothing_old(tmp_path: Path) -> None:
@@ -276,21 +276,21 @@ async def test_redis_killed_and_started_again_is_followed_again_and_serves_nothi
                 await asyncio.sleep(0.05)
 
     client = Redis.from_url(f"redis://127.0.0.1:{port}", socket_timeout=1, socket_connect_timeout=1)
-    reader = Reader(CATALOGUE)
+    reader = MeaningReader(CATALOGUE)
     shared = SharedAnswers(client, reader, load_settings(cache_sync_s=0.05))
     text = "Where is the children's corner?"
     meaning = reader.read(text)
     label = own_label(text, meaning)
     process = await started()
     following = asyncio.create_task(shared.follow())
-    await shared.put(Intent.FAQ, label, meaning, text, Prepared("Upstairs.", Intent.FAQ, "semantic_cache"))
+    await shared.put(Intent.FAQ, label, meaning, text, GeneratedAnswer("Upstairs.", Intent.FAQ, "semantic_cache"))
     process.kill()
     await process.wait()
     with pytest.raises((RedisError, OSError)):
         await shared.get(Intent.FAQ, label, meaning, text)
     process = await started()
     assert await shared.get(Intent.FAQ, label, meaning, text) is None, "it came back empty"
-    await shared.put(Intent.FAQ, label, meaning, text, Prepared("Downstairs.", Intent.FAQ, "semantic_cache"))
+    await shared.put(Intent.FAQ, label, meaning, text, GeneratedAnswer("Downstairs.", Intent.FAQ, "semantic_cache"))
     found = await shared.get(Intent.FAQ, label, meaning, text)
     assert found is not None
     assert found.text == "Downstairs."

@@ -20,11 +20,11 @@ from mangalib.benchmark.experiments.simulated_customers import Customers, conver
 from mangalib.client import Client, Reply
 from mangalib.domain.catalogue import Catalogue
 from mangalib.local.stack import Stack, running_stack
-from mangalib.nlu.meaning import Reader
+from mangalib.nlu.meaning import MeaningReader
 from mangalib.nlu.topics import Topics
 from mangalib.precompute.facts import publish_facts
 from mangalib.precompute.follow_ups import follow_up_key
-from mangalib.precompute.generated_answer import Need, Prepared, facts_of
+from mangalib.precompute.generated_answer import GeneratedAnswer, Need, facts_of
 from mangalib.precompute.generation import spec as makers
 from mangalib.precompute.prediction.session_log import read_table
 from mangalib.precompute.shared_answers import answer_key
@@ -81,12 +81,12 @@ async def until(holds: Callable[[], Any], within_s: float = 15) -> None:
         await asyncio.sleep(0.02)
 
 
-async def made(redis: Redis, customer: str, session_id: str, need: Need) -> Prepared:
+async def made(redis: Redis, customer: str, session_id: str, need: Need) -> GeneratedAnswer:
     key = follow_up_key(customer, session_id, need)
     await until(lambda: redis.exists(key))
     value = await redis.get(key)
     assert value is not None
-    return msgspec.json.decode(value, type=Prepared)
+    return msgspec.json.decode(value, type=GeneratedAnswer)
 
 
 async def test_hit_rates_by_trigger_are_the_specifications_or_better(ahead: Stack, redis: Redis) -> None:
@@ -151,7 +151,7 @@ async def test_nobody_is_served_what_was_made_for_another(
     need = Need("order_eta", "", "en")
     assert follow_up_key(*owner, need) != follow_up_key(*thief, need)
     secret = "This is for its owner only."
-    prepared = Prepared(text=secret, intent="order_status", source="precomputed")  # type: ignore[arg-type]
+    prepared = GeneratedAnswer(text=secret, intent="order_status", source="precomputed")  # type: ignore[arg-type]
     await redis.set(follow_up_key(*owner, need), msgspec.json.encode(prepared), ex=60)
     if all(part.isprintable() and part.isascii() for part in (*owner, *thief)):
         async with talking(ahead, thief[0], thief[1]) as client:
@@ -212,7 +212,7 @@ async def test_an_order_that_moved_on_is_looked_up_again(ahead: Stack, redis: Re
         region_name=ahead.settings.region,
         aws_access_key_id=ahead.addresses["aws_access_key_id"],
         aws_secret_access_key=ahead.addresses["aws_secret_access_key"],
-    ).Table(ahead.settings.orders_table)
+    ).DocumentTable(ahead.settings.orders_table)
     async with talking(ahead, "customer-002", "moved") as client:
         await client.answer("Where is my order?")
         await made(redis, "customer-002", "moved", Need("order_eta", "", "en"))
@@ -288,7 +288,7 @@ async def test_personal_answers_are_never_in_shared_space(ahead: Stack, redis: R
     for key in await redis.keys("answer:*"):
         value = await redis.get(key)
         assert value is not None
-        prepared = msgspec.json.decode(value, type=Prepared)
+        prepared = msgspec.json.decode(value, type=GeneratedAnswer)
         assert prepared.intent not in {"order_status", "complaint", "recommendation"}
         assert "orders" not in prepared.depends
 
@@ -345,7 +345,7 @@ async def test_what_a_programme_orders_is_made_and_never_served_to_who_is_held_o
     )
     assert done.stdout == "3 answers ordered for popular\n", done.stderr
     catalogue = Catalogue.load(ahead.settings.data_dir / "catalogue.csv")
-    reader = Reader(catalogue)
+    reader = MeaningReader(catalogue)
     topics = await asyncio.to_thread(Topics.from_data, ahead.settings, reader)
     needs = popular(await asyncio.to_thread(read_table, log), 3)
     questions = {need: makers.question_of(need, catalogue.by_id[need.title]) for need in needs}
@@ -409,7 +409,9 @@ async def test_the_catalogues_hook_makes_exactly_what_mentioned_the_title_again(
         for key in await answers_about(redis, "m287"):
             value = await redis.get(key)
             assert value is not None
-            assert msgspec.json.decode(value, type=Prepared).depends["m287"] == facts_of(new), "made from the new price"
+            assert msgspec.json.decode(value, type=GeneratedAnswer).depends["m287"] == facts_of(new), (
+                "made from the new price"
+            )
         # Ordered by the hook, or found missing by the batch, whichever looked first.
         assert source(await client.answer("How much does Berserk cost?")) in {"semantic_cache", "trending"}
         await tell("old.csv")

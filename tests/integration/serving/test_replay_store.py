@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from mangalib.local.stack import Stack
 from mangalib.protocol.frames import Chunk, Query, encode
-from mangalib.serving.replay_store import Head, ReplayStore
+from mangalib.serving.replay_store import AnswerRecord, ReplayStore
 from mangalib.serving.stream import StreamState
 
 
@@ -27,8 +27,8 @@ async def redis(stack: Stack) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
-def head(text: str) -> Head:
-    return Head("session", Query(text), StreamState.STREAMING)
+def head(text: str) -> AnswerRecord:
+    return AnswerRecord("session", Query(text), StreamState.STREAMING)
 
 
 async def test_frames_come_back_in_order_however_they_were_written(redis: Redis) -> None:

@@ -15,20 +15,20 @@ import pandas as pd
 import pytest
 
 from mangalib.benchmark.experiments import synthetic_history as history
-from mangalib.benchmark.experiments.synthetic_history import Change, Past
+from mangalib.benchmark.experiments.synthetic_history import Change, SyntheticHistory
 from mangalib.benchmark.store import Store, iter_runs
-from mangalib.benchmark.verdict import FAILING, SLOWER, TARGET, judge, judge_samples
+from mangalib.benchmark.verdict import FAILING, SLOWER, TARGET, judge_run, judge_samples
 from mangalib.errors import DataError
 from mangalib.settings import environment, load_settings
 
 SETTINGS = load_settings()
 FEW = {"faq": (290.0, 900.0), "greeting": (285.0, 600.0)}
 # Requests of little spread, so that no p95 is over its budget.
-CALM = Past(days=7.1, sigma=0.1, levels_ms=FEW, samples=20)
-SMALL = Past(days=0.3, sigma=0.1, levels_ms=FEW, samples=20)
+CALM = SyntheticHistory(days=7.1, sigma=0.1, levels_ms=FEW, samples=20)
+SMALL = SyntheticHistory(days=0.3, sigma=0.1, levels_ms=FEW, samples=20)
 
 
-def samples_of(past: Past, *changes: Change, seed: int = 1) -> pd.DataFrame:
+def samples_of(past: SyntheticHistory, *changes: Change, seed: int = 1) -> pd.DataFrame:
     return history.samples(past, list(changes), np.random.default_rng(seed), SETTINGS)
 
 
@@ -227,5 +227,5 @@ def test_judging_two_stores_of_the_same_runs_gives_the_same_verdict(tmp_path: Pa
     for run in reversed(list(iter_runs(samples_of(SMALL)))):
         other.append(run)
     other.compact(datetime(2026, 11, 10, tzinfo=UTC).date())
-    one, two = (judge(Store(str(folder), SETTINGS), SETTINGS).as_json() for folder in (healthy, tmp_path))
+    one, two = (judge_run(Store(str(folder), SETTINGS), SETTINGS).as_json() for folder in (healthy, tmp_path))
     assert one == two

@@ -17,7 +17,7 @@ from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.intents import Intent
 from mangalib.domain.query_templates import load_phrasings
 from mangalib.nlu import logistic_regression as regression
-from mangalib.nlu.character_ngrams import groups_in_words, hashed
+from mangalib.nlu.character_ngrams import hashed, ngrams_within_words
 from mangalib.nlu.classifier import IntentClassifier
 from mangalib.settings import load_settings
 
@@ -28,7 +28,7 @@ TEXTS = st.lists(st.text(alphabet="aB9 \t\n.-é日本のマİ", min_size=0, max_
 def test_groups_of_words_are_those_of_scikit_learn(texts: list[str]) -> None:
     analyse = CountVectorizer(analyzer="char_wb", ngram_range=(1, 5)).build_analyzer()
     for text in texts:
-        assert sorted(groups_in_words(text, range(1, 6))) == sorted(analyse(text))
+        assert sorted(ngrams_within_words(text, range(1, 6))) == sorted(analyse(text))
 
 
 @given(TEXTS)

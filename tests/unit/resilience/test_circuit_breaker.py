@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mangalib.errors import DependencyDownError
-from mangalib.resilience.circuit_breaker import Breaker, BreakerState
-from mangalib.resilience.retry_budget import Allowance
+from mangalib.resilience.circuit_breaker import BreakerState, CircuitBreaker
+from mangalib.resilience.retry_budget import RetryBudget
 
 FAILURES, PAUSE_S = 3, 2.0
 
@@ -21,7 +21,7 @@ class BreakerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
-        self.breaker = Breaker("it", failures=FAILURES, pause_s=PAUSE_S, clock=lambda: self.now_s)
+        self.breaker = CircuitBreaker("it", failures=FAILURES, pause_s=PAUSE_S, clock=lambda: self.now_s)
         self.in_a_row = 0
         self.last_s = 0.0
 
@@ -66,7 +66,7 @@ TestBreaker = BreakerMachine.TestCase
 
 def test_half_open_lets_one_through_and_not_a_crowd() -> None:
     now_s = 0.0
-    breaker = Breaker("it", failures=1, pause_s=PAUSE_S, clock=lambda: now_s)
+    breaker = CircuitBreaker("it", failures=1, pause_s=PAUSE_S, clock=lambda: now_s)
     with pytest.raises(OSError, match="down"), breaker.watch():
         raise OSError("down")
     now_s = PAUSE_S
@@ -76,27 +76,27 @@ def test_half_open_lets_one_through_and_not_a_crowd() -> None:
 
 
 def test_an_allowance_is_a_share_of_the_ordinary_requests_in_the_long_run() -> None:
-    allowance = Allowance(0.02, 5)
+    allowance = RetryBudget(0.02, 5)
     taken = 0
     for _ in range(10_000):
-        allowance.earn()
-        taken += allowance.take()
+        allowance.deposit()
+        taken += allowance.withdraw()
     assert taken == pytest.approx(0.02 * 10_000 + 5, abs=1)
 
 
 def test_an_allowance_bursts_only_so_far() -> None:
-    allowance = Allowance(0.1, 5)
+    allowance = RetryBudget(0.1, 5)
     for _ in range(1000):
-        allowance.earn()
-    assert sum(allowance.take() for _ in range(100)) == 5
+        allowance.deposit()
+    assert sum(allowance.withdraw() for _ in range(100)) == 5
     for _ in range(9):
-        allowance.earn()
-    assert not allowance.take()
-    allowance.earn()
-    assert allowance.take(), "ten times a tenth is one"
+        allowance.deposit()
+    assert not allowance.withdraw()
+    allowance.deposit()
+    assert allowance.withdraw(), "ten times a tenth is one"
 
 
 def test_no_share_is_nothing_at_all() -> None:
-    allowance = Allowance(0, 5)
-    allowance.earn()
-    assert not allowance.take()
+    allowance = RetryBudget(0, 5)
+    allowance.deposit()
+    assert not allowance.withdraw()

@@ -15,7 +15,7 @@ from mangalib.domain.intents import ROUTES, Intent
 from mangalib.domain.query_templates import load_phrasings
 from mangalib.errors import DataError, SettingsError
 from mangalib.nlu.classifier import IntentClassifier
-from mangalib.resilience.circuit_breaker import Breaker
+from mangalib.resilience.circuit_breaker import CircuitBreaker
 from mangalib.serving.fan_out import Branch, fan_out
 from mangalib.serving.model_warmup import tiers
 from mangalib.serving.prompts import BUILT_IN_PROMPT, PromptStore
@@ -169,9 +169,9 @@ async def test_a_branch_that_fails_or_is_late_leaves_the_others_alone() -> None:
 
     outcomes = await fan_out(
         [
-            Branch("good", lambda: value_of(1, 0.05), 5000, Breaker("good", failures=5, pause_s=1)),
-            Branch("broken", broken, 5000, Breaker("broken", failures=5, pause_s=1)),
-            Branch("late", lambda: asyncio.Event().wait(), 20, Breaker("late", failures=5, pause_s=1)),
+            Branch("good", lambda: value_of(1, 0.05), 5000, CircuitBreaker("good", failures=5, pause_s=1)),
+            Branch("broken", broken, 5000, CircuitBreaker("broken", failures=5, pause_s=1)),
+            Branch("late", lambda: asyncio.Event().wait(), 20, CircuitBreaker("late", failures=5, pause_s=1)),
         ]
     )
     assert outcomes["good"].value == 1
@@ -181,7 +181,7 @@ async def test_a_branch_that_fails_or_is_late_leaves_the_others_alone() -> None:
 
 async def test_a_cancelled_fan_out_leaves_no_task() -> None:
     before = asyncio.all_tasks()
-    breaker = Breaker("long", failures=5, pause_s=1)
+    breaker = CircuitBreaker("long", failures=5, pause_s=1)
     running = asyncio.create_task(fan_out([Branch("long", lambda: asyncio.Event().wait(), 60_000, breaker)]))
     await asyncio.sleep(0.01)
     running.cancel()

@@ -14,18 +14,18 @@ from mangalib.benchmark.detection.series import METRICS
 from mangalib.benchmark.detection.verdict_frame import ERROR_RATE
 from mangalib.benchmark.experiments import evaluation as study
 from mangalib.benchmark.experiments import synthetic_history as history
-from mangalib.benchmark.experiments.synthetic_history import Change, Past
+from mangalib.benchmark.experiments.synthetic_history import Change, SyntheticHistory
 from mangalib.errors import DataError
 from mangalib.settings import load_settings
 
 SETTINGS = load_settings()
-SHORT = Past(days=7.2)
+SHORT = SyntheticHistory(days=7.2)
 FIRST = 672
 # What is wrong is told apart from what is right with a few intents as well as with eight.
 FEW = {"faq": (290.0, 900.0), "greeting": (285.0, 600.0)}
 
 
-def samples_of(past: Past, *changes: Change, seed: int = 1) -> pd.DataFrame:
+def samples_of(past: SyntheticHistory, *changes: Change, seed: int = 1) -> pd.DataFrame:
     return history.samples(past, list(changes), np.random.default_rng(seed), SETTINGS)
 
 
@@ -51,23 +51,30 @@ def test_a_change_is_seen_as_soon_as_it_must_be(target: study.Target) -> None:
 
 @pytest.mark.parametrize(
     "past",
-    [Past(), Past(shape="gamma"), Past(shape="bimodal"), Past(wander=0.02), Past(weekly=0.1), Past(missing=0.05)],
+    [
+        SyntheticHistory(),
+        SyntheticHistory(shape="gamma"),
+        SyntheticHistory(shape="bimodal"),
+        SyntheticHistory(run_to_run=0.02),
+        SyntheticHistory(weekly=0.1),
+        SyntheticHistory(missing=0.05),
+    ],
     ids=["as tuned", "gamma", "bimodal", "little wander", "weekly cycle", "missing runs"],
 )
-def test_it_does_not_cry_wolf(past: Past) -> None:
+def test_it_does_not_cry_wolf(past: SyntheticHistory) -> None:
     alarms = study.false_alarms(study.sequential(SETTINGS), replace(past, days=22.0), 7)
     assert alarms.pages <= 1
     assert alarms.warnings_a_day <= 1
 
 
 def test_the_textbook_rule_does() -> None:
-    alarms = study.false_alarms(study.textbook(SETTINGS), replace(Past(), days=8.0), 7)
+    alarms = study.false_alarms(study.textbook(SETTINGS), replace(SyntheticHistory(), days=8.0), 7)
     assert alarms.warnings > 10
     assert alarms.pages > 3
 
 
 def test_one_row_per_run_intent_and_metric_whatever_the_order_of_the_samples() -> None:
-    past = Past(days=0.3, levels_ms=FEW, samples=12)
+    past = SyntheticHistory(days=0.3, levels_ms=FEW, samples=12)
     samples = samples_of(past)
     rows = detector.replay(samples)
     assert list(rows.columns[:10]) == [
@@ -86,7 +93,7 @@ def test_one_row_per_run_intent_and_metric_whatever_the_order_of_the_samples() -
 
 
 def test_what_came_later_changes_nothing_that_was_said() -> None:
-    samples = samples_of(Past(days=1.5, levels_ms=FEW, samples=12), Change(100, factor=1.5))
+    samples = samples_of(SyntheticHistory(days=1.5, levels_ms=FEW, samples=12), Change(100, factor=1.5))
     whole = detector.replay(samples)
     cut = samples[samples["run_id"].astype(str) < "past-000120"]
     pd.testing.assert_frame_equal(detector.replay(cut), whole[whole["run_id"] < "past-000120"].reset_index(drop=True))
@@ -108,14 +115,14 @@ def test_a_change_has_a_beginning_a_size_and_an_end() -> None:
 
 
 def test_a_regression_never_becomes_the_new_normal_by_itself() -> None:
-    past = Past(days=24, runs_per_day=24, levels_ms={"faq": (290.0, 900.0)})
+    past = SyntheticHistory(days=24, runs_per_day=24, levels_ms={"faq": (290.0, 900.0)})
     rows = detector.replay(samples_of(past, Change(7 * 24, factor=1.5)))
     late = rows_after(rows, 22 * 24, intent="faq", metric="first_token_ms")
     assert (late["severity"] >= 2).all()
 
 
 def test_an_improvement_is_reported_and_moves_the_baseline_when_it_lasts() -> None:
-    past = Past(days=10, levels_ms=FEW)
+    past = SyntheticHistory(days=10, levels_ms=FEW)
     better = 8 * 96
     rows = detector.replay(samples_of(past, Change(better, factor=0.7), Change(better + 120, factor=1.45)))
     soon = rows_after(rows, better + 6, intent="faq", metric="total_ms").head(60)
@@ -132,7 +139,7 @@ def test_an_improvement_is_reported_and_moves_the_baseline_when_it_lasts() -> No
 
 
 def test_a_short_improvement_does_not_move_it() -> None:
-    past = Past(days=9, levels_ms=FEW)
+    past = SyntheticHistory(days=9, levels_ms=FEW)
     dip = 8 * 96
     rows = detector.replay(samples_of(past, Change(dip, dip + 10, factor=0.7)))
     after = rows_after(rows, dip + 14)
@@ -142,7 +149,7 @@ def test_a_short_improvement_does_not_move_it() -> None:
 
 
 def test_short_runs_gaps_and_ties_are_handled() -> None:
-    past = Past(days=8, levels_ms=FEW)
+    past = SyntheticHistory(days=8, levels_ms=FEW)
     samples = samples_of(past)
     rng = np.random.default_rng(1)
     runs = samples["run_id"].cat.codes.to_numpy()
@@ -156,7 +163,7 @@ def test_short_runs_gaps_and_ties_are_handled() -> None:
 
 
 def test_a_run_with_too_few_answers_is_not_judged_and_says_so() -> None:
-    samples = samples_of(Past(days=1, levels_ms=FEW))
+    samples = samples_of(SyntheticHistory(days=1, levels_ms=FEW))
     last = samples["run_id"] == "past-000095"
     rows = detector.replay(samples[~last | (samples["sequence"] < 3)])
     newest = rows_after(rows, 95, intent="faq", metric="total_ms").iloc[0]
@@ -165,14 +172,14 @@ def test_a_run_with_too_few_answers_is_not_judged_and_says_so() -> None:
 
 
 def test_a_young_baseline_says_so_and_then_works() -> None:
-    rows = detector.replay(samples_of(Past(days=0.5, levels_ms=FEW), Change(40, factor=1.8)))
+    rows = detector.replay(samples_of(SyntheticHistory(days=0.5, levels_ms=FEW), Change(40, factor=1.8)))
     first = rows[rows["run_id"] == "past-000002"]
     assert first["reason"].str.startswith("not judged").all()
     assert (rows_after(rows, 44, intent="faq", metric="total_ms")["severity"] >= 2).all()
 
 
 def test_an_intent_that_appears_or_vanishes_disturbs_no_other() -> None:
-    samples = samples_of(Past(days=8, levels_ms={**FEW, "other": (290.0, 800.0)}))
+    samples = samples_of(SyntheticHistory(days=8, levels_ms={**FEW, "other": (290.0, 800.0)}))
     run = samples["run_id"].cat.codes
     samples = samples[
         ~((samples["intent"] == "greeting") & (run >= 740)) & ~((samples["intent"] == "other") & (run < 760))
@@ -195,7 +202,7 @@ def test_failing_requests_are_no_fast_ones() -> None:
 
 
 def test_an_error_rate_that_was_always_there_is_no_alarm() -> None:
-    rows = detector.replay(samples_of(replace(Past(days=9), error_rate=0.002, levels_ms=FEW)))
+    rows = detector.replay(samples_of(replace(SyntheticHistory(days=9), error_rate=0.002, levels_ms=FEW)))
     errors = rows_after(rows, FIRST, metric="error_rate")
     assert (errors["severity"] >= 2).sum() == 0
     assert (errors["severity"] > 0).mean() < 0.03
@@ -213,7 +220,7 @@ def test_an_error_rate_that_was_always_there_is_no_alarm() -> None:
     ],
 )
 def test_values_that_cannot_be_name_the_run_and_the_field(change: dict[str, Any], says: str) -> None:
-    samples = samples_of(Past(days=0.2, levels_ms=FEW, samples=6)).reset_index(drop=True)
+    samples = samples_of(SyntheticHistory(days=0.2, levels_ms=FEW, samples=6)).reset_index(drop=True)
     at = samples.index[samples["intent"] == "faq"][50]
     for name, value in change.items():
         samples.loc[at, name] = value
@@ -233,9 +240,9 @@ def test_values_that_cannot_be_name_the_run_and_the_field(change: dict[str, Any]
 )
 def test_columns_that_are_missing_or_wrong_are_named(spoil: Any, says: str) -> None:
     with pytest.raises(DataError, match=says):
-        detector.replay(spoil(samples_of(Past(days=0.1, levels_ms=FEW, samples=5))))
+        detector.replay(spoil(samples_of(SyntheticHistory(days=0.1, levels_ms=FEW, samples=5))))
 
 
 def test_no_samples_are_no_rows() -> None:
-    samples = samples_of(Past(days=0.1, levels_ms=FEW, samples=5))
+    samples = samples_of(SyntheticHistory(days=0.1, levels_ms=FEW, samples=5))
     assert len(detector.replay(samples.iloc[:0])) == 0

@@ -17,7 +17,7 @@ from mangalib.lab.tables.benchmark import budgets_ms
 from mangalib.settings import load_settings
 
 SETTINGS = load_settings()
-PAST = history.Past(days=7, sigma=0.1, error_rate=0.002, daily=0.0)
+PAST = history.SyntheticHistory(days=7, sigma=0.1, error_rate=0.002, daily=0.0)
 
 
 def made(*changes: history.Change) -> tuple[pd.DataFrame, Verdict]:

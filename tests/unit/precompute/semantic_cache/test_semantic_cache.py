@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from mangalib.cli import cli
 from mangalib.domain.catalogue import Catalogue
-from mangalib.nlu.evidence import EvidenceModel, Outcome, lowest_threshold
-from mangalib.nlu.meaning import Reader
+from mangalib.nlu.evidence import EvidenceModel, ObservedHit, lowest_threshold
+from mangalib.nlu.meaning import MeaningReader
 from mangalib.nlu.question_index import QuestionIndex
 from mangalib.nlu.topics import Topics
 from mangalib.precompute.semantic_cache.accuracy import LabelledQuestion, measure
@@ -21,7 +21,7 @@ from mangalib.settings import load_settings
 from tests.conftest import SHARED_DATA
 
 SETTINGS = load_settings()
-READER = Reader(Catalogue.load(SETTINGS.data_dir / "catalogue.csv"))
+READER = MeaningReader(Catalogue.load(SETTINGS.data_dir / "catalogue.csv"))
 
 
 def test_real_questions_are_answered_often_and_hardly_ever_wrongly() -> None:
@@ -125,9 +125,9 @@ def test_too_little_to_learn_from_answers_nothing_by_similarity() -> None:
 
 def test_feedback_moves_the_threshold_of_that_answer_alone() -> None:
     model = EvidenceModel(weights=[1.0], mean=[0.0], scale=[1.0], floor=0.9, thresholds={"a": 0.9, "b": 0.9})
-    model.outcomes = [Outcome("a", 0.95, True)] * 40 + [Outcome("b", 0.95, True)] * 40
+    model.outcomes = [ObservedHit("a", 0.95, True)] * 40 + [ObservedHit("b", 0.95, True)] * 40
     for _ in range(5):
-        model = model.told("a", 0.93, False, bound=0.01)
+        model = model.record_feedback("a", 0.93, False, bound=0.01)
     assert model.thresholds["a"] > 0.93
     assert model.thresholds["b"] == 0.9
 
