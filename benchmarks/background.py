@@ -17,10 +17,11 @@ import random
 import numpy as np
 from tqdm.auto import tqdm
 
-from mangalib.aws.dynamodb import dynamodb_client
+from mangalib.aws import DocumentTable, dynamodb_client
 from mangalib.client import Client
-from mangalib.domain.releases import Release, ReleaseStore
-from mangalib.local.stack import Stack, running_stack
+from mangalib.domain import Release, ReleaseStore
+from mangalib.errors import ReleaseError
+from mangalib.local import Stack, running_stack
 
 QUESTIONS = (
     "Recommend me a good fantasy manga",
@@ -93,7 +94,11 @@ def main() -> None:
     with running_stack(quiet=True, release_refresh_s=0.2, **GREEDY, **QUIET) as stack:
         for name in ("aws_access_key_id", "aws_secret_access_key"):
             os.environ[name.upper()] = stack.addresses[name]
-        releases = ReleaseStore(dynamodb_client(stack.settings), stack.settings.releases_table)
+        releases = ReleaseStore(
+            DocumentTable(
+                dynamodb_client(stack.settings), stack.settings.releases_table, key="release", error=ReleaseError
+            )
+        )
         asyncio.run(measure(stack, releases, options.blocks, options.queries, options.at_once))
 
 

@@ -20,14 +20,11 @@ import numpy as np
 from redis.asyncio import Redis
 from tqdm.auto import tqdm
 
-from mangalib.domain.catalogue import Catalogue
-from mangalib.domain.intents import Intent
-from mangalib.local.stack import running_stack
-from mangalib.nlu.embedding import embed
-from mangalib.nlu.meaning import MeaningReader
-from mangalib.precompute.generated_answer import SEMANTIC, Prepared
-from mangalib.precompute.semantic_cache.accuracy import measure, read_questions
-from mangalib.precompute.shared_answers import SharedAnswers
+from mangalib.domain import Catalogue, Intent
+from mangalib.local import running_stack
+from mangalib.nlu import MeaningReader, embed
+from mangalib.precompute import SEMANTIC, GeneratedAnswer, SharedAnswers
+from mangalib.precompute.semantic_cache import measure, read_questions
 from mangalib.settings import Settings, load_settings
 
 FIXED = {"GPTCache's default, 0.80": 0.80, "usual advice, 0.85": 0.85, "redisvl's default, 0.90": 0.90}
@@ -69,7 +66,7 @@ async def times(entries: int, settings: Settings) -> None:
     started = time.perf_counter()
     await fresh.load()
     loaded_s = time.perf_counter() - started
-    prepared = Prepared("An answer of usual length. " * 20, Intent.FAQ, SEMANTIC)
+    prepared = GeneratedAnswer("An answer of usual length. " * 20, Intent.FAQ, SEMANTIC)
     for text in questions[:500]:
         await fresh.put(Intent.FAQ, "known", reader.read(text), text, prepared)
     asked = [

@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from mangalib.benchmark.detection.series import Floats
+from mangalib.benchmark import Estimate, hodges_lehmann, quantile, quantile_bounds, ratio_interval
+from mangalib.benchmark.detection import Floats
+from mangalib.benchmark.experiments import SyntheticHistory, simulate
 from mangalib.benchmark.experiments import evaluation as study
-from mangalib.benchmark.experiments.synthetic_history import SyntheticHistory, simulate
-from mangalib.benchmark.statistics import Estimate, hodges_lehmann, quantile, quantile_bounds, ratio_interval
 from mangalib.settings import Settings, load_settings
 
 WATCHED_DAYS = 7.27  # 26 runs after the seven days

@@ -10,9 +10,7 @@ from statistics import median
 
 import msgspec
 
-from mangalib.jobs.index_page import page_of
-from mangalib.jobs.leases import FileLeases
-from mangalib.jobs.runs import OK, Record, Runs
+from mangalib.jobs import OK, FileLeases, Record, Runs, index_html
 from mangalib.settings import load_settings
 
 RUNS, ROUNDS = 10_000, 5
@@ -46,7 +44,7 @@ def main() -> None:
         print(f"{RUNS:,} runs, medians of {ROUNDS}")
         timed("index from nothing, every record read", lambda: (index.unlink(missing_ok=True), runs.index()))
         timed("index as after every run", runs.index)
-        timed("page", lambda: page_of(runs.index(), datetime.now(UTC)))
+        timed("page", lambda: index_html(runs.index(), datetime.now(UTC)))
         timed("killed runs looked for", runs.reap_orphans)
 
 

@@ -26,9 +26,9 @@ import numpy as np
 import psutil
 from tqdm.auto import tqdm
 
+from mangalib.benchmark import Store, iter_runs
+from mangalib.benchmark.experiments import SyntheticHistory
 from mangalib.benchmark.experiments import synthetic_history as history
-from mangalib.benchmark.experiments.synthetic_history import SyntheticHistory
-from mangalib.benchmark.store import Store, iter_runs
 from mangalib.settings import environment, load_settings
 
 END = datetime(2026, 11, 2, tzinfo=UTC)

@@ -11,13 +11,7 @@ from typing import Any
 
 import click
 
-from mangalib.commands.benchmark import benchmark, verdict
-from mangalib.commands.cloud import cloud
-from mangalib.commands.jobs import list_runs, run, schedule
-from mangalib.commands.precompute import cache_accuracy, cache_learn, catalogue_changed, hit_rate, transitions, warm
-from mangalib.commands.release import release
-from mangalib.commands.service import service
-from mangalib.commands.stack import chat, up
+from mangalib.commands import COMMANDS, running_service
 from mangalib.errors import AuthError, MangaError, SettingsError
 from mangalib.settings import Settings
 
@@ -58,7 +52,7 @@ def ask(text: str, session_id: str | None, as_json: bool) -> None:
 
     Uses MANGA_WEBSOCKET_URL and MANGA_TOKEN; without them a local stack is started for this question.
     """
-    with service(quiet=as_json) as (url, token):
+    with running_service(quiet=as_json) as (url, token):
         failed = asyncio.run(_ask(url, token, text, session_id, as_json))
     if failed:
         sys.exit(1)
@@ -68,7 +62,7 @@ async def _ask(url: str, token: str, text: str, session_id: str | None, as_json:
     import msgspec
 
     from mangalib.client import Client
-    from mangalib.protocol.frames import Chunk, Done, Error, Status
+    from mangalib.protocol import Chunk, Done, Error, Status
 
     frames: list[dict[str, Any]] = []
     last: Done | Error | None = None
@@ -101,7 +95,7 @@ async def _ask(url: str, token: str, text: str, session_id: str | None, as_json:
 
 
 def _print_timeline(frames: list[dict[str, Any]], last: Any) -> None:
-    from mangalib.protocol.frames import Error
+    from mangalib.protocol import Error
 
     if isinstance(last, Error):
         click.secho(f"{last.code}: {last.message}", fg="red", err=True)
@@ -116,23 +110,7 @@ def _print_timeline(frames: list[dict[str, Any]], last: Any) -> None:
     )
 
 
-for command in (
-    up,
-    chat,
-    run,
-    schedule,
-    list_runs,
-    cloud,
-    benchmark,
-    verdict,
-    release,
-    hit_rate,
-    transitions,
-    warm,
-    catalogue_changed,
-    cache_learn,
-    cache_accuracy,
-):
+for command in COMMANDS:
     cli.add_command(command)
 
 

@@ -23,7 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from mangalib.errors import AuthError, BadRequestError, BusyError, MangaError, TransportError, TransportTimeoutError
-from mangalib.protocol.frames import (
+from mangalib.protocol import (
     Chunk,
     ClientMessage,
     Done,
@@ -33,11 +33,12 @@ from mangalib.protocol.frames import (
     Query,
     Resume,
     ServerFrame,
+    Session,
     SessionInfo,
+    SessionState,
     encode,
     parse_server_frame,
 )
-from mangalib.protocol.session import Session, SessionState
 from mangalib.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)

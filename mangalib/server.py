@@ -21,27 +21,36 @@ from redis import __version__ as redis_version
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.driver_info import DriverInfo
 
-from mangalib.aws.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
-from mangalib.aws.dynamodb import dynamodb_client
-from mangalib.aws.hedging import Hedge
-from mangalib.aws.management_api import ManagementApi, management_endpoint, management_pool
-from mangalib.aws.signing import Signer
-from mangalib.domain.catalogue import Catalogue
-from mangalib.domain.releases import ReleaseFollower, ReleaseStore
-from mangalib.errors import MangaError
-from mangalib.nlu.classifier import IntentClassifier
-from mangalib.nlu.meaning import MeaningReader
-from mangalib.nlu.topics import Topics
-from mangalib.precompute.assembly import Around, running_precompute
-from mangalib.serving.auth import require_secret
-from mangalib.serving.model_warmup import keep_warm, warm_once
-from mangalib.serving.orchestrator import Orchestrator
-from mangalib.serving.prompts import PromptStore
-from mangalib.serving.query_log import QueryLog
-from mangalib.serving.replay_store import ReplayStore
-from mangalib.serving.retrieval import CustomerData, TitleSearch
-from mangalib.serving.services import Breakers, Services
-from mangalib.serving.telemetry import log_as_json
+from mangalib.aws import (
+    BedrockRuntime,
+    DocumentTable,
+    Hedge,
+    ManagementApi,
+    Signer,
+    bedrock_endpoint,
+    bedrock_pool,
+    dynamodb_client,
+    management_endpoint,
+    management_pool,
+)
+from mangalib.domain import Catalogue, ReleaseFollower, ReleaseStore
+from mangalib.errors import MangaError, ReleaseError
+from mangalib.nlu import IntentClassifier, MeaningReader, Topics
+from mangalib.precompute import Around, running_precompute
+from mangalib.serving import (
+    Breakers,
+    CustomerData,
+    Orchestrator,
+    PromptStore,
+    QueryLog,
+    ReplayStore,
+    Services,
+    TitleSearch,
+    keep_warm,
+    log_as_json,
+    require_secret,
+    warm_once,
+)
 from mangalib.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -59,7 +68,9 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
     catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
     prompts = PromptStore(dynamodb, settings.prompts_table)
     await prompts.refresh()
-    releases = ReleaseFollower(ReleaseStore(dynamodb, settings.releases_table))
+    releases = ReleaseFollower(
+        ReleaseStore(DocumentTable(dynamodb, settings.releases_table, key="release", error=ReleaseError))
+    )
     await releases.refresh()
     bedrock_at, management_at = bedrock_endpoint(settings), management_endpoint(settings)
     async with contextlib.AsyncExitStack() as stack:

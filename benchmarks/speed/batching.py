@@ -18,11 +18,12 @@ from tqdm.auto import tqdm
 
 from benchmarks.speed.customers import customers
 from benchmarks.speed.tables import Table, spread
-from mangalib.aws.dynamodb import dynamodb_client
+from mangalib.aws import DocumentTable, dynamodb_client
 from mangalib.client import Client
-from mangalib.domain.releases import Release, ReleaseStore
-from mangalib.local.stack import Stack, running_stack
-from mangalib.protocol.frames import Chunk, encode
+from mangalib.domain import Release, ReleaseStore
+from mangalib.errors import ReleaseError
+from mangalib.local import Stack, running_stack
+from mangalib.protocol import Chunk, encode
 
 SIZES = (1, 3, 10)
 LEVELS = {"one at a time": 1, "200 at once": 200}
@@ -66,7 +67,9 @@ async def one_round(stack: Stack, clients: list[Client], name: str) -> dict[str,
 async def measure(stack: Stack) -> dict[tuple[str, int], list[dict[str, float]]]:
     """All sizes at both levels, in turns."""
     settings = stack.settings
-    releases = ReleaseStore(dynamodb_client(settings), settings.releases_table)
+    releases = ReleaseStore(
+        DocumentTable(dynamodb_client(settings), settings.releases_table, key="release", error=ReleaseError)
+    )
     made = {size: releases.create(Release(note="benchmark", chunk_batch_size=size)).number for size in SIZES}
     rounds: dict[tuple[str, int], list[dict[str, float]]] = {}
     async with customers(stack, max(LEVELS.values())) as clients:

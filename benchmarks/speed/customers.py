@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from mangalib.client import Client
-from mangalib.local.stack import Stack
+from mangalib.local import Stack
 
 # The shop's data know forty.
 CUSTOMERS = 40

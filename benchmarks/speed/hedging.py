@@ -19,10 +19,17 @@ import uvloop
 from tqdm.auto import tqdm
 
 from benchmarks.speed.tables import Table
-from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest, Turn, bedrock_endpoint, bedrock_pool
-from mangalib.aws.hedging import Hedge, hedged_stream
-from mangalib.aws.signing import Signer
-from mangalib.local.stack import Stack, running_stack
+from mangalib.aws import (
+    BedrockRuntime,
+    ClaudeRequest,
+    Hedge,
+    Signer,
+    Turn,
+    bedrock_endpoint,
+    bedrock_pool,
+    hedged_stream,
+)
+from mangalib.local import Stack, running_stack
 from mangalib.settings import Settings
 
 REQUESTS, AT_ONCE, ROUNDS = 1_000, 40, 3

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from benchmarks.speed.customers import customers
 from benchmarks.speed.tables import Table
 from mangalib.client import Client
-from mangalib.local.stack import Stack, running_stack
+from mangalib.local import Stack, running_stack
 
 CAPACITY = 40
 CLIENTS = 4 * CAPACITY

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from benchmarks.speed.customers import CUSTOMERS, customers, token_of
 from benchmarks.speed.tables import Table, spread
 from mangalib.client import Client
-from mangalib.local.stack import Stack, running_stack
+from mangalib.local import Stack, running_stack
 
 CROWDS = (1_000, 10_000)
 ASKING = 200

@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from tqdm.auto import tqdm
 
 from benchmarks.speed.tables import Table, spread
-from mangalib.local.stack import Stack, running_stack
+from mangalib.local import Stack, running_stack
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 TIMES = 7

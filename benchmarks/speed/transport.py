@@ -36,8 +36,8 @@ from benchmarks.speed.environments import PEERS, python_of
 from benchmarks.speed.profile import share_of_parts
 from benchmarks.speed.tables import Table, spread
 from mangalib.client import Client
-from mangalib.local.stack import Stack, running_stack
-from mangalib.protocol.frames import Chunk
+from mangalib.local import Stack, running_stack
+from mangalib.protocol import Chunk
 
 SAID = " ".join(f"word{number}" for number in range(90))
 REPETITIONS, REPETITIONS_OF_FEWER = 4, 3

@@ -15,8 +15,7 @@ from mangalib.aws.event_stream import Message as EventMessage
 from mangalib.aws.http1 import Endpoint, HttpConnection
 from mangalib.aws.signing import Signer, path_segment
 from mangalib.errors import BedrockError, TransportError
-from mangalib.resilience.circuit_breaker import CircuitBreaker
-from mangalib.resilience.retry_budget import RetryBudget
+from mangalib.resilience import CircuitBreaker, RetryBudget
 from mangalib.settings import Settings
 
 SIGNING_NAME = "bedrock"

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest, ModelEvent
-from mangalib.resilience.retry_budget import RetryBudget
+from mangalib.resilience import RetryBudget
 from mangalib.settings import Settings
 
 BUDGET_AGAIN_S = 0.05

@@ -10,8 +10,7 @@ from mangalib.aws.connection_pool import WarmPool
 from mangalib.aws.http1 import Endpoint, HttpConnection
 from mangalib.aws.signing import Signer, path_segment
 from mangalib.errors import BusyError, ConnectionGoneError, MangaError, SettingsError, SlowClientError, TransportError
-from mangalib.resilience.circuit_breaker import CircuitBreaker
-from mangalib.resilience.retry_budget import RetryBudget
+from mangalib.resilience import CircuitBreaker, RetryBudget
 from mangalib.settings import Settings
 
 SIGNING_NAME = "execute-api"

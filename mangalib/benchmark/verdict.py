@@ -29,7 +29,7 @@ from mangalib.benchmark.detection.series import (
 from mangalib.benchmark.detection.severity import NAMES, SURE_SD, Bands
 from mangalib.benchmark.detection.verdict_frame import ERROR_RATE
 from mangalib.benchmark.store import Store, days_before
-from mangalib.domain.intents import ROUTES, Intent
+from mangalib.domain import ROUTES, Intent
 from mangalib.errors import DataError
 from mangalib.settings import Settings
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mangalib.domain.intents import ROUTES
-from mangalib.protocol.cards import PLACEHOLDERS
+from mangalib.domain import ROUTES
+from mangalib.protocol import PLACEHOLDERS
 from mangalib.settings import Settings
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from mangalib.chat.browser_settings import figures_for_browser
-from mangalib.domain.catalogue import Catalogue
-from mangalib.local.seed import DEMO_CUSTOMER
-from mangalib.serving.auth import issue_token
+from mangalib.domain import Catalogue
 from mangalib.settings import Settings
 
 _HERE = Path(__file__).parent
@@ -27,8 +26,10 @@ SHOP_PATH = "/shop"
 class Page:
     """Static files, who one is, and where the shop would be. Only for browsers on this machine, and for no other site."""
 
-    def __init__(self, settings: Settings, page_url: str, websocket_url: str) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, page_url: str, websocket_url: str, *, issue_token: Callable[[], str]
+    ) -> None:
+        self._issue_token = issue_token
         self._host = urlsplit(page_url).netloc
         self._websocket_url = websocket_url
         self._catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
@@ -61,7 +62,7 @@ class Page:
             return web.json_response(
                 {
                     "url": self._websocket_url,
-                    "token": issue_token(self._settings, DEMO_CUSTOMER),
+                    "token": self._issue_token(),
                     "figures": self._figures,
                 },
                 headers=self._headers,

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from mangalib.client import Client, Reply
-from mangalib.domain.intents import ROUTES, Intent
-from mangalib.protocol.frames import Card, Chunk, Done, Error, Status
+from mangalib.domain import ROUTES, Intent
+from mangalib.protocol import Card, Chunk, Done, Error, Status
 from mangalib.settings import Settings
 
 COLUMNS = (

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from mangalib.commands.service import service
+from mangalib.commands.running import running_service
 from mangalib.errors import MangaError, SettingsError
 from mangalib.settings import Settings, load_settings
 
@@ -42,9 +42,8 @@ def benchmark(
 
     Uses MANGA_WEBSOCKET_URL and MANGA_TOKEN; without them a local stack is started for this run.
     """
-    from mangalib.benchmark.load.runner import Runner
-    from mangalib.benchmark.load.workload import make_workload
-    from mangalib.benchmark.store import Store
+    from mangalib.benchmark import Store
+    from mangalib.benchmark.load import Runner, make_workload
     from mangalib.client import Client
 
     settings = load_settings()
@@ -58,7 +57,7 @@ def benchmark(
         rate_per_s=rate,
     )
     interrupted = False
-    with service(quiet=as_json) as (url, token):
+    with running_service(quiet=as_json) as (url, token):
         if scheduler is not None:
             runner = _spread(scheduler, workload, url, token, settings, as_json)
         else:
@@ -79,7 +78,7 @@ def benchmark(
 
 
 def _spread(scheduler: str, workload: Any, url: str, token: str, settings: Settings, as_json: bool) -> Any:
-    from mangalib.benchmark.load.distributed import run_distributed
+    from mangalib.benchmark.load import run_distributed
     from mangalib.cluster import cluster
 
     with cluster(scheduler) as client:
@@ -92,7 +91,7 @@ def _spread(scheduler: str, workload: Any, url: str, token: str, settings: Setti
 
 
 def _print_run(runner: Any, samples: Any, path: str, as_json: bool) -> None:
-    from mangalib.benchmark.report import by_intent
+    from mangalib.benchmark import by_intent
 
     table = by_intent(samples)
     if as_json:
@@ -127,9 +126,8 @@ def _print_run(runner: Any, samples: Any, path: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything an engineer wants to see, as JSON.")
 def verdict(store_url: str | None, run_id: str | None, fail_on: str | None, do_act: bool, as_json: bool) -> None:
     """The newest run against the last days: how bad, what, since when, by how much."""
-    from mangalib.benchmark.detection.severity import NAMES
-    from mangalib.benchmark.store import Store
-    from mangalib.benchmark.verdict import judge_run
+    from mangalib.benchmark import Store, judge_run
+    from mangalib.benchmark.detection import NAMES
 
     settings = load_settings()
     if do_act and run_id is not None:
@@ -151,16 +149,16 @@ def verdict(store_url: str | None, run_id: str | None, fail_on: str | None, do_a
 
 
 def _act(found: Any, settings: Settings) -> list[Any]:
-    from mangalib.incidents.actions import act_on
-    from mangalib.serving.telemetry import log_as_json
+    from mangalib.incidents import act_on
+    from mangalib.serving import log_as_json
 
     log_as_json()
     return act_on(found, settings)
 
 
 def _print_verdict(found: Any, incidents: list[Any]) -> None:
-    from mangalib.benchmark.detection.severity import NAMES
-    from mangalib.incidents.incidents import described
+    from mangalib.benchmark.detection import NAMES
+    from mangalib.incidents import described
 
     click.secho(found.sentence, bold=True)
     for finding in found.findings:

@@ -20,7 +20,7 @@ def cloud() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON list.")
 def check(as_json: bool) -> None:
     """Say what is missing in the account and the settings; exit 1 if anything is. Changes nothing."""
-    from mangalib.cloud.check import check_account as checked
+    from mangalib.cloud import check_account as checked
 
     found = []
     for finding in checked(load_settings()):

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm.auto import tqdm
 
-from mangalib.commands.service import sigterm_as_interrupt
+from mangalib.commands.running import sigterm_as_interrupt
 from mangalib.errors import ScheduleError
 from mangalib.settings import load_settings
 
 if TYPE_CHECKING:
-    from mangalib.jobs.runs import Run, Runs, Summary
-    from mangalib.jobs.schedule import Schedule
+    from mangalib.jobs import Run, Runs, Schedule, Summary
 
 _LISTED_DUE = 3
 _output_dir = click.option(
@@ -50,9 +49,7 @@ def run(
 ) -> None:
     """Run a notebook headless, or `all` of them; leaves the executed notebook and its result record."""
     from mangalib.jobs import execute as jobs
-    from mangalib.jobs.grid import points_of, run_grid
-    from mangalib.jobs.index_page import write_page
-    from mangalib.jobs.parameters import find_notebooks, job_of
+    from mangalib.jobs import find_notebooks, job_of, points_of, run_grid, write_page
 
     settings = load_settings()
     values = {name: _value(text) for name, text in parameters}
@@ -106,10 +103,9 @@ def schedule(
     as_json: bool,
 ) -> None:
     """Run notebooks when they are due, until Ctrl-C or SIGTERM; a run that was missed is caught up once."""
+    from mangalib.jobs import DEFAULT, Scheduler, WallClock, read_schedule
     from mangalib.jobs import execute as jobs
-    from mangalib.jobs.schedule import DEFAULT, read_schedule
-    from mangalib.jobs.scheduler import Scheduler, WallClock
-    from mangalib.serving.telemetry import log_as_json, publish_job
+    from mangalib.serving import log_as_json, publish_job
 
     settings = load_settings()
     known = read_schedule(path or DEFAULT, settings)
@@ -161,7 +157,7 @@ def list_runs(
     from msgspec import to_builtins
 
     from mangalib.jobs import execute as jobs
-    from mangalib.jobs.index_page import write_page
+    from mangalib.jobs import write_page
 
     settings = load_settings()
     runs = jobs.runs_in(output_dir or settings.runs_url, settings)

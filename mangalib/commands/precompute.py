@@ -11,7 +11,7 @@ from mangalib.errors import SettingsError
 from mangalib.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from mangalib.precompute.prediction.session_log import SessionLog
+    from mangalib.precompute.prediction import SessionLog
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -23,9 +23,8 @@ def hit_rate(sessions: Path, as_json: bool) -> None:
     """How often the next intent is foretold: learned on the earlier sessions of a log, scored on the last fifth."""
     import msgspec
 
-    from mangalib.precompute.prediction.hit_rates import Score
-    from mangalib.precompute.prediction.hit_rates import hit_rate as scored
-    from mangalib.precompute.prediction.session_log import SessionLog
+    from mangalib.precompute.prediction import Score, SessionLog
+    from mangalib.precompute.prediction import hit_rate as scored
 
     settings = load_settings()
     log = SessionLog(sessions, settings.session_events_max)
@@ -53,8 +52,7 @@ def transitions(sessions: str, model: Path | None, scheduler: str | None) -> Non
     With a folder or s3://bucket/prefix, all logs in it are one, counted file by file; that model is written without being
     compared, and must be a file of its own (--model).
     """
-    from mangalib.precompute.prediction.rollout import learn_and_compare
-    from mangalib.precompute.prediction.session_log import SessionLog
+    from mangalib.precompute.prediction import SessionLog, learn_and_compare
 
     settings = load_settings()
     if "://" in sessions or Path(sessions).is_dir():
@@ -70,7 +68,7 @@ def transitions(sessions: str, model: Path | None, scheduler: str | None) -> Non
 
 def _partitioned(url: str, model: Path | None, scheduler: str | None, settings: Settings) -> None:
     from mangalib.cluster import cluster
-    from mangalib.precompute.prediction.distributed import learn_partitioned
+    from mangalib.precompute.prediction import learn_partitioned
 
     if model is None:
         raise SettingsError("--model: expected the file to write, as the model of many files is not compared first")
@@ -96,9 +94,9 @@ def warm(sessions: Path, program: str, count: int, hour: int | None, language: s
 
     from redis.asyncio import Redis
 
-    from mangalib.precompute.prediction.session_log import read_table
+    from mangalib.precompute.prediction import read_table
+    from mangalib.precompute.warming import order_warming
     from mangalib.precompute.warming import plans as warming
-    from mangalib.precompute.warming.batch import order_warming
 
     settings = _reaching_redis()
     log = read_table(sessions)
@@ -126,8 +124,8 @@ def catalogue_changed(titles: Path) -> None:
 
     from redis.asyncio import Redis
 
-    from mangalib.domain.catalogue import Catalogue
-    from mangalib.precompute.warming.batch import catalogue_changed as changed
+    from mangalib.domain import Catalogue
+    from mangalib.precompute.warming import catalogue_changed as changed
 
     settings = _reaching_redis()
     items = Catalogue.load(titles).items
@@ -150,9 +148,9 @@ def cache_learn() -> None:
 
     from redis.asyncio import Redis
 
-    from mangalib.domain.catalogue import Catalogue
-    from mangalib.nlu.meaning import MeaningReader
-    from mangalib.precompute.shared_answers import SharedAnswers
+    from mangalib.domain import Catalogue
+    from mangalib.nlu import MeaningReader
+    from mangalib.precompute import SharedAnswers
 
     settings = _reaching_redis()
 
@@ -176,7 +174,7 @@ def cache_accuracy(questions: Path, as_json: bool) -> None:
     """How often the semantic cache answers, and how often wrongly, beside a cosine threshold tuned to the same bound."""
     import msgspec
 
-    from mangalib.precompute.semantic_cache.accuracy import measure, read_questions
+    from mangalib.precompute.semantic_cache import measure, read_questions
 
     stored, asked = read_questions(questions)
     found = measure(stored, asked, load_settings())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mangalib.settings import load_settings
+
+if TYPE_CHECKING:
+    from mangalib.domain import ReleaseStore
 
 
 @click.group()
@@ -16,12 +19,14 @@ def release() -> None:
     """Releases: what can be changed without a build, as versions that can be taken back."""
 
 
-def _releases() -> Any:
-    from mangalib.aws.dynamodb import dynamodb_client
-    from mangalib.domain.releases import ReleaseStore
+def _releases() -> ReleaseStore:
+    from mangalib.aws import DocumentTable, dynamodb_client
+    from mangalib.domain import ReleaseStore
+    from mangalib.errors import ReleaseError
 
     settings = load_settings()
-    return ReleaseStore(dynamodb_client(settings), settings.releases_table)
+    table = DocumentTable(dynamodb_client(settings), settings.releases_table, key="release", error=ReleaseError)
+    return ReleaseStore(table)
 
 
 @release.command("list")

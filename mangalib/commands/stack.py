@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mangalib.commands.service import sigterm_as_interrupt
+from mangalib.commands.running import sigterm_as_interrupt
 from mangalib.storage import write_atomically
 
 if TYPE_CHECKING:
-    from mangalib.local.stack import Stack
+    from mangalib.local import Stack
 
 SUPERVISE_EVERY_S = 0.5
 
@@ -44,7 +44,7 @@ def chat(ready_file: Path | None) -> None:
 
 
 def _run(ready_file: Path | None, say: Callable[[Stack], None]) -> None:
-    from mangalib.local.stack import running_stack
+    from mangalib.local import running_stack
 
     with sigterm_as_interrupt(), suppress(KeyboardInterrupt), running_stack() as stack:
         if ready_file is not None:

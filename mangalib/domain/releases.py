@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from mangalib.aws.dynamodb import DocumentTable
 from mangalib.domain.intents import Intent, Route
 from mangalib.errors import ReleaseError
 from mangalib.settings import Settings
@@ -123,14 +122,30 @@ class Pointer(msgspec.Struct, frozen=True):
     bad: list[int] = []
 
 
-class ReleaseStore:
-    """Releases in DynamoDB; ``dynamodb`` is a boto3 client that takes plain Python values. All calls block.
+class Documents(Protocol):
+    """What a release store needs of a table that several machines change: ``aws.DocumentTable`` in the product."""
 
-    Raises ``ReleaseError`` for a release that does not exist or cannot be, and when the table cannot be reached.
+    def get(self, value: str | int) -> dict[str, Any] | None:
+        """The item with that key."""
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every item."""
+
+    def put(self, item: dict[str, Any], *, instead_of: dict[str, Any] | None) -> bool:
+        """Write ``item`` if what is stored is still ``instead_of``; whether it was written."""
+
+    def attempts(self) -> Iterator[None]:
+        """Attempts to read, change and ``put``, for as long as others change the same item."""
+
+
+class ReleaseStore:
+    """Releases in a table of documents, keyed by ``release``. All calls block.
+
+    Raises ``ReleaseError`` for a release that does not exist or cannot be activated, and when the table cannot be reached.
     """
 
-    def __init__(self, dynamodb: Any, table: str) -> None:
-        self._table = DocumentTable(dynamodb, table, key="release", error=ReleaseError)
+    def __init__(self, table: Documents) -> None:
+        self._table = table
 
     def pointer(self) -> Pointer:
         """Which release is active."""

@@ -12,10 +12,10 @@ import urllib3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mangalib.aws.dynamodb import dynamodb_client
-from mangalib.benchmark.detection.severity import CRITICAL, NAMES
-from mangalib.benchmark.verdict import Verdict
-from mangalib.domain.releases import ReleaseStore
+from mangalib.aws import DocumentTable, dynamodb_client
+from mangalib.benchmark import Verdict
+from mangalib.benchmark.detection import CRITICAL, NAMES
+from mangalib.domain import ReleaseStore
 from mangalib.errors import ActionError, ReleaseError, SettingsError
 from mangalib.incidents.incidents import Act, Actions, Incident, IncidentStore, act
 from mangalib.settings import Settings
@@ -37,7 +37,7 @@ def sns_client(settings: Settings) -> Any:
 def act_on(verdict: Verdict, settings: Settings) -> list[Incident]:
     """Do what a verdict asks for, by the actions that the settings allow; returns the incidents. See :func:`incidents.act`."""
     dynamodb = dynamodb_client(settings)
-    releases = ReleaseStore(dynamodb, settings.releases_table)
+    releases = ReleaseStore(DocumentTable(dynamodb, settings.releases_table, key="release", error=ReleaseError))
     known = IncidentStore(dynamodb, settings.incidents_table)
     return act(verdict, known, actions_of(settings, releases, sns_client(settings)))
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from mangalib.aws.dynamodb import DocumentTable
-from mangalib.benchmark.detection.severity import ALERT, CRITICAL, NAMES, WARNING
-from mangalib.benchmark.verdict import TARGET, Finding, Verdict
+from mangalib.aws import DocumentTable
+from mangalib.benchmark import TARGET, Finding, Verdict
+from mangalib.benchmark.detection import ALERT, CRITICAL, NAMES, WARNING
 from mangalib.errors import ActionError, MangaError
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ import msgspec
 import redis
 from redis.exceptions import RedisError
 
-from mangalib.aws.dynamodb import DocumentTable, dynamodb_client
+from mangalib.aws import DocumentTable, dynamodb_client
 from mangalib.errors import JobRunningError, NotebookError, SettingsError
 from mangalib.settings import Settings
 

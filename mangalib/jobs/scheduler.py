@@ -14,10 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from mangalib.benchmark.detection.severity import ALERT
+from mangalib.benchmark.detection import ALERT
 from mangalib.errors import ActionError, NotebookError
-from mangalib.incidents.actions import pages_of, sns_client
-from mangalib.incidents.incidents import Incident
+from mangalib.incidents import Incident, pages_of, sns_client
 from mangalib.jobs.execute import run_under_lease
 from mangalib.jobs.index_page import write_page
 from mangalib.jobs.leases import Lease, ScheduleCursor, kept

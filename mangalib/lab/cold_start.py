@@ -10,12 +10,11 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from mangalib.aws.bedrock import bedrock_endpoint, bedrock_pool
-from mangalib.aws.http1 import HttpConnection
-from mangalib.domain.intents import Intent
+from mangalib.aws import HttpConnection, bedrock_endpoint, bedrock_pool
+from mangalib.domain import Intent
 from mangalib.errors import SettingsError
 from mangalib.lab.laboratory import Laboratory
-from mangalib.serving.prompts import PromptStore
+from mangalib.serving import PromptStore
 
 Action = Callable[[], Awaitable[object]]
 

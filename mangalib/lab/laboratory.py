@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
+from mangalib.aws import DocumentTable
 from mangalib.client import Client
-from mangalib.errors import SettingsError
-from mangalib.local.stack import Stack, running_stack
+from mangalib.domain import ReleaseStore
+from mangalib.errors import ReleaseError, SettingsError
+from mangalib.local import Stack, running_stack
 from mangalib.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from mangalib.chat.widget import Chat
+    from mangalib.chat import Chat
 
 
 class Laboratory:
@@ -56,6 +58,13 @@ class Laboratory:
         return boto3.resource("dynamodb", **self._aws).meta.client
 
     @cached_property
+    def releases(self) -> ReleaseStore:
+        """The service's releases."""
+        return ReleaseStore(
+            DocumentTable(self.dynamodb, self.settings.releases_table, key="release", error=ReleaseError)
+        )
+
+    @cached_property
     def sns(self) -> Any:
         """A client of the service's SNS."""
         return boto3.client("sns", **self._aws)
@@ -74,7 +83,7 @@ class Laboratory:
 
     def chat(self, *, heading: str = "", lang: str = "auto") -> Chat:
         """A new conversation as a widget, for a notebook that is open in a browser."""
-        from mangalib.chat.widget import Chat
+        from mangalib.chat import Chat
 
         return Chat(self._url, self._token, heading=heading, lang=lang, settings=self.settings)
 

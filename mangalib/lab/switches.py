@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import ipywidgets
 
-from mangalib.domain.releases import OPTIMISATIONS, Release, ReleaseStore
+from mangalib.domain import OPTIMISATIONS, Release
 from mangalib.lab.laboratory import Laboratory
 
 
@@ -15,7 +15,7 @@ def switch_off(lab: Laboratory, names: Sequence[str]) -> Release:
 
     Raises ``ReleaseError`` naming one that does not exist, and listing those that do.
     """
-    releases = ReleaseStore(lab.dynamodb, lab.settings.releases_table)
+    releases = lab.releases
     wanted = releases.get(releases.pointer().active).changed(
         f"off: {', '.join(names) or 'none'}", {}, {}, None, off=names, on=[n for n in OPTIMISATIONS if n not in names]
     )
@@ -24,7 +24,7 @@ def switch_off(lab: Laboratory, names: Sequence[str]) -> Release:
 
 def switches(lab: Laboratory) -> ipywidgets.Widget:
     """A box to tick for each of the ten, for a notebook that is open in a browser."""
-    releases = ReleaseStore(lab.dynamodb, lab.settings.releases_table)
+    releases = lab.releases
     active = releases.get(releases.pointer().active).optimisations
     boxes = {
         name: ipywidgets.Checkbox(value=getattr(active, name), description=name.replace("_", " "), indent=False)

@@ -1,4 +1,7 @@
 """Stand-ins for the cloud, one file a service, and the stack that starts them together.
 
-The product never imports this package: it reaches these services over sockets, as it reaches the cloud.
-"""
+The product never imports this package: it reaches these services over sockets, as it reaches the cloud."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

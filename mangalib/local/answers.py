@@ -6,8 +6,8 @@ import hashlib
 import random
 import re
 
-from mangalib.aws.bedrock import ClaudeRequest
-from mangalib.domain.catalogue import Catalogue, Manga
+from mangalib.aws import ClaudeRequest
+from mangalib.domain import Catalogue, Manga
 
 _JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 _TOKEN = re.compile(r"\s?[A-Za-z]{1,6}|\s?\d{1,3}|\s?[^\sA-Za-z\d]|\s")

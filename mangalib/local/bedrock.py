@@ -23,8 +23,8 @@ import msgspec
 from aiohttp import web
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from mangalib.aws.event_stream import encode_message
-from mangalib.domain.catalogue import Catalogue
+from mangalib.aws import encode_message
+from mangalib.domain import Catalogue
 from mangalib.local import sigv4
 from mangalib.local.answers import AnswerWriter, tokens_of
 from mangalib.local.claude import LocalRequest, RefusalError, events_of, parse_request

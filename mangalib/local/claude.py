@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from mangalib.aws.bedrock import ClaudeRequest
+from mangalib.aws import ClaudeRequest
 
 
 class RefusalError(Exception):

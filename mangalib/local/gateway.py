@@ -17,6 +17,7 @@ import time
 import zlib
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -29,10 +30,12 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from mangalib.chat.page import SHOP_PATH, Page
+from mangalib.chat import SHOP_PATH, Page
 from mangalib.local import sigv4
 from mangalib.local.faults import FaultBook
+from mangalib.local.seed import DEMO_CUSTOMER
 from mangalib.local.service import Announce
+from mangalib.serving import issue_token
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -315,7 +318,12 @@ async def serve(settings: Settings, announce: Announce) -> None:
                 "shop_url": f"{management}{SHOP_PATH}",
             }
             at_shop = settings.model_copy(update={"shop_url": addresses["shop_url"]})
-            gateway.page = Page(at_shop, addresses["page_url"], addresses["websocket_url"])
+            gateway.page = Page(
+                at_shop,
+                addresses["page_url"],
+                addresses["websocket_url"],
+                issue_token=partial(issue_token, settings, DEMO_CUSTOMER),
+            )
             announce(addresses)
             try:
                 await asyncio.Event().wait()

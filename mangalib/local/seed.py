@@ -14,14 +14,11 @@ from opensearchpy import OpenSearch
 from opensearchpy.helpers import bulk
 from redis.asyncio import Redis
 
-from mangalib.domain.catalogue import Catalogue, Manga
-from mangalib.domain.intents import Intent
-from mangalib.domain.releases import Release, ReleaseStore
-from mangalib.errors import DataError
-from mangalib.nlu.meaning import MeaningReader
-from mangalib.precompute.facts import publish_facts
-from mangalib.precompute.generated_answer import SEMANTIC, GeneratedAnswer
-from mangalib.precompute.shared_answers import SharedAnswers, own_label
+from mangalib.aws import DocumentTable
+from mangalib.domain import Catalogue, Intent, Manga, Release, ReleaseStore
+from mangalib.errors import DataError, ReleaseError
+from mangalib.nlu import MeaningReader
+from mangalib.precompute import SEMANTIC, GeneratedAnswer, SharedAnswers, own_label, publish_facts
 from mangalib.settings import Settings
 
 DEMO_CUSTOMER = "demo-customer"
@@ -69,7 +66,9 @@ def seed_dynamodb(settings: Settings) -> None:
                 for item in read_json_lines(settings.data_dir / file):
                     batch.put_item(item)
 
-    releases = ReleaseStore(dynamodb.meta.client, settings.releases_table)
+    releases = ReleaseStore(
+        DocumentTable(dynamodb.meta.client, settings.releases_table, key="release", error=ReleaseError)
+    )
     releases.activate(releases.create(Release(note="as built")).number, "the first")
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 
 from mangalib.errors import MangaError
-from mangalib.serving.telemetry import log_as_json
+from mangalib.serving import log_as_json
 from mangalib.settings import Settings, load_settings
 from mangalib.storage import write_atomically
 

@@ -26,7 +26,7 @@ from mangalib.errors import StackError
 from mangalib.local import seed
 from mangalib.local.service import SERVICES, make_stack_folder, remove_stack_folder
 from mangalib.local.tls import make_certificates
-from mangalib.serving.auth import issue_token
+from mangalib.serving import issue_token
 from mangalib.settings import Settings, environment, load_settings
 
 START_WITHIN_S = 60.0

@@ -11,9 +11,7 @@ from collections import Counter
 
 import numpy as np
 
-from mangalib.domain.catalogue import Catalogue
-from mangalib.domain.intents import Intent
-from mangalib.domain.query_templates import Phrasing, load_phrasings
+from mangalib.domain import Catalogue, Intent, Phrasing, load_phrasings
 from mangalib.nlu.character_ngrams import ngrams_within_words
 from mangalib.nlu.logistic_regression import Floats, fit, probabilities
 from mangalib.settings import Settings

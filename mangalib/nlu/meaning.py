@@ -11,7 +11,7 @@ import unicodedata
 
 import msgspec
 
-from mangalib.domain.catalogue import Catalogue
+from mangalib.domain import Catalogue
 
 _KANJI_DIGITS = {digit: value for value, digit in enumerate("〇一二三四五六七八九")}
 _WORDS = {

@@ -6,8 +6,7 @@ import csv
 
 import msgspec
 
-from mangalib.domain.intents import Intent
-from mangalib.domain.query_templates import load_phrasings
+from mangalib.domain import Intent, load_phrasings
 from mangalib.errors import DataError
 from mangalib.nlu.meaning import Meaning, MeaningReader
 from mangalib.nlu.recogniser import Recognised, Recogniser

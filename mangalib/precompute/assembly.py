@@ -10,13 +10,9 @@ from dataclasses import dataclass
 from opensearchpy import AsyncOpenSearch
 from redis.asyncio import Redis
 
-from mangalib.aws.bedrock import BedrockRuntime, bedrock_endpoint, bedrock_pool
-from mangalib.aws.connection_pool import WarmPool
-from mangalib.aws.signing import Signer
-from mangalib.domain.catalogue import Catalogue
-from mangalib.domain.releases import ReleaseFollower
-from mangalib.nlu.meaning import MeaningReader
-from mangalib.nlu.topics import Topics
+from mangalib.aws import BedrockRuntime, Signer, WarmPool, bedrock_endpoint, bedrock_pool
+from mangalib.domain import Catalogue, ReleaseFollower
+from mangalib.nlu import MeaningReader, Topics
 from mangalib.precompute.background import Background
 from mangalib.precompute.facts import Facts
 from mangalib.precompute.follow_ups import FollowUps
@@ -28,9 +24,7 @@ from mangalib.precompute.shared_answers import SharedAnswers
 from mangalib.precompute.warming.batch import Batch
 from mangalib.precompute.warming.demand import Demand
 from mangalib.precompute.warming.plans import Measured
-from mangalib.serving.precomputed import Precomputed
-from mangalib.serving.prompts import PromptStore
-from mangalib.serving.retrieval import CustomerData, TitleSearch
+from mangalib.serving import CustomerData, Precomputed, PromptStore, TitleSearch
 from mangalib.settings import Settings
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from redis.exceptions import RedisError
 
 from mangalib.errors import MangaError
-from mangalib.resilience.cancellation import end_if_cancelled
+from mangalib.resilience import end_if_cancelled
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from mangalib.domain.catalogue import Manga
+from mangalib.domain import Manga
 from mangalib.precompute.generated_answer import ORDERS, GeneratedAnswer, facts_of, fingerprint
-from mangalib.serving.retrieval import CustomerData
+from mangalib.serving import CustomerData
 
 _TITLES = "facts:titles"
 

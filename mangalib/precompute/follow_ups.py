@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from mangalib.nlu.topics import Topics
+from mangalib.nlu import Topics
 from mangalib.precompute.background import Background
 from mangalib.precompute.generated_answer import PRECOMPUTED, GeneratedAnswer, Need, kept_if_possible, scoped
 from mangalib.precompute.generation import spec as makers
@@ -21,7 +21,7 @@ from mangalib.precompute.generation.spec import Kind
 from mangalib.precompute.prediction.candidates import Candidate, Ongoing, candidates
 from mangalib.precompute.prediction.transition_model import NextIntent
 from mangalib.precompute.token_budget import Budget
-from mangalib.serving.precomputed import QueryContext
+from mangalib.serving import QueryContext
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

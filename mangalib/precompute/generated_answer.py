@@ -11,9 +11,8 @@ from collections.abc import AsyncGenerator, Iterator
 import msgspec
 from redis.exceptions import RedisError
 
-from mangalib.aws.bedrock import ClaudeRequest
-from mangalib.domain.catalogue import Manga
-from mangalib.domain.intents import Intent
+from mangalib.aws import ClaudeRequest
+from mangalib.domain import Intent, Manga
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,10 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
-from mangalib.aws.bedrock import ClaudeRequest
-from mangalib.domain.catalogue import Manga
-from mangalib.domain.intents import ROUTES, Intent
+from mangalib.aws import ClaudeRequest
+from mangalib.domain import ROUTES, Intent, Manga
 from mangalib.errors import MangaError
-from mangalib.nlu.meaning import Meaning, MeaningReader
-from mangalib.nlu.redaction import without_personal_data
-from mangalib.nlu.topics import Topic, Topics
+from mangalib.nlu import Meaning, MeaningReader, Topic, Topics, without_personal_data
 from mangalib.precompute.facts import Facts
 from mangalib.precompute.follow_ups import FollowUps
 from mangalib.precompute.generated_answer import SEMANTIC, CachedAnswer, GeneratedAnswer, Need, fingerprint
@@ -30,8 +27,7 @@ from mangalib.precompute.shared_answers import SharedAnswers, own_label
 from mangalib.precompute.warming.batch import Batch
 from mangalib.precompute.warming.demand import Demand
 from mangalib.precompute.warming.plans import Measured, held_out
-from mangalib.serving.precomputed import CompletedAnswer, PrecomputedAnswer, QueryContext
-from mangalib.serving.prompts import PromptStore
+from mangalib.serving import CompletedAnswer, PrecomputedAnswer, PromptStore, QueryContext
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

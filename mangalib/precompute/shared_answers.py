@@ -17,11 +17,10 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mangalib.domain.intents import Intent
-from mangalib.nlu.meaning import Meaning, MeaningReader, folded_question
-from mangalib.nlu.recogniser import Recognised, Recogniser, exact_key
+from mangalib.domain import Intent
+from mangalib.nlu import Meaning, MeaningReader, Recognised, Recogniser, exact_key, folded_question
 from mangalib.precompute.generated_answer import GeneratedAnswer, scoped
-from mangalib.resilience.cancellation import end_if_cancelled
+from mangalib.resilience import end_if_cancelled
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

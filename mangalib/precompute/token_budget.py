@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from mangalib.aws.bedrock import ClaudeRequest
+from mangalib.aws import ClaudeRequest
 
 _FRAMING_TOKENS = 32
 _RESERVE = """

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mangalib.domain.catalogue import Catalogue, Manga
-from mangalib.domain.intents import Intent
+from mangalib.domain import Catalogue, Intent, Manga
 from mangalib.settings import Settings
 
 # On these ways the customer asks about the titles that the question names; a recommendation is about other ones.

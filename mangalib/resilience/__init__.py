@@ -1,1 +1,5 @@
 """How to bear what fails: circuit breakers, retry budgets, back-off, periodic refresh."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,12 +18,10 @@ from functools import partial
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
-from mangalib.aws.bedrock import ClaudeRequest, Turn, continuing
-from mangalib.aws.hedging import hedged_stream
-from mangalib.domain.catalogue import Manga
-from mangalib.domain.intents import ROUTES, Intent, Route, named_intent
+from mangalib.aws import ClaudeRequest, Turn, continuing, hedged_stream
+from mangalib.domain import ROUTES, Intent, Manga, Route, named_intent
 from mangalib.errors import BedrockError, DependencyDownError, MangaError, TransportError
-from mangalib.protocol.frames import Chunk, Metadata, Query, is_of
+from mangalib.protocol import Chunk, Metadata, Query, is_of
 from mangalib.serving import telemetry as metrics
 from mangalib.serving.fan_out import Branch, fan_out
 from mangalib.serving.framing import Framing

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mangalib.resilience.circuit_breaker import CircuitBreaker
+from mangalib.resilience import CircuitBreaker
 
 
 @dataclass(frozen=True)

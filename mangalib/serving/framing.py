@@ -9,11 +9,20 @@ import asyncio
 import logging
 import time
 
-from mangalib.domain.catalogue import Manga
-from mangalib.domain.intents import Intent
-from mangalib.domain.releases import Release
-from mangalib.protocol.cards import CardDeck, ProductCard, TitleCard, product_card, title_card
-from mangalib.protocol.frames import Card, Chunk, Done, Error, Metadata, Status
+from mangalib.domain import Intent, Manga, Release
+from mangalib.protocol import (
+    Card,
+    CardDeck,
+    Chunk,
+    Done,
+    Error,
+    Metadata,
+    ProductCard,
+    Status,
+    TitleCard,
+    product_card,
+    title_card,
+)
 from mangalib.serving.outbox import Outbox
 from mangalib.serving.services import Services
 from mangalib.serving.stream import StreamMachine

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest, Turn
+from mangalib.aws import BedrockRuntime, ClaudeRequest, Turn
 from mangalib.errors import MangaError
 from mangalib.settings import Settings
 

@@ -21,7 +21,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mangalib.domain.intents import named_intent
+from mangalib.domain import named_intent
 from mangalib.errors import (
     AuthError,
     BadRequestError,
@@ -33,19 +33,21 @@ from mangalib.errors import (
     MangaError,
     NotFoundError,
 )
-from mangalib.protocol.frames import (
+from mangalib.protocol import (
     Disconnect,
     Error,
     Ping,
     Pong,
     Query,
+    RateLimit,
     Resume,
     ServerFrame,
+    Session,
     SessionInfo,
+    SessionState,
     encode,
     parse_client_message,
 )
-from mangalib.protocol.session import RateLimit, Session, SessionState
 from mangalib.serving.answer import BUSY, Answer
 from mangalib.serving.auth import customer_of
 from mangalib.serving.services import Services

@@ -15,7 +15,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from mangalib.errors import ConnectionGoneError, MangaError
-from mangalib.protocol.frames import Card, Chunk, Done, Error, Status, encode, is_of
+from mangalib.protocol import Card, Chunk, Done, Error, Status, encode, is_of
 from mangalib.serving.replay_store import AnswerRecord
 from mangalib.serving.services import Services
 

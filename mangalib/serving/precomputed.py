@@ -8,10 +8,8 @@ from typing import Protocol
 
 import msgspec
 
-from mangalib.aws.bedrock import ClaudeRequest
-from mangalib.domain.catalogue import Manga
-from mangalib.domain.intents import Intent
-from mangalib.domain.releases import Release
+from mangalib.aws import ClaudeRequest
+from mangalib.domain import Intent, Manga, Release
 
 
 class QueryContext(msgspec.Struct, frozen=True):

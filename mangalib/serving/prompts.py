@@ -9,9 +9,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mangalib.aws.bedrock import ClaudeRequest, Turn
-from mangalib.domain.catalogue import Manga
-from mangalib.domain.intents import Intent, Route
+from mangalib.aws import ClaudeRequest, Turn
+from mangalib.domain import Intent, Manga, Route
 from mangalib.serving.retrieval import Customer
 
 log = logging.getLogger(__name__)

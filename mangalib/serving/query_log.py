@@ -13,8 +13,8 @@ import random
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mangalib.domain.intents import Intent
-from mangalib.nlu.redaction import without_personal_data
+from mangalib.domain import Intent
+from mangalib.nlu import without_personal_data
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

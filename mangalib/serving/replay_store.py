@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
-from mangalib.aws.bedrock import ClaudeRequest
-from mangalib.protocol.frames import Chunk, Query, is_of
+from mangalib.aws import ClaudeRequest
+from mangalib.protocol import Chunk, Query, is_of
 from mangalib.serving.stream import StreamState
 
 

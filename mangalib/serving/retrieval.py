@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from opensearchpy import AsyncOpenSearch
 
-from mangalib.aws.bedrock import BedrockRuntime, Turn
-from mangalib.domain.catalogue import Manga
+from mangalib.aws import BedrockRuntime, Turn
+from mangalib.domain import Manga
 from mangalib.settings import Settings
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mangalib.aws.bedrock import BedrockRuntime
-from mangalib.aws.hedging import Hedge
-from mangalib.aws.management_api import ManagementApi
-from mangalib.domain.catalogue import Catalogue
-from mangalib.domain.releases import ReleaseFollower
-from mangalib.nlu.classifier import IntentClassifier
-from mangalib.resilience.circuit_breaker import CircuitBreaker
+from mangalib.aws import BedrockRuntime, Hedge, ManagementApi
+from mangalib.domain import Catalogue, ReleaseFollower
+from mangalib.nlu import IntentClassifier
+from mangalib.resilience import CircuitBreaker
 from mangalib.serving.precomputed import Precomputed
 from mangalib.serving.prompts import PromptStore
 from mangalib.serving.query_log import QueryLog

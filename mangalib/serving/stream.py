@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from mangalib.aws.bedrock import ModelEvent
+from mangalib.aws import ModelEvent
 
 
 class StreamState(StrEnum):

@@ -18,11 +18,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mangalib.aws import DocumentTable
 from mangalib.benchmark.experiments import ablation
 from mangalib.benchmark.experiments import synthetic_history as history
 from mangalib.benchmark.store import Store, iter_runs
 from mangalib.client import Client
 from mangalib.domain.releases import ReleaseStore
+from mangalib.errors import ReleaseError
 from mangalib.local.stack import Stack, running_stack
 from mangalib.settings import Settings, environment, load_settings
 from tests.conftest import QUICK
@@ -191,7 +193,9 @@ def test_a_saving_is_the_mean_of_pairs_with_students_interval() -> None:
 
 
 async def test_each_optimisation_is_switched_off_alone_and_what_it_saves_is_measured(ahead_stack: Stack) -> None:
-    releases = ReleaseStore(dynamodb_of(ahead_stack), ahead_stack.settings.releases_table)
+    releases = ReleaseStore(
+        DocumentTable(dynamodb_of(ahead_stack), ahead_stack.settings.releases_table, key="release", error=ReleaseError)
+    )
     before = releases.pointer().active
     questions = {
         ablation.SIMPLE: ["Where is my order?"],

@@ -9,10 +9,9 @@ from pathlib import Path
 import boto3
 from rounds import Ask, Heard, Where, serve
 
-from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest, Turn, bedrock_endpoint, bedrock_pool
-from mangalib.aws.signing import Signer
-from mangalib.protocol.frames import Chunk, encode
-from mangalib.serving.stream import StreamMachine
+from mangalib.aws import BedrockRuntime, ClaudeRequest, Signer, Turn, bedrock_endpoint, bedrock_pool
+from mangalib.protocol import Chunk, encode
+from mangalib.serving import StreamMachine
 from mangalib.settings import load_settings
 
 

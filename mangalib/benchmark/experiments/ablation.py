@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 
 from mangalib.benchmark.detection.series import Floats
 from mangalib.client import Client, Reply
-from mangalib.domain.releases import Release, ReleaseStore
+from mangalib.domain import Release, ReleaseStore
 from mangalib.errors import TransportTimeoutError
-from mangalib.protocol.frames import Chunk, encode
+from mangalib.protocol import Chunk, encode
 from mangalib.settings import Settings
 
 ALL_ON = "all on"

@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mangalib.client import Client
-from mangalib.domain.catalogue import Catalogue, Manga
+from mangalib.domain import Catalogue, Manga
 from mangalib.settings import Settings
 
 TRIGGERS = ("product_inquiry", "recommendation", "order_status", "category_browse")

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.special import gammaincinv, ndtr
 
 from mangalib.benchmark.detection.series import METRICS, Bools, Floats, Ints, Series, summarise_sorted
-from mangalib.domain.intents import ROUTES, Intent
+from mangalib.domain import ROUTES, Intent
 from mangalib.settings import Settings
 
 # Medians in ms of the first token and of the whole answer, as on the local stack.

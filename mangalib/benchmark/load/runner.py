@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from mangalib.benchmark.load.workload import Conversation, Question, questions_of
 from mangalib.client import Client, Reply
 from mangalib.errors import MangaError
-from mangalib.protocol.frames import Error
+from mangalib.protocol import Error
 from mangalib.settings import Settings
 
 _START_IN_S = 0.5

@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mangalib.domain.catalogue import Catalogue, Manga
-from mangalib.domain.intents import Intent
-from mangalib.domain.query_templates import Phrasing, load_phrasings
+from mangalib.domain import Catalogue, Intent, Manga, Phrasing, load_phrasings
 from mangalib.errors import DataError
 from mangalib.settings import Settings
 

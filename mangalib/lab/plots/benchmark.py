@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mangalib.benchmark.detection.severity import NAMES
-from mangalib.incidents.incidents import Incident
+from mangalib.benchmark.detection import NAMES
+from mangalib.incidents import Incident
 from mangalib.lab.plots.streaming import BLUE, GREEN, GREY, ORANGE, VERMILION, laid_out
 
 _SEVERITY_COLORS = (GREY, "#F0E442", ORANGE, VERMILION)

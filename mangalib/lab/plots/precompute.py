@@ -6,8 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mangalib.lab.plots.streaming import BLUE, GREEN, GREY, ORANGE, VERMILION, laid_out
-from mangalib.precompute.prediction.hit_rates import HitRate
-from mangalib.precompute.semantic_cache.accuracy import Accuracy
+from mangalib.precompute.prediction import HitRate
+from mangalib.precompute.semantic_cache import Accuracy
 
 
 def orders(table: pd.DataFrame, note: str) -> go.Figure:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mangalib.client import Reply
-from mangalib.protocol.frames import Card, Chunk, Done, Error, Status
+from mangalib.protocol import Card, Chunk, Done, Error, Status
 from mangalib.settings import Settings
 
 THINKING = "Thinking..."

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from mangalib.benchmark.detection.series import METRICS
-from mangalib.benchmark.detection.severity import NAMES
-from mangalib.benchmark.verdict import Verdict
-from mangalib.domain.intents import ROUTES, Intent
+from mangalib.benchmark import Verdict
+from mangalib.benchmark.detection import METRICS, NAMES
+from mangalib.domain import ROUTES, Intent
 from mangalib.settings import Settings
 
 

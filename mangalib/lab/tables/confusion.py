@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from mangalib.domain.catalogue import Catalogue
-from mangalib.domain.intents import Intent
-from mangalib.domain.query_templates import load_phrasings
-from mangalib.nlu.classifier import IntentClassifier
+from mangalib.domain import Catalogue, Intent, load_phrasings
+from mangalib.nlu import IntentClassifier
 from mangalib.settings import Settings
 
 

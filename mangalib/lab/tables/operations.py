@@ -9,12 +9,12 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from mangalib.benchmark.detection.severity import NAMES
-from mangalib.benchmark.verdict import Verdict
-from mangalib.domain.intents import ROUTES, Intent
-from mangalib.incidents.incidents import Incident
+from mangalib.benchmark import Verdict
+from mangalib.benchmark.detection import NAMES
+from mangalib.domain import ROUTES, Intent
+from mangalib.incidents import Incident
 from mangalib.lab.tables.benchmark import budgets_ms
-from mangalib.serving.model_warmup import tiers
+from mangalib.serving import tiers
 from mangalib.settings import Settings
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import time
 
-from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest
-from mangalib.domain.catalogue import Catalogue, Manga
-from mangalib.domain.intents import ROUTES
-from mangalib.domain.releases import Release
+from mangalib.aws import BedrockRuntime, ClaudeRequest
+from mangalib.domain import ROUTES, Catalogue, Manga, Release
 from mangalib.errors import TransportError
 from mangalib.precompute.facts import Facts
 from mangalib.precompute.generated_answer import ORDERS, GeneratedAnswer, facts_of, fingerprint
 from mangalib.precompute.generation.single_flight import Write
 from mangalib.precompute.generation.spec import GenerationSpec, Kind, question_of, request_for, written_from_facts
-from mangalib.serving.prompts import PromptStore
-from mangalib.serving.retrieval import Customer, CustomerData, TitleSearch
-from mangalib.serving.stream import StreamMachine
+from mangalib.serving import Customer, CustomerData, PromptStore, StreamMachine, TitleSearch
 from mangalib.settings import Settings
 
 

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from mangalib.errors import MangaError, TransportError
 from mangalib.precompute.generated_answer import GeneratedAnswer
-from mangalib.resilience.cancellation import end_if_cancelled
+from mangalib.resilience import end_if_cancelled
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

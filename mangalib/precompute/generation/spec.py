@@ -10,15 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mangalib.aws.bedrock import ClaudeRequest
-from mangalib.domain.catalogue import Manga
-from mangalib.domain.intents import ROUTES
-from mangalib.domain.releases import Release
+from mangalib.aws import ClaudeRequest
+from mangalib.domain import ROUTES, Manga, Release
 from mangalib.errors import BusyError
-from mangalib.nlu.topics import Topic
+from mangalib.nlu import Topic
 from mangalib.precompute.generated_answer import Need
-from mangalib.serving.prompts import assemble
-from mangalib.serving.retrieval import Customer
+from mangalib.serving import Customer, assemble
 from mangalib.settings import Settings
 
 BROWSE = "category_browse"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mangalib.nlu.topics import Topics
+from mangalib.nlu import Topics
 from mangalib.precompute.generated_answer import Need
 from mangalib.precompute.generation import spec as makers
 from mangalib.precompute.generation.spec import Kind

@@ -1,1 +1,5 @@
 """How often the semantic cache answers, and how often wrongly."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,12 +9,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from mangalib.domain.catalogue import Catalogue
+from mangalib.domain import Catalogue
 from mangalib.errors import DataError
-from mangalib.nlu.embedding import embed
-from mangalib.nlu.evidence import lowest_threshold
-from mangalib.nlu.meaning import MeaningReader
-from mangalib.nlu.recogniser import Recogniser
+from mangalib.nlu import MeaningReader, Recogniser, embed, lowest_threshold
 from mangalib.settings import Settings
 
 _COLUMNS = ("part", "text", "answer")

@@ -15,11 +15,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mangalib.domain.catalogue import Manga
-from mangalib.domain.intents import ROUTES
-from mangalib.domain.releases import Release
-from mangalib.nlu.meaning import MeaningReader
-from mangalib.nlu.topics import Topics
+from mangalib.domain import ROUTES, Manga, Release
+from mangalib.nlu import MeaningReader, Topics
 from mangalib.precompute.background import Background
 from mangalib.precompute.facts import Facts, publish_facts
 from mangalib.precompute.generated_answer import SEMANTIC, TRENDING, GeneratedAnswer, Need, kept_if_possible
@@ -31,7 +28,7 @@ from mangalib.precompute.token_budget import Budget
 from mangalib.precompute.warming.demand import Demand
 from mangalib.precompute.warming.plans import PROGRAMS
 from mangalib.precompute.warming.plans import TRENDING as TRENDING_PROGRAM
-from mangalib.resilience.cancellation import end_if_cancelled
+from mangalib.resilience import end_if_cancelled
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)

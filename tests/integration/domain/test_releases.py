@@ -12,6 +12,7 @@ from typing import Any
 import boto3
 import pytest
 
+from mangalib.aws import DocumentTable
 from mangalib.client import Client, Reply
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.domain.releases import OPTIMISATIONS, Optimisations, Pointer, Release, ReleaseFollower, ReleaseStore
@@ -42,7 +43,7 @@ def store(stack: Stack) -> Iterator[ReleaseStore]:
         AttributeDefinitions=[{"AttributeName": "release", "AttributeType": "N"}],
         BillingMode="PAY_PER_REQUEST",
     )
-    yield ReleaseStore(client, "test-releases")
+    yield ReleaseStore(DocumentTable(client, "test-releases", key="release", error=ReleaseError))
     client.delete_table(TableName="test-releases")
 
 
@@ -132,7 +133,9 @@ async def test_a_table_that_fails_leaves_the_last_release_in_force(store: Releas
     follower = ReleaseFollower(store)
     await follower.refresh()
     assert follower.current.chunk_batch_size == 7
-    follower._store = ReleaseStore(dynamodb_of(stack), "no-such-table")
+    follower._store = ReleaseStore(
+        DocumentTable(dynamodb_of(stack), "no-such-table", key="release", error=ReleaseError)
+    )
     await follower.refresh()
     assert follower.current.chunk_batch_size == 7
 
@@ -143,7 +146,9 @@ async def test_a_table_that_fails_leaves_the_last_release_in_force(store: Releas
 @asynccontextmanager
 async def under(stack: Stack, **changes: Any) -> AsyncIterator[Client]:
     """A client of an orchestrator that follows a release with ``changes``; the one before is active afterwards."""
-    releases = ReleaseStore(dynamodb_of(stack), stack.settings.releases_table)
+    releases = ReleaseStore(
+        DocumentTable(dynamodb_of(stack), stack.settings.releases_table, key="release", error=ReleaseError)
+    )
     off = changes.pop("off", ())
     made = releases.create(Release(**changes).changed("test", {}, {}, None, off=off))
     before = releases.pointer().active

@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mangalib.aws import DocumentTable
 from mangalib.benchmark.verdict import SLOWER, TARGET, Finding, Verdict
 from mangalib.domain.releases import Release, ReleaseStore
-from mangalib.errors import ActionError, SettingsError
+from mangalib.errors import ActionError, ReleaseError, SettingsError
 from mangalib.incidents import actions
 from mangalib.incidents.incidents import Actions, Incident, IncidentStore, act, described
 from mangalib.local.stack import Stack
@@ -35,7 +36,10 @@ def tables(stack: Stack) -> Iterator[tuple[IncidentStore, ReleaseStore]]:
             AttributeDefinitions=[{"AttributeName": key, "AttributeType": kind}],
             BillingMode="PAY_PER_REQUEST",
         )
-    yield IncidentStore(client, "test-incidents"), ReleaseStore(client, "test-incident-releases")
+    yield (
+        IncidentStore(client, "test-incidents"),
+        ReleaseStore(DocumentTable(client, "test-incident-releases", key="release", error=ReleaseError)),
+    )
     for name in ("test-incidents", "test-incident-releases"):
         client.delete_table(TableName=name)
 

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mangalib.aws import DocumentTable
 from mangalib.benchmark.load.runner import Runner
 from mangalib.benchmark.load.workload import Conversation, Question
 from mangalib.benchmark.store import SCHEMA
 from mangalib.client import Client
 from mangalib.domain.intents import Intent
 from mangalib.domain.releases import ReleaseStore
+from mangalib.errors import ReleaseError
 from mangalib.local.stack import Stack
 from tests.integration.domain.test_releases import dynamodb_of
 
@@ -44,7 +46,11 @@ async def test_every_question_is_a_row_in_the_stores_columns(stack: Stack) -> No
     assert list(greetings["warmup"]) == [True, True, False, False, False, False]
     assert (greetings["first_token_ms"] < greetings["total_ms"]).all()
     assert (faq["source"], faq["origin"], faq["tokens"]) == ("semantic_cache", "production", 0)
-    active = await asyncio.to_thread(lambda: ReleaseStore(dynamodb_of(stack), stack.settings.releases_table).pointer())
+    active = await asyncio.to_thread(
+        lambda: ReleaseStore(
+            DocumentTable(dynamodb_of(stack), stack.settings.releases_table, key="release", error=ReleaseError)
+        ).pointer()
+    )
     assert runner.releases == {active.active}
 
 

@@ -11,7 +11,7 @@ from mangalib.settings import load_settings
 
 
 @contextmanager
-def service(*, quiet: bool) -> Iterator[tuple[str, str]]:
+def running_service(*, quiet: bool) -> Iterator[tuple[str, str]]:
     """Address and token of the service that the settings name, else of a local stack for the length of the block."""
     settings = load_settings()
     with sigterm_as_interrupt():
@@ -20,7 +20,7 @@ def service(*, quiet: bool) -> Iterator[tuple[str, str]]:
                 raise SettingsError("MANGA_TOKEN is not set; expected the JWT that goes with MANGA_WEBSOCKET_URL")
             yield settings.websocket_url, settings.token.get_secret_value()
             return
-        from mangalib.local.stack import running_stack
+        from mangalib.local import running_stack
 
         with running_stack(quiet=quiet) as stack:
             yield stack.addresses["websocket_url"], stack.addresses["token"]

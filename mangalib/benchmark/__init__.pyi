@@ -1,0 +1,16 @@
+from . import statistics as statistics
+from .detection.detector import replay as replay
+from .report import by_intent as by_intent
+from .statistics import Estimate as Estimate
+from .statistics import hodges_lehmann as hodges_lehmann
+from .statistics import quantile as quantile
+from .statistics import quantile_bounds as quantile_bounds
+from .statistics import ratio_interval as ratio_interval
+from .store import Store as Store
+from .store import days_before as days_before
+from .store import iter_runs as iter_runs
+from .verdict import TARGET as TARGET
+from .verdict import Finding as Finding
+from .verdict import Verdict as Verdict
+from .verdict import judge_run as judge_run
+from .verdict import judge_samples as judge_samples

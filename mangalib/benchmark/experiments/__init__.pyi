@@ -1,0 +1,9 @@
+from . import ablation as ablation
+from . import evaluation as evaluation
+from . import synthetic_history as synthetic_history
+from .simulated_customers import Customers as Customers
+from .simulated_customers import converse as converse
+from .simulated_customers import hit_rates as hit_rates
+from .synthetic_history import Change as Change
+from .synthetic_history import SyntheticHistory as SyntheticHistory
+from .synthetic_history import simulate as simulate

@@ -1,0 +1,4 @@
+from .distributed import run_distributed as run_distributed
+from .runner import Runner as Runner
+from .workload import make_workload as make_workload
+from .workload import questions_of as questions_of

@@ -1,0 +1,1 @@
+from .check import check_account as check_account

@@ -1,0 +1,12 @@
+from .catalogue import Catalogue as Catalogue
+from .catalogue import Manga as Manga
+from .intents import ROUTES as ROUTES
+from .intents import Intent as Intent
+from .intents import Route as Route
+from .intents import named_intent as named_intent
+from .query_templates import Phrasing as Phrasing
+from .query_templates import load_phrasings as load_phrasings
+from .releases import OPTIMISATIONS as OPTIMISATIONS
+from .releases import Release as Release
+from .releases import ReleaseFollower as ReleaseFollower
+from .releases import ReleaseStore as ReleaseStore

@@ -1,0 +1,3 @@
+from .flood import flooding as flooding
+from .stack import Stack as Stack
+from .stack import running_stack as running_stack

@@ -1,0 +1,12 @@
+from .classifier import IntentClassifier as IntentClassifier
+from .embedding import embed as embed
+from .evidence import lowest_threshold as lowest_threshold
+from .meaning import Meaning as Meaning
+from .meaning import MeaningReader as MeaningReader
+from .meaning import folded_question as folded_question
+from .recogniser import Recognised as Recognised
+from .recogniser import Recogniser as Recogniser
+from .recogniser import exact_key as exact_key
+from .redaction import without_personal_data as without_personal_data
+from .topics import Topic as Topic
+from .topics import Topics as Topics
