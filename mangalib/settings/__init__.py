@@ -16,7 +16,7 @@ import os
 from pydantic import ValidationError
 
 from mangalib.errors import SettingsError
-from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, TableSettings
+from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, ShopSettings, TableSettings
 from mangalib.settings.benchmark import DetectorSettings, PagerSettings, SavingSettings, WorkloadSettings
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.jobs import JobSettings
@@ -44,7 +44,7 @@ from mangalib.settings.session import (
     GatewaySettings,
     SessionSettings,
 )
-from mangalib.settings.transport import HedgeSettings, PoolSettings, ResilienceSettings, TimeoutSettings
+from mangalib.settings.transport import HedgeSettings, PoolSettings, ResilienceSettings, TimeoutSettings, TransportSettings
 from mangalib.settings.understanding import CacheSettings, ClassifierSettings
 
 __all__ = [
@@ -78,9 +78,11 @@ __all__ = [
     "ResilienceSettings",
     "SavingSettings",
     "SessionSettings",
+    "ShopSettings",
     "Settings",
     "TableSettings",
     "TimeoutSettings",
+    "TransportSettings",
     "WarmingSettings",
     "WarmupSettings",
     "WorkloadSettings",
@@ -92,8 +94,7 @@ __all__ = [
 class Settings(
     AddressSettings,
     TableSettings,
-    PoolSettings,
-    ResilienceSettings,
+    TransportSettings,
     HedgeSettings,
     AuthSettings,
     GatewaySettings,

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mangalib.settings.group import Count, Group, Positive
+from mangalib.settings.addresses import ShopSettings
 from mangalib.settings.models import ModelSettings
 from mangalib.settings.transport import TimeoutSettings
 
@@ -18,9 +19,10 @@ class ReplaySettings(Group):
     replay_timeout_ms: Positive = 250
 
 
-class AnswerSettings(ReplaySettings, TimeoutSettings, ModelSettings):
-    """How one answer is made: look-ups and their deadlines, batching, cards."""
+class AnswerSettings(ReplaySettings, ShopSettings, TimeoutSettings, ModelSettings):
+    """How one answer is generated: attempts, look-ups and their deadlines, batching, cards."""
 
+    max_attempts: Count = 2
     chunk_batch_size: Count = 3
     cache_budget_ms: Positive = 45
     knn_top: Count = 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
+from mangalib.settings.addresses import ShopSettings
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.group import Count, Group, NonNegative, Positive
 from mangalib.settings.transport import TimeoutSettings
@@ -52,10 +53,9 @@ class ClientSettings(FrameSettings, SessionSettings, TimeoutSettings):
     resume_after_silence_s: Positive = 5
 
 
-class ChatSettings(ClientSettings, BudgetSettings):
+class ChatSettings(ClientSettings, ShopSettings, BudgetSettings):
     """What the chat in a browser must know."""
 
     max_query_chars: Count = 8000
-    shop_url: str = "https://shop.mangaassist.example"
     exchanges_max: Count = 100
     timeline_rows_max: Count = 5_000
