@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from mangalib.errors import TransportError
+
 ANTHROPIC_VERSION = "bedrock-2023-05-31"
 
 
@@ -135,3 +137,8 @@ class ModelReply:
                 case "message_stop":
                     self.complete = True
         return [text for text in texts if text]
+
+    def require_complete(self) -> None:
+        """Once the stream is over: raises ``TransportError`` when its last event did not come."""
+        if not self.complete:
+            raise TransportError("the model's stream ended before its last event", answered=True)

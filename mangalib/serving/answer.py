@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from contextlib import aclosing
 from functools import partial
 
@@ -17,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
 from mangalib.aws import Turn, continuing, hedged_stream
+from mangalib.domain import Intent, Manga
 from mangalib.errors import BedrockError, DependencyDownError, MangaError, TransportError
 from mangalib.nlu import ParsedQuestion
 from mangalib.serving.answer_protocol import AnswerProtocol, Continue, Invoke, Retry
@@ -45,7 +45,8 @@ class Answer:
         self._customer = customer
         self._outbox = Outbox(services, protocol, customer=customer, connection_id=connection_id)
         self._context: QueryContext | None = None
-        self._known_titles: PrecomputedAnswer | None = None
+        self._found_titles: dict[str, Manga] = {}
+        self._announced = False
         self._generating = False
         self._tasks: asyncio.TaskGroup | None = None
         self._generator: asyncio.Task[None] | None = None
@@ -60,7 +61,14 @@ class Answer:
                 self._tasks.create_task(self._outbox.keep())
                 self._generator = self._tasks.create_task(self._generate())
         if generated:
-            publish_answer(self._settings.metrics_namespace, self._protocol)
+            publish_answer(
+                self._settings.metrics_namespace,
+                model_id=self._protocol.model_id,
+                intent=self._protocol.intent or "unknown",
+                state=self._protocol.state,
+                metrics=self._protocol.metrics,
+                request_id=self.request_id,
+            )
 
     def redirect_to(self, connection_id: str, after: int) -> bool:
         """Send to another connection from behind frame ``after`` on; false when this answer is ending already."""
@@ -137,7 +145,6 @@ class Answer:
     async def _find(self, question: ParsedQuestion) -> PrecomputedAnswer | None:
         """An answer that exists already, or is being generated; none where that is not known within the cache's budget."""
         protocol, services = self._protocol, self._services
-        assert protocol.intent is not None
         self._context = QueryContext(self._customer, protocol.session_id, question, self._release)
         found, failed = None, False
         try:
@@ -161,7 +168,7 @@ class Answer:
             log.warning("precomputed answer: %s; asking the model", error, extra={"request_id": self.request_id})
             return False
         self._protocol.served(found.source, found.intent, found.model_id, *found.tokens())
-        self._known_titles = found
+        self._found_titles = found.titles
         return True
 
     async def _look_up(self, question: ParsedQuestion) -> None:
@@ -181,7 +188,7 @@ class Answer:
         if services.query_log is not None:
             services.query_log.offer(question.intent, question.text, customer.name)
         request = assemble(
-            await services.prompts.of_release(question.intent, self._release),
+            await self._prompt(question.intent),
             question.text,
             route=protocol.route,
             titles=titles,
@@ -189,6 +196,12 @@ class Answer:
             max_tokens=self._settings.max_answer_tokens,
         )
         protocol.retrieved(request, titles, outbox.now_ms(), had_history=bool(customer.history))
+
+    async def _prompt(self, intent: Intent) -> str:
+        prompts, version = self._services.prompts, self._release.prompt_versions.get(intent)
+        if self._release.optimisations.preloaded_prompts:
+            return prompts.lookup(intent, version)
+        return await prompts.fetch(intent, version)
 
     def _branches(self, question: ParsedQuestion) -> list[Branch]:
         services, settings, route = self._services, self._settings, self._protocol.route
@@ -243,19 +256,25 @@ class Answer:
         protocol, services = self._protocol, self._services
         wanted = protocol.completed(self._outbox.now_ms())
         self._outbox.wake()
-        known = self._known_titles.titles if self._known_titles is not None else {}
+        known = self._found_titles
         missing = [manga_id for manga_id in wanted if manga_id not in known]
         try:
             async with asyncio.timeout(self._settings.cache_budget_ms / 1000):
-                known = known | (await services.precomputed.titles(missing) if missing else {})
+                known = {**known, **(await services.precomputed.titles(missing) if missing else {})}
         except TimeoutError:
             log.warning("prices are those of the catalogue", extra={"request_id": self.request_id})
         protocol.priced(known, self._outbox.now_ms())
-        assert protocol.intent is not None and self._tasks is not None
-        if protocol.knows_customer:
+        if protocol.knows_customer and self._tasks is not None:
             self._tasks.create_task(self._remember())
         if self._context is not None:
-            services.precomputed.on_completed(self._context, protocol.summary())
+            cost = protocol.metrics.tokens + protocol.metrics.input_tokens
+            total_ms = protocol.metrics.total_ms or 0.0
+            services.precomputed.on_completed(
+                self._context,
+                CompletedAnswer(
+                    protocol.text, protocol.source, protocol.model_id, cost, total_ms, protocol.had_history
+                ),
+            )
 
     async def _remember(self) -> None:
         protocol, customers = self._protocol, self._services.customers

@@ -243,8 +243,7 @@ class AnswerProtocol:
 
     def model_ended(self) -> None:
         """The model's stream is over; raises ``TransportError`` when its last event did not come."""
-        if not self._reply.complete:
-            raise TransportError("the model's stream ended before its last event", answered=True)
+        self._reply.require_complete()
 
     def model_failed(self, error: BedrockError | TransportError) -> Retry | None:
         """Whether to ask again: never once there is text, and ``max_attempts`` at most."""
@@ -314,6 +313,12 @@ class AnswerProtocol:
         return self._frames[self._cursor : may_leave]
 
     @property
+    def knows_customer(self) -> bool:
+        """Whether the conversation is remembered for this customer."""
+        assert self.intent is not None, "classified() comes first"
+        return ROUTES[self.intent].knows_customer
+
+    @property
     def all_sent(self) -> bool:
         """Whether the client has every frame that there is."""
         return self._cursor == len(self._frames)
@@ -362,9 +367,9 @@ class AnswerProtocol:
     def _take_text(self) -> None:
         text = self._text.take(everything=self.state.final)
         if text is not None:
+            assert self._deck is not None, "classified() comes before any text"
             self._add(lambda seq: Chunk(text, self.request_id, seq))
-            if self._deck is not None:
-                self._show(self._deck.read(text))
+            self._show(self._deck.read(text))
 
     def _end(self, state: StreamState, now_ms: float) -> None:
         self._enter(state)

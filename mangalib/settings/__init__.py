@@ -32,9 +32,11 @@ from mangalib.settings.precompute import (
 from mangalib.settings.serving import (
     AnswerSettings,
     CapacitySettings,
+    OrchestratorSettings,
     QueryLogSettings,
     RefreshSettings,
     ReplaySettings,
+    SearchSettings,
 )
 from mangalib.settings.session import (
     AuthSettings,
@@ -44,7 +46,13 @@ from mangalib.settings.session import (
     GatewaySettings,
     SessionSettings,
 )
-from mangalib.settings.transport import HedgeSettings, PoolSettings, ResilienceSettings, TimeoutSettings, TransportSettings
+from mangalib.settings.transport import (
+    HedgeSettings,
+    PoolSettings,
+    ResilienceSettings,
+    TimeoutSettings,
+    TransportSettings,
+)
 from mangalib.settings.understanding import CacheSettings, ClassifierSettings
 
 __all__ = [
@@ -68,6 +76,7 @@ __all__ = [
     "JobSettings",
     "LocalSettings",
     "ModelSettings",
+    "OrchestratorSettings",
     "PagerSettings",
     "PoolSettings",
     "PrecomputeSettings",
@@ -77,9 +86,10 @@ __all__ = [
     "ReplaySettings",
     "ResilienceSettings",
     "SavingSettings",
+    "SearchSettings",
     "SessionSettings",
-    "ShopSettings",
     "Settings",
+    "ShopSettings",
     "TableSettings",
     "TimeoutSettings",
     "TransportSettings",
@@ -93,15 +103,13 @@ __all__ = [
 
 class Settings(
     AddressSettings,
-    TableSettings,
     TransportSettings,
     HedgeSettings,
-    AuthSettings,
-    GatewaySettings,
     ChatSettings,
     WarmupSettings,
     AnswerSettings,
-    CapacitySettings,
+    SearchSettings,
+    OrchestratorSettings,
     RefreshSettings,
     QueryLogSettings,
     ClassifierSettings,
