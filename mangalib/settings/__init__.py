@@ -19,7 +19,7 @@ from mangalib.errors import SettingsError
 from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, TableSettings
 from mangalib.settings.benchmark import DetectorSettings, PagerSettings, SavingSettings, WorkloadSettings
 from mangalib.settings.budgets import BudgetSettings
-from mangalib.settings.jobs import JobSettings
+from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
 from mangalib.settings.local import LocalSettings
 from mangalib.settings.models import ModelSettings, WarmupSettings
 from mangalib.settings.precompute import (
@@ -66,6 +66,7 @@ __all__ = [
     "HedgeSettings",
     "HitRateSettings",
     "JobSettings",
+    "LeaseSettings",
     "LocalSettings",
     "ModelSettings",
     "PagerSettings",
@@ -76,7 +77,9 @@ __all__ = [
     "RefreshSettings",
     "ReplaySettings",
     "ResilienceSettings",
+    "RunSettings",
     "SavingSettings",
+    "ScheduleSettings",
     "SessionSettings",
     "Settings",
     "TableSettings",
@@ -90,8 +93,6 @@ __all__ = [
 
 
 class Settings(
-    AddressSettings,
-    TableSettings,
     PoolSettings,
     ResilienceSettings,
     HedgeSettings,
@@ -110,7 +111,6 @@ class Settings(
     WorkloadSettings,
     DetectorSettings,
     SavingSettings,
-    PagerSettings,
     JobSettings,
     LocalSettings,
 ):
