@@ -19,7 +19,7 @@ from mangalib.errors import SettingsError
 from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, ShopSettings, TableSettings
 from mangalib.settings.benchmark import DetectorSettings, PagerSettings, SavingSettings, WorkloadSettings
 from mangalib.settings.budgets import BudgetSettings
-from mangalib.settings.jobs import JobSettings
+from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
 from mangalib.settings.local import LocalSettings
 from mangalib.settings.models import ModelSettings, WarmupSettings
 from mangalib.settings.precompute import (
@@ -74,6 +74,7 @@ __all__ = [
     "HedgeSettings",
     "HitRateSettings",
     "JobSettings",
+    "LeaseSettings",
     "LocalSettings",
     "ModelSettings",
     "OrchestratorSettings",
@@ -85,7 +86,9 @@ __all__ = [
     "RefreshSettings",
     "ReplaySettings",
     "ResilienceSettings",
+    "RunSettings",
     "SavingSettings",
+    "ScheduleSettings",
     "SearchSettings",
     "SessionSettings",
     "Settings",
@@ -102,7 +105,6 @@ __all__ = [
 
 
 class Settings(
-    AddressSettings,
     TransportSettings,
     HedgeSettings,
     ChatSettings,
@@ -119,7 +121,6 @@ class Settings(
     WorkloadSettings,
     DetectorSettings,
     SavingSettings,
-    PagerSettings,
     JobSettings,
     LocalSettings,
 ):
