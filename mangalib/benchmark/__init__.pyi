@@ -1,6 +1,9 @@
 from . import statistics as statistics
 from .detection.detector import replay as replay
-from .report import by_intent as by_intent
+from .report import percentiles_by_intent as percentiles_by_intent
+from .run_once import BenchmarkInterruptedError as BenchmarkInterruptedError
+from .run_once import BenchmarkRun as BenchmarkRun
+from .run_once import run_once as run_once
 from .statistics import Estimate as Estimate
 from .statistics import hodges_lehmann as hodges_lehmann
 from .statistics import quantile as quantile

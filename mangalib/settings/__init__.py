@@ -17,7 +17,14 @@ from pydantic import ValidationError
 
 from mangalib.errors import SettingsError
 from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, ShopSettings, TableSettings
-from mangalib.settings.benchmark import DetectorSettings, PagerSettings, SavingSettings, WorkloadSettings
+from mangalib.settings.benchmark import (
+    AblationSettings,
+    DetectorSettings,
+    PagerSettings,
+    SavingSettings,
+    StoreSettings,
+    WorkloadSettings,
+)
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
 from mangalib.settings.local import LocalSettings
@@ -56,6 +63,7 @@ from mangalib.settings.transport import (
 from mangalib.settings.understanding import CacheSettings, ClassifierSettings
 
 __all__ = [
+    "AblationSettings",
     "AddressSettings",
     "AnswerSettings",
     "AuthSettings",
@@ -93,6 +101,7 @@ __all__ = [
     "SessionSettings",
     "Settings",
     "ShopSettings",
+    "StoreSettings",
     "TableSettings",
     "TimeoutSettings",
     "TransportSettings",

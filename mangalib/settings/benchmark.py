@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 from mangalib.settings.addresses import AwsSettings, DataSettings
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.group import PROJECT, Count, Group, NonNegative, Positive
+from mangalib.settings.serving import RefreshSettings
 
 
 class WorkloadSettings(DataSettings):
@@ -28,12 +29,17 @@ class WorkloadSettings(DataSettings):
     benchmark_seed: int = 1
 
 
-class DetectorSettings(BudgetSettings):
-    """The store, the baseline, and the severity bands; bands are shares: 0.25 is 25 % over."""
+class StoreSettings(AwsSettings):
+    """The benchmark store, and how far back a verdict reads it."""
 
     store: str = str(PROJECT / "papermill_runs" / "benchmark")
-    baseline_days: Positive = 7
     look_back_days: Positive = 35
+
+
+class DetectorSettings(StoreSettings, BudgetSettings):
+    """The baseline and the severity bands; bands are shares: 0.25 is 25 % over."""
+
+    baseline_days: Positive = 7
     improvement_lasts_h: Positive = 24
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     effect_size_min: NonNegative = 0.5
@@ -61,6 +67,10 @@ class SavingSettings(Group):
     expected_routing_saving_ms: Positive = 600
     expected_cache_saving_ms: Positive = 2000
     expected_trending_saving_ms: Positive = 1200
+
+
+class AblationSettings(SavingSettings, RefreshSettings):
+    """What an ablation needs: the expected savings, and when orchestrators follow a release."""
 
 
 class PagerSettings(AwsSettings):
