@@ -16,7 +16,7 @@ import os
 from pydantic import ValidationError
 
 from mangalib.errors import SettingsError
-from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, TableSettings
+from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, ShopSettings, TableSettings
 from mangalib.settings.benchmark import DetectorSettings, PagerSettings, SavingSettings, WorkloadSettings
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
@@ -32,9 +32,11 @@ from mangalib.settings.precompute import (
 from mangalib.settings.serving import (
     AnswerSettings,
     CapacitySettings,
+    OrchestratorSettings,
     QueryLogSettings,
     RefreshSettings,
     ReplaySettings,
+    SearchSettings,
 )
 from mangalib.settings.session import (
     AuthSettings,
@@ -44,7 +46,13 @@ from mangalib.settings.session import (
     GatewaySettings,
     SessionSettings,
 )
-from mangalib.settings.transport import HedgeSettings, PoolSettings, ResilienceSettings, TimeoutSettings
+from mangalib.settings.transport import (
+    HedgeSettings,
+    PoolSettings,
+    ResilienceSettings,
+    TimeoutSettings,
+    TransportSettings,
+)
 from mangalib.settings.understanding import CacheSettings, ClassifierSettings
 
 __all__ = [
@@ -69,6 +77,7 @@ __all__ = [
     "LeaseSettings",
     "LocalSettings",
     "ModelSettings",
+    "OrchestratorSettings",
     "PagerSettings",
     "PoolSettings",
     "PrecomputeSettings",
@@ -80,10 +89,13 @@ __all__ = [
     "RunSettings",
     "SavingSettings",
     "ScheduleSettings",
+    "SearchSettings",
     "SessionSettings",
     "Settings",
+    "ShopSettings",
     "TableSettings",
     "TimeoutSettings",
+    "TransportSettings",
     "WarmingSettings",
     "WarmupSettings",
     "WorkloadSettings",
@@ -93,15 +105,13 @@ __all__ = [
 
 
 class Settings(
-    PoolSettings,
-    ResilienceSettings,
+    TransportSettings,
     HedgeSettings,
-    AuthSettings,
-    GatewaySettings,
     ChatSettings,
     WarmupSettings,
     AnswerSettings,
-    CapacitySettings,
+    SearchSettings,
+    OrchestratorSettings,
     RefreshSettings,
     QueryLogSettings,
     ClassifierSettings,
