@@ -8,6 +8,7 @@ from .bedrock import continuing as continuing
 from .connection_pool import WarmPool as WarmPool
 from .dynamodb import DocumentTable as DocumentTable
 from .dynamodb import dynamodb_client as dynamodb_client
+from .dynamodb import scan as scan
 from .event_stream import encode_message as encode_message
 from .hedging import Hedge as Hedge
 from .hedging import hedged_stream as hedged_stream
@@ -15,4 +16,5 @@ from .http1 import HttpConnection as HttpConnection
 from .management_api import ManagementApi as ManagementApi
 from .management_api import management_endpoint as management_endpoint
 from .management_api import management_pool as management_pool
+from .signing import CREDENTIALS_REFRESH_S as CREDENTIALS_REFRESH_S
 from .signing import Signer as Signer

@@ -1,7 +1,7 @@
 """Every figure of the product, once: typed, with its unit in its name, overridable by ``MANGA_<NAME>``.
 
-The figures stand in small groups, one for each kind of reader, and a function asks for the group that it reads. All groups
-together are :class:`Settings`, which can be handed to any of them.
+The figures are in small groups, one for each kind of reader; a function takes the group that it reads. :class:`Settings`
+inherits from all groups, so that it can be passed wherever one group is wanted.
 
 >>> PoolSettings().pool_size
 5
@@ -35,6 +35,7 @@ from mangalib.settings.serving import (
     QueryLogSettings,
     RefreshSettings,
     ReplaySettings,
+    RetrievalSettings,
 )
 from mangalib.settings.session import (
     AuthSettings,
@@ -76,6 +77,7 @@ __all__ = [
     "RefreshSettings",
     "ReplaySettings",
     "ResilienceSettings",
+    "RetrievalSettings",
     "SavingSettings",
     "SessionSettings",
     "Settings",
@@ -91,7 +93,6 @@ __all__ = [
 
 class Settings(
     AddressSettings,
-    TableSettings,
     PoolSettings,
     ResilienceSettings,
     HedgeSettings,
@@ -99,6 +100,7 @@ class Settings(
     GatewaySettings,
     ChatSettings,
     WarmupSettings,
+    RetrievalSettings,
     AnswerSettings,
     CapacitySettings,
     RefreshSettings,
@@ -114,7 +116,7 @@ class Settings(
     JobSettings,
     LocalSettings,
 ):
-    """All groups in one. See :func:`load_settings` for the readable error on a wrong value."""
+    """All groups in one. :func:`load_settings` reads them with a readable error on a wrong value."""
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -138,8 +140,11 @@ def _describe(name: str, value: object, expected: str) -> str:
 
 
 def environment(values: dict[str, object]) -> dict[str, str]:
-    """The environment for a child process in which ``values`` (setting name to value) hold."""
+    """A copy of this process's environment in which ``values`` (setting name to value) are set, for a child process.
+
+    Raises ``SettingsError`` for a name that is not a setting.
+    """
     unknown = values.keys() - Settings.model_fields.keys()
     if unknown:
-        raise SettingsError(f"no such settings: {', '.join(sorted(unknown))}")
+        raise SettingsError(f"unknown settings: {', '.join(sorted(unknown))}; expected fields of Settings")
     return {**os.environ, **{f"MANGA_{name.upper()}": str(value) for name, value in values.items()}}

@@ -1,4 +1,4 @@
-"""One answer, and what one orchestrator takes on."""
+"""Serving: one answer, the capacity of one orchestrator, what it refreshes and logs."""
 
 from __future__ import annotations
 
@@ -7,32 +7,38 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mangalib.settings.addresses import TableSettings
 from mangalib.settings.group import Count, Group, Positive
 from mangalib.settings.models import ModelSettings
 from mangalib.settings.transport import TimeoutSettings
 
 
 class ReplaySettings(Group):
-    """How long a step of the replay store, or of another optional write to Redis, may take."""
+    """The time-out of one step of the replay store, or of another optional write to Redis."""
 
     replay_timeout_ms: Positive = 250
 
 
+class RetrievalSettings(TableSettings, ModelSettings):
+    """Title search and the customer's records."""
+
+    knn_top: Count = 5
+    history_turns: Count = 6
+
+
 class AnswerSettings(ReplaySettings, TimeoutSettings, ModelSettings):
-    """How one answer is made: look-ups and their deadlines, batching, cards."""
+    """How one answer is generated: deadlines of look-ups, batching, cards."""
 
     chunk_batch_size: Count = 3
     cache_budget_ms: Positive = 45
-    knn_top: Count = 5
     knn_deadline_ms: Positive = 900
     profile_deadline_ms: Positive = 500
-    history_turns: Count = 6
     cards_max: Count = 5
     metrics_namespace: str = "MangaAssist/Streaming"
 
 
 class CapacitySettings(Group):
-    """What one orchestrator takes on, and for how long it drains."""
+    """How much work one orchestrator, and one connection, may have at once, and how long shutting down may take."""
 
     capacity_answers: Count = 200
     busy_retry_ms: Positive = 1000
@@ -42,7 +48,7 @@ class CapacitySettings(Group):
 
 
 class RefreshSettings(Group):
-    """How often what changes outside is read again."""
+    """Intervals at which an orchestrator reads prompts, the active release and the transition model again."""
 
     prompt_refresh_s: Positive = 300
     release_refresh_s: Positive = 5
@@ -50,7 +56,7 @@ class RefreshSettings(Group):
 
 
 class QueryLogSettings(Group):
-    """The sample of production questions."""
+    """The log of sampled production questions; off without a path."""
 
     query_log: Path | None = None
     query_log_share: Annotated[float, Field(gt=0, le=1)] = 0.01
