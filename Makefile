@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo chat test test-beside test-waiting test-services benchmark soak fuzz audit lab lint browser
+.PHONY: demo chat test test-beside test-waiting test-services benchmark soak fuzz audit lab lint browser train
 .DEFAULT_GOAL := demo
 
 # Set up once, and again only when what is to be installed has changed.
@@ -64,6 +64,10 @@ audit:
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --disable-pip-version-check --quiet pip-audit==2.10.1
 	.venv-audit/bin/pip-audit -r requirements.lock --no-deps --disable-pip
+
+# The intent classifier of data/classifier.npz; to be trained again when data/query_templates.csv changes.
+train: .venv/installed
+	$(BIN)/python -m tools.train_classifier
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -1,4 +1,4 @@
-"""What a question means: its intent, its topic, its titles, and which known answer it asks for."""
+"""Understanding a question: its intent, topic and titles, and which known answer it asks for."""
 
 import lazy_loader
 

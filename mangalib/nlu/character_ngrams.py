@@ -1,7 +1,7 @@
-"""Text as groups of neighbouring letters: no word boundaries needed, so that Japanese works like English.
+"""Character n-grams: they need no word boundaries, so Japanese works like English.
 
-The same groups, and the same hashes of them, as scikit-learn's ``CountVectorizer`` and ``HashingVectorizer`` make; importing
-that takes a second, which nobody who starts a server should wait for.
+The n-grams and their hashes are those of scikit-learn's ``CountVectorizer`` and ``HashingVectorizer``, whose import takes
+a second of a server's start.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ _SPACES = re.compile(r"\s\s+")
 
 
 def character_ngrams(text: str, sizes: range) -> Iterator[str]:
-    """All groups of neighbouring letters, of each of ``sizes``, across words."""
+    """All n-grams of each of ``sizes``, across words."""
     text = _SPACES.sub(" ", text.lower())
     for size in sizes:
         yield from (text[at : at + size] for at in range(len(text) - size + 1))
 
 
 def ngrams_within_words(text: str, sizes: range) -> Iterator[str]:
-    """Groups that do not reach across words; a word has a space on either side."""
+    """The n-grams of each word, which is padded with a space on either side."""
     for word in _SPACES.sub(" ", text.lower()).split():
         padded = f" {word} "
         for size in sizes:
             yield padded[:size]
             if size >= len(padded):
-                break  # a short word counts once
+                break  # a word shorter than the n-gram counts once
             yield from (padded[at : at + size] for at in range(1, len(padded) - size + 1))
 
 
-def hashed(texts: list[str], sizes: range, dimensions: int) -> npt.NDArray[np.float32]:
-    """Counted groups of each text as a unit vector, of shape ``(len(texts), dimensions)`` (Weinberger et al. 2009).
+def hashed_ngrams(texts: list[str], sizes: range, dimensions: int) -> npt.NDArray[np.float32]:
+    """N-gram counts of each text, hashed, as unit vectors of shape ``(len(texts), dimensions)`` (Weinberger et al. 2009).
 
-    The sign of a group's hash is the sign it counts with, so that groups that meet cancel out on average.
+    The sign of an n-gram's hash is the sign it counts with, so that collisions cancel out on average.
     """
     vectors = np.zeros((len(texts), dimensions), np.float64)
     for row, text in enumerate(texts):
-        for group, times in Counter(character_ngrams(text, sizes)).items():
-            number = mmh3.hash(group)
-            vectors[row, abs(number) % dimensions] += times if number >= 0 else -times
+        for ngram, count in Counter(character_ngrams(text, sizes)).items():
+            hashed = mmh3.hash(ngram)
+            vectors[row, abs(hashed) % dimensions] += count if hashed >= 0 else -count
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)

@@ -1,13 +1,14 @@
-"""Evidence that a question asks for a certain answer, and how much of it is enough.
+"""Whether the stored questions nearest to a new one are enough evidence to give it their answer.
 
-The neighbours vote, each with exp((similarity - the nearest one's) / 0.05). A logistic regression over the vote, the
-similarities and how far the runner-up is behind gives the probability that the vote is right; it is learned from the
-stored questions themselves, each asked of the others (cross-validation). The threshold is the lowest at which, of the
-questions answered, no more than the bound were answered wrongly. An answer whose own questions were confused more often
-than that gets a higher one; what is learned later from feedback counts like the rest.
+The neighbours vote for their answers, each with weight exp((its similarity - the nearest one's) / 0.05). A logistic
+regression on the vote, the similarities and the margin to the runner-up gives the probability that the winning answer is
+right. It is fitted to the stored questions themselves by cross-validation. The threshold is the lowest one at which at
+most ``cache_false_hits_max`` of the answered questions were answered wrongly. An answer whose own questions were confused
+more often than that gets a higher threshold; later feedback counts like the stored questions do.
 
-Beyond that, a question must be typical for the answer: as near to its questions as nine in ten of those are to each other
-(a conformal test: Vovk, Gammerman and Shafer 2005), and at least two stored questions of the same shape must support it.
+The question must also be typical of the answer, as near to its stored questions as nine in ten of those are to each other
+(a conformal test: Vovk, Gammerman and Shafer 2005), and at least ``cache_support_min`` stored questions of the same shape
+must support the answer.
 """
 
 from __future__ import annotations
@@ -20,22 +21,25 @@ import numpy.typing as npt
 
 from mangalib.nlu.embedding import Vectors
 from mangalib.nlu.logistic_regression import Floats, fit
-from mangalib.settings import Settings
+from mangalib.settings import CacheSettings
 
 Ints = npt.NDArray[np.int32]
 
 TEMPERATURE = 0.05
 _FOLDS = 5
-# Of two opposite weights twice, which is once of their difference.
+# The two classes have opposite weights, so this equals a penalty of 1 on their difference.
 _PENALTY = 2.0
 _TYPICAL_OF = 3
-# How many questions of an answer weigh as much as the bound itself, which is what is believed before any is seen.
+# The prior on an answer's error rate: as if this many of its questions had been seen, wrong at the rate of the bound.
 _PRIOR_QUESTIONS = 100.0
 _TOLERATED = 2.0
 
 
 class NeighbourVote(msgspec.Struct, frozen=True):
-    """What the neighbours say: the answer's label, how many of the question's shape support it, and what that is worth."""
+    """The neighbours' answer: its label, how many neighbours of the question's shape support it, and the features of the model.
+
+    ``typical`` is the mean similarity of the question to the answer's nearest stored questions.
+    """
 
     label: int
     support: int
@@ -46,14 +50,14 @@ class NeighbourVote(msgspec.Struct, frozen=True):
 def weigh_neighbours(
     vector: Vectors, similar: npt.NDArray[np.float32], labels: Ints, shapes: Ints, shape: int, centres: Vectors
 ) -> NeighbourVote | None:
-    """Weigh the neighbours of ``vector``, the nearest first; ``None`` when there are none.
+    """The vote of the neighbours of ``vector``, which are given nearest first; ``None`` when there are none.
 
     ``centres``, of shape ``(labels, 256)``, holds the sum of each label's stored vectors.
     """
     if not len(similar):
         return None
     weights = np.exp((similar - similar[0]) / TEMPERATURE, dtype=np.float64)
-    kinds, position = np.unique(labels, return_inverse=True)
+    voted, position = np.unique(labels, return_inverse=True)
     votes = np.bincount(position, weights=weights)
     winner = int(votes.argmax())
     vote = float(votes[winner] / votes.sum())
@@ -61,10 +65,10 @@ def weigh_neighbours(
     nearest_own = similar[own][:_TYPICAL_OF]
     others = similar[~own]
     behind = float(others[0]) if len(others) else float(similar[-1])
-    near = centres[kinds]
+    near = centres[voted]
     to_centre = near @ vector / (np.linalg.norm(near, axis=1) + 1e-9)
     to_own = float(to_centre[winner])
-    to_other = float(np.delete(to_centre, winner).max()) if len(kinds) > 1 else 0.0
+    to_other = float(np.delete(to_centre, winner).max()) if len(voted) > 1 else 0.0
     features = (
         float(np.log((vote + 1e-3) / (1 - vote + 1e-3))),
         float(similar[0]),
@@ -77,11 +81,11 @@ def weigh_neighbours(
         float(nearest_own[0]) - behind,
     )
     support = int((own & (shapes == shape)).sum())
-    return NeighbourVote(int(kinds[winner]), support, float(nearest_own.mean()), features)
+    return NeighbourVote(int(voted[winner]), support, float(nearest_own.mean()), features)
 
 
 class ObservedHit(msgspec.Struct, frozen=True):
-    """That a question was answered, or would have been, with ``label`` at ``probability``, rightly or not."""
+    """A question that was, or would have been, answered with ``label`` at ``probability``, and whether that was right."""
 
     label: str
     probability: float
@@ -89,9 +93,10 @@ class ObservedHit(msgspec.Struct, frozen=True):
 
 
 class EvidenceModel(msgspec.Struct):
-    """Learned weights and thresholds; without any, no question is answered by similarity.
+    """Fitted weights and thresholds; an empty model accepts nothing.
 
-    ``thresholds`` and ``typical`` are by label; ``floor`` is the threshold of a label that is not among them.
+    ``thresholds`` and ``typical`` are by label; ``floor`` is the threshold of any other label. Similarities and
+    probabilities are at most 1, so a threshold of 2 accepts nothing.
     """
 
     mean: list[float] = []
@@ -103,25 +108,25 @@ class EvidenceModel(msgspec.Struct):
     typical: dict[str, float] = {}
     outcomes: list[ObservedHit] = []
 
-    def probability(self, judgement: NeighbourVote) -> float:
-        """That the neighbours' answer is the right one."""
+    def probability(self, vote: NeighbourVote) -> float:
+        """The probability that the neighbours' answer is right."""
         if not self.weights:
             return 0.0
         z = self.intercept
-        for value, mean, scale, weight in zip(judgement.features, self.mean, self.scale, self.weights, strict=True):
+        for value, mean, scale, weight in zip(vote.features, self.mean, self.scale, self.weights, strict=True):
             z += weight * (value - mean) / scale
         return float(1 / (1 + np.exp(-z)))
 
-    def accepts(self, label: str, judgement: NeighbourVote, settings: Settings) -> bool:
+    def accepts(self, label: str, vote: NeighbourVote, settings: CacheSettings) -> bool:
         """Whether the evidence is enough to answer."""
         return (
-            judgement.support >= settings.cache_support_min
-            and judgement.typical >= self.typical.get(label, 2.0)
-            and self.probability(judgement) >= self.thresholds.get(label, self.floor)
+            vote.support >= settings.cache_support_min
+            and vote.typical >= self.typical.get(label, 2.0)
+            and self.probability(vote) >= self.thresholds.get(label, self.floor)
         )
 
     def record_feedback(self, label: str, probability: float, right: bool, bound: float) -> EvidenceModel:
-        """With feedback on one answer; only that answer's threshold moves."""
+        """The model with feedback on one answer; only that answer's threshold moves."""
         outcomes = [*self.outcomes, ObservedHit(label, probability, right)]
         own = [outcome for outcome in outcomes if outcome.label == label]
         thresholds = {**self.thresholds, label: _threshold_of(own, self.floor, bound)}
@@ -129,49 +134,58 @@ class EvidenceModel(msgspec.Struct):
 
 
 def learn_evidence(
-    vectors: Vectors, labels: Ints, shapes: Ints, names: Sequence[str], settings: Settings, *, seed: int = 0
+    vectors: Vectors, labels: Ints, shapes: Ints, names: Sequence[str], settings: CacheSettings, *, seed: int = 0
 ) -> EvidenceModel:
-    """From the stored questions of one language, ``n`` of them: vectors ``(n, 256)``, labels and shapes ``(n,)``.
+    """Fit the model to ``n`` stored questions of one language: vectors ``(n, 256)``, labels and shapes ``(n,)``.
 
-    Where there are too few to show that the bound holds, the model answers nothing.
+    ``names`` are the labels' names. The model accepts nothing where there are too few questions to show that the bound holds.
     """
     rng = np.random.default_rng(seed)
     if len(labels) > settings.cache_learn_questions:
         chosen = rng.choice(len(labels), settings.cache_learn_questions, replace=False)
         vectors, labels, shapes = vectors[chosen], labels[chosen], shapes[chosen]
-    judgements = _cross_validated(vectors, labels, shapes, settings.cache_neighbours, rng)
-    right = np.array([judgement.label == label for judgement, label in zip(judgements, labels, strict=True)])
+    votes = _cross_validated(vectors, labels, shapes, settings.cache_neighbours, rng)
+    right = np.array([vote.label == label for vote, label in zip(votes, labels, strict=True)])
     if not len(right) or right.all() or not right.any():
         return EvidenceModel()
-    features = np.array([judgement.features for judgement in judgements])
+    features = np.array([vote.features for vote in votes])
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-9
     weights, intercepts = fit((features - mean) / scale, right.astype(np.intp), penalty=_PENALTY, iterations=1000)
-    typical = _typical(vectors, labels, names, settings.cache_typicality_min)
     model = EvidenceModel(
         mean.tolist(),
         scale.tolist(),
         (weights[:, 1] - weights[:, 0]).tolist(),
         float(intercepts[1] - intercepts[0]),
-        typical=typical,
+        typical=_typical(vectors, labels, names, settings.cache_typicality_min),
     )
-    able = [
-        (names[judgement.label], model.probability(judgement), bool(ok))
-        for judgement, ok in zip(judgements, right, strict=True)
-        if judgement.support >= settings.cache_support_min
-        and judgement.typical >= typical.get(names[judgement.label], 2.0)
+    _set_thresholds(model, _eligible_hits(model, votes, right, names, settings), settings.cache_false_hits_max)
+    return model
+
+
+def _eligible_hits(
+    model: EvidenceModel,
+    votes: Sequence[NeighbourVote],
+    right: npt.NDArray[np.bool_],
+    names: Sequence[str],
+    settings: CacheSettings,
+) -> list[ObservedHit]:
+    """The questions with enough support and typicality, whatever their probability."""
+    return [
+        ObservedHit(names[vote.label], model.probability(vote), bool(correct))
+        for vote, correct in zip(votes, right, strict=True)
+        if vote.support >= settings.cache_support_min and vote.typical >= model.typical.get(names[vote.label], 2.0)
     ]
-    model.outcomes = [ObservedHit(*row) for row in able]
+
+
+def _set_thresholds(model: EvidenceModel, hits: list[ObservedHit], bound: float) -> None:
     model.floor = lowest_threshold(
-        np.array([row[1] for row in able]), np.array([row[2] for row in able], bool), settings.cache_false_hits_max
+        np.array([hit.probability for hit in hits]), np.array([hit.right for hit in hits], bool), bound
     )
     by_label: dict[str, list[ObservedHit]] = {}
-    for outcome in model.outcomes:
-        by_label.setdefault(outcome.label, []).append(outcome)
-    model.thresholds = {
-        label: _threshold_of(own, model.floor, settings.cache_false_hits_max) for label, own in by_label.items()
-    }
-    model.outcomes = [outcome for outcome in model.outcomes if outcome.probability >= model.floor]
-    return model
+    for hit in hits:
+        by_label.setdefault(hit.label, []).append(hit)
+    model.thresholds = {label: _threshold_of(own, model.floor, bound) for label, own in by_label.items()}
+    model.outcomes = [hit for hit in hits if hit.probability >= model.floor]
 
 
 def lowest_threshold(scores: Floats, right: npt.NDArray[np.bool_], bound: float) -> float:
@@ -183,7 +197,7 @@ def lowest_threshold(scores: Floats, right: npt.NDArray[np.bool_], bound: float)
 
 
 def _threshold_of(outcomes: list[ObservedHit], floor: float, bound: float) -> float:
-    """Not below ``floor``, and above where an answer was wrong clearly more often than the bound allows."""
+    """At least ``floor``, and above the probabilities at which the answer was wrong clearly more often than the bound allows."""
     asked = sorted((o for o in outcomes if o.probability >= floor), key=lambda o: -o.probability)
     if not asked:
         return floor
@@ -219,11 +233,11 @@ def _cross_validated(
                 found[question] = weigh_neighbours(
                     vectors[question], similar[row, order], labels[among], shapes[among], shapes[question], centres
                 )
-    return [judgement for judgement in found if judgement is not None]
+    return [vote for vote in found if vote is not None]
 
 
 def _typical(vectors: Vectors, labels: Ints, names: Sequence[str], share: float) -> dict[str, float]:
-    """For each answer, how near to its questions all but ``share`` of them are, each compared with the others."""
+    """For each label, the similarity to its nearest other questions that all but ``share`` of its questions reach."""
     typical = {}
     for label in np.unique(labels):
         own = vectors[labels == label][:2000]

@@ -1,7 +1,7 @@
-"""What must agree before two questions may share an answer: titles, numbers, names, negation and language.
+"""What must be equal before two questions may share an answer: titles, numbers, names, negation and language.
 
-Similarity says how a question is put, never what it is about: "Is Naruto in stock?" and "Is Bleach in stock?" are as alike as two
-questions can be.
+Embeddings compare how questions are worded, not what they are about: "Is Naruto in stock?" and "Is Bleach in stock?" are
+almost identical to them.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _WORDS = {
     )
     for word in words.split()
 }
-# "One" is a number behind these only: elsewhere it stands for a thing ("a new one").
+# "One" is a number only after these words; elsewhere it is a pronoun ("a new one").
 _ONE = re.compile(r"\b(volume|vol|book|chapter|part|number|no)\.?\s+one\b", re.I)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _ORDER = re.compile(r"\b(?:MA-?)?\d{5,}\b", re.I)
 _WORD_NUMBER = re.compile(rf"\b(?:{'|'.join(_WORDS)}|last|latest|newest|next|previous|final|half|double)\b", re.I)
 _KANJI_NUMBER = re.compile(r"第?([〇一二三四五六七八九十百]+)(?=[巻冊話章部日月年人番円個件])")
-_PLACE_JA = re.compile(r"最新|最終|最初|最後|次の|前の|全巻")
+_ORDINAL_JA = re.compile(r"最新|最終|最初|最後|次の|前の|全巻")
 _NEGATION = re.compile(
     r"\b(?:not|no|never|without|none|neither|nor|cannot|except|excluding|nothing|nobody|nowhere|other than|instead)\b"
     r"|n['’]t\b|ない|なか|なく|ません|ませぬ|ずに|ぬ|以外|除い|不要|未",
@@ -56,7 +56,7 @@ _SCRIPTS = (
     ("zh", re.compile(r"[一-鿿]")),
     ("ru", re.compile(r"[Ѐ-ӿ]")),
 )
-_POINTING = re.compile(
+_REFERENCE = re.compile(
     r"\b(?:it|its|it's|this|that|these|those|they|them|he|she|the same|that one|this one|second one|first one|series)\b"
     r"|それ|これ|あれ|その|この|あの|同じ",
     re.I,
@@ -64,7 +64,11 @@ _POINTING = re.compile(
 
 
 class Meaning(msgspec.Struct, frozen=True):
-    """What a question is about, letter by letter; ``phrasing`` is how it is put, with what it is about masked."""
+    """What a question is about, extracted by rules.
+
+    ``phrasing`` is its wording with titles, orders and numbers masked; ``pointing`` says that it refers to something said
+    before ("it", "that one").
+    """
 
     language: str
     titles: tuple[str, ...]
@@ -77,17 +81,17 @@ class Meaning(msgspec.Struct, frozen=True):
 
     @property
     def shape(self) -> tuple[str, int, int, tuple[str, ...], int, int]:
-        """What two questions of one kind have in common when they are about different things."""
+        """Equal for questions of one form, even about different things."""
         return (self.language, len(self.titles), len(self.numbers), self.names, len(self.orders), self.negations)
 
     @property
     def values(self) -> tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...], int]:
-        """What must be equal for an answer to be shared."""
+        """Must be equal for two questions to share an answer."""
         return (self.language, self.titles, self.numbers, self.names, self.orders, self.negations)
 
 
 class MeaningReader:
-    """Reads questions with the catalogue's titles at hand."""
+    """Reads the meaning of questions; knows the catalogue's titles."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
@@ -99,7 +103,7 @@ class MeaningReader:
         return _read(folded, self._catalogue.mask(folded), titles)
 
     def read_phrasing(self, phrasing: str) -> Meaning:
-        """The meaning of a phrasing in which TITLE stands for any title."""
+        """The meaning of a template in which TITLE stands for any title."""
         folded = unicodedata.normalize("NFKC", phrasing).strip()
         return _read(folded, folded, ("TITLE",) * folded.count("TITLE"))
 
@@ -113,31 +117,31 @@ def _read(folded: str, masked: str, titles: tuple[str, ...]) -> Meaning:
     numbers += ["1"] * len(_ONE.findall(rest))
     numbers += [_WORDS.get(word.lower(), word.lower()) for word in _WORD_NUMBER.findall(rest)]
     numbers += [str(_kanji_value(number)) for number in _KANJI_NUMBER.findall(rest)]
-    numbers += _PLACE_JA.findall(rest)
+    numbers += _ORDINAL_JA.findall(rest)
     names = {name.casefold() for name in (*_NAME.findall(rest), *_KATAKANA.findall(rest)) if "TITLE" not in name}
     return Meaning(
-        language=next((language for language, letters in _SCRIPTS if letters.search(folded)), "en"),
+        language=next((language for language, script in _SCRIPTS if script.search(folded)), "en"),
         titles=titles,
         numbers=tuple(sorted(numbers)),
         names=tuple(sorted({*names, *quoted} - {"order"})),
         orders=orders,
         negations=len(_NEGATION.findall(rest)),
         phrasing=_NUMBER.sub("0", rest),
-        pointing=not titles and bool(_POINTING.search(folded)),
+        pointing=not titles and bool(_REFERENCE.search(folded)),
     )
 
 
 def folded_question(text: str) -> str:
-    """Equal for questions that differ in letters' width, case, spacing or the last mark only."""
+    """Equal for questions that differ only in character width, case, spacing or final punctuation."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip("?!.。 ")
 
 
 def _kanji_value(number: str) -> int:
     total, digit = 0, 0
-    for letter in number:
-        if letter in _KANJI_DIGITS:
-            digit = _KANJI_DIGITS[letter]
+    for character in number:
+        if character in _KANJI_DIGITS:
+            digit = _KANJI_DIGITS[character]
         else:
-            total += max(1, digit) * (10 if letter == "十" else 100)
+            total += max(1, digit) * (10 if character == "十" else 100)
             digit = 0
     return total + digit

@@ -1,7 +1,7 @@
-"""Stored questions of one language, in memory, and those nearest to a new one.
+"""An in-memory index of the stored questions of one language, searched for those nearest to a new question.
 
-The sign of each coordinate makes 256 bits a question; the questions whose bits differ least are then compared exactly. So 100,000
-are looked through in about two milliseconds.
+The signs of the coordinates make a 256-bit hash of each vector; the 256 questions with the smallest Hamming distance are
+then compared exactly. Searching 100,000 questions takes about two milliseconds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _FIRST_CAPACITY = 1024
 
 
 class QuestionIndex:
-    """Questions by key, each with its vector, the label of its answer and a number for its shape.
+    """Questions by key, each with its vector, the number of its answer's label and the number of its shape.
 
-    ``centres`` holds, at a label's number, the sum of the vectors of that label.
+    ``centres`` holds the sum of each label's vectors, by the label's number.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class QuestionIndex:
         return key in self._rows
 
     def add(self, keys: Sequence[str], vectors: Vectors, labels: Sequence[int], shapes: Sequence[int]) -> None:
-        """Put questions in; one that is there already is replaced."""
+        """Add questions; one with a known key is replaced."""
         for key, vector, label, shape in zip(keys, vectors, labels, shapes, strict=True):
             self.remove(key)
             row = self._free.pop() if self._free else self._next_row()
@@ -53,7 +53,7 @@ class QuestionIndex:
             self._label[row], self._shape[row] = label, shape
 
     def remove(self, key: str) -> None:
-        """Take a question out, if it is there."""
+        """Remove a question, if it is there."""
         row = self._rows.pop(key, None)
         if row is not None:
             self.centres[self._label[row]] -= self._vectors[row]
@@ -67,21 +67,21 @@ class QuestionIndex:
         used = self._used
         candidates = np.arange(used)
         if used > 2 * _SHORTLIST:
-            wanted = _bits_of(vector)
-            apart = np.bitwise_count(self._bits[0, :used] ^ wanted[0]).astype(np.uint16)
-            for word in range(1, len(wanted)):
-                apart += np.bitwise_count(self._bits[word, :used] ^ wanted[word])
-            candidates = np.argpartition(apart, _SHORTLIST)[:_SHORTLIST]
+            query_bits = _bits_of(vector)
+            distance = np.bitwise_count(self._bits[0, :used] ^ query_bits[0]).astype(np.uint16)
+            for word in range(1, len(query_bits)):
+                distance += np.bitwise_count(self._bits[word, :used] ^ query_bits[word])
+            candidates = np.argpartition(distance, _SHORTLIST)[:_SHORTLIST]
         candidates = candidates[self._label[candidates] >= 0]
         similar = self._vectors[candidates].astype(np.float32) @ vector
         best = np.argsort(-similar, kind="stable")[:count]
         chosen = candidates[best]
         return similar[best], self._label[chosen], self._shape[chosen]
 
-    def everything(self) -> tuple[Vectors, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """All vectors, labels and shapes, in the order of their rows."""
-        there = np.flatnonzero(self._label[: self._used] >= 0)
-        return self._vectors[there].astype(np.float32), self._label[there], self._shape[there]
+    def contents(self) -> tuple[Vectors, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """All vectors, labels and shapes, in row order."""
+        used = np.flatnonzero(self._label[: self._used] >= 0)
+        return self._vectors[used].astype(np.float32), self._label[used], self._shape[used]
 
     def _next_row(self) -> int:
         if self._used == len(self._label):

@@ -1,8 +1,9 @@
-"""Topics: what a question asks for, finer than intents; from ``data/topics.csv``. Sessions are foretold in them."""
+"""Topics: what a question asks for, finer than intents; from ``data/topics.csv``. Follow-ups are predicted by topic."""
 
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import msgspec
 
@@ -10,11 +11,11 @@ from mangalib.domain import Intent, load_phrasings
 from mangalib.errors import DataError
 from mangalib.nlu.meaning import Meaning, MeaningReader
 from mangalib.nlu.recogniser import Recognised, Recogniser
-from mangalib.settings import Settings
+from mangalib.settings import CacheSettings
 
-TITLE = "{title}"
-_POINTERS = {"en": "it", "ja": "それ"}
-_OTHER = "intent:"
+_TITLE_SLOT = "{title}"
+_PRONOUNS = {"en": "it", "ja": "それ"}
+_INTENT_LABEL = "intent:"
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -25,6 +26,20 @@ class Topic(msgspec.Struct, frozen=True):
     about_title: bool
 
 
+class _TopicTemplate(msgspec.Struct, frozen=True):
+    topic: str
+    intent: Intent
+    language: str
+    template: str
+
+    def wordings(self) -> list[str]:
+        """The template with a title, and with a pronoun instead."""
+        wordings = [self.template.replace(_TITLE_SLOT, "TITLE")]
+        if _TITLE_SLOT in self.template:
+            wordings.append(self.template.replace(_TITLE_SLOT, _PRONOUNS[self.language]))
+        return wordings
+
+
 class Topics:
     """All topics, and which one a question has."""
 
@@ -33,39 +48,38 @@ class Topics:
         self._recogniser = recogniser
 
     @classmethod
-    def from_data(cls, settings: Settings, reader: MeaningReader) -> Topics:
-        """Learned from ``topics.csv``, with the phrasings of other intents as what to tell them from."""
-        path = settings.data_dir / "topics.csv"
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = [
-                    (row["topic"], Intent(row["intent"]), row["language"], row["template"])
-                    for row in csv.DictReader(file)
-                ]
-        except (OSError, KeyError, ValueError) as error:
-            raise DataError(f"{path}: {error}; expected columns topic, intent, language, template") from error
-        about = {topic: False for topic, _, _, _ in rows}
-        stored: list[tuple[str, Meaning, str]] = []
-        for topic, _, language, template in rows:
-            about[topic] |= TITLE in template
-            ways = [template.replace(TITLE, "TITLE")]
-            if TITLE in template:
-                ways.append(template.replace(TITLE, _POINTERS[language]))
-            stored += [(text, reader.read_phrasing(text), topic) for text in ways]
+    def from_data(cls, settings: CacheSettings, reader: MeaningReader) -> Topics:
+        """Learned from ``topics.csv``; query templates of other intents are stored too, as counter-examples."""
+        rows = _read_topic_templates(settings.data_dir / "topics.csv")
+        stored: list[tuple[str, Meaning, str]] = [
+            (text, reader.read_phrasing(text), row.topic) for row in rows for text in row.wordings()
+        ]
         known = {text for text, _, _ in stored}
         for phrasing in load_phrasings(settings.data_dir / "query_templates.csv"):
-            text = phrasing.template.replace("{title_ja}", "TITLE").replace(TITLE, "TITLE")
+            text = phrasing.template.replace("{title_ja}", "TITLE").replace(_TITLE_SLOT, "TITLE")
             if phrasing.split == "train" and "{" not in text and text not in known:
-                stored.append((text, reader.read_phrasing(text), _OTHER + phrasing.intent))
+                stored.append((text, reader.read_phrasing(text), _INTENT_LABEL + phrasing.intent))
         recogniser = Recogniser(settings)
         recogniser.add(stored)
         recogniser.learn()
-        intents = {topic: intent for topic, intent, _, _ in rows}
-        return cls([Topic(name, intents[name], about[name]) for name in about], recogniser)
+        intents = {row.topic: row.intent for row in rows}
+        about_title = {row.topic for row in rows if _TITLE_SLOT in row.template}
+        return cls([Topic(name, intent, name in about_title) for name, intent in intents.items()], recogniser)
 
     def of(self, text: str, meaning: Meaning) -> tuple[Topic, Recognised] | None:
-        """The topic of a question, when it is sure enough."""
+        """The topic of a question, when the evidence for it is enough."""
         found = self._recogniser.recognise(text, meaning)
-        if found is None or not found.accepted or found.label.startswith(_OTHER):
+        if found is None or not found.accepted or found.label.startswith(_INTENT_LABEL):
             return None
         return self.by_name[found.label], found
+
+
+def _read_topic_templates(path: Path) -> list[_TopicTemplate]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [
+                _TopicTemplate(row["topic"], Intent(row["intent"]), row["language"], row["template"])
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: {error}; expected columns topic, intent, language, template") from error
