@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -26,7 +23,7 @@ from mangalib.jobs.leases import hold, kept, leases_of
 from mangalib.jobs.parameters import PROJECT, Job
 from mangalib.jobs.results import RESULTS_VARIABLE
 from mangalib.jobs.runs import Run, Runs
-from mangalib.settings import Settings
+from mangalib.settings import Settings, changed_environment
 from mangalib.storage import write_atomically
 
 log = logging.getLogger(__name__)
@@ -102,7 +99,8 @@ def _execute(job: Job, output: str, results_file: Path, lost: threading.Event, s
         return max(0.1, until_s - time.monotonic())
 
     try:
-        with _environment({RESULTS_VARIABLE: str(results_file), "BOTO3_ENDPOINT_URL": settings.aws_url}):
+        boto3_endpoint = {"BOTO3_ENDPOINT_URL": settings.aws_url} if settings.aws_url else {}
+        with changed_environment({RESULTS_VARIABLE: str(results_file), **boto3_endpoint}):
             _papermill(job, output, remaining_s, results_file.with_name("kernel.json"))
     except PapermillExecutionError as failure:
         return f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
@@ -132,17 +130,3 @@ def _papermill(job: Job, output: str, remaining_s: Callable[[object], float], co
         store_widget_state=False,
         config=Config({"KernelManager": kernel}),
     )
-
-
-@contextmanager
-def _environment(values: dict[str, Any]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update({name: str(value) for name, value in values.items() if value is not None})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

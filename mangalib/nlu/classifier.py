@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mangalib.domain import Catalogue, Intent, Phrasing
+from mangalib.domain import ORDER_NUMBER, Catalogue, Intent, Phrasing
 from mangalib.errors import DataError
 from mangalib.nlu.character_ngrams import ngrams_within_words
 from mangalib.nlu.logistic_regression import probabilities
@@ -28,7 +28,6 @@ CLASSIFIED_CHARS = 400
 NGRAM_SIZES = range(1, 6)
 
 _SLOT = re.compile(r"\{(\w+)\}")
-_ORDER = re.compile(r"\b(?:MA-?)?\d{5,}\b", re.IGNORECASE)
 _SLOT_WORDS = {
     **dict.fromkeys(("title", "title2", "title_ja", "title2_ja"), "TITLE"),
     "order": "ORDER",
@@ -93,7 +92,7 @@ class IntentClassifier:
 
     def classify(self, text: str) -> Intent:
         """The most probable intent of ``text``, or ``Intent.DEFAULT`` where it is less probable than ``confidence_min``."""
-        masked = _ORDER.sub("ORDER", self._catalogue.mask(text[:CLASSIFIED_CHARS]))
+        masked = ORDER_NUMBER.sub("ORDER", self._catalogue.mask(text[:CLASSIFIED_CHARS]))
         columns, tf_idf = self._features(masked)
         intents = probabilities(tf_idf[None], self._model.weights[columns], self._model.intercepts)[0]
         best = intents.argmax()

@@ -12,6 +12,8 @@ inherits from all groups, so that it can be passed wherever one group is wanted.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from pydantic import ValidationError
 
@@ -86,6 +88,7 @@ __all__ = [
     "WarmingSettings",
     "WarmupSettings",
     "WorkloadSettings",
+    "changed_environment",
     "environment",
     "load_settings",
 ]
@@ -139,12 +142,27 @@ def _describe(name: str, value: object, expected: str) -> str:
     return f"MANGA_{name.upper()}={'***' if secret else repr(value)}: {expected}"
 
 
-def environment(values: dict[str, object]) -> dict[str, str]:
-    """A copy of this process's environment in which ``values`` (setting name to value) are set, for a child process.
+def environment(values: Mapping[str, object], **variables: str) -> dict[str, str]:
+    """The environment for a child process: this process's, the settings in ``values`` by name, and other ``variables``.
 
     Raises ``SettingsError`` for a name that is not a setting.
     """
     unknown = values.keys() - Settings.model_fields.keys()
     if unknown:
         raise SettingsError(f"unknown settings: {', '.join(sorted(unknown))}; expected fields of Settings")
-    return {**os.environ, **{f"MANGA_{name.upper()}": str(value) for name, value in values.items()}}
+    return {**os.environ, **{f"MANGA_{name.upper()}": str(value) for name, value in values.items()}, **variables}
+
+
+@contextmanager
+def changed_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables of this process for the block, and restore them afterwards."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
