@@ -111,8 +111,8 @@ def test_of_many_made_at_once_each_has_its_number(store: ReleaseStore) -> None:
 @pytest.mark.parametrize(
     ("act", "says"),
     [
-        (lambda s: s.get(7), "no release 7; there are: none"),
-        (lambda s: s.activate(7, ""), "no release 7"),
+        (lambda s: s.get(7), "release 7 does not exist; expected one of: none"),
+        (lambda s: s.activate(7, ""), "release 7 does not exist"),
         (
             lambda s: Release().changed("", {}, {}, None, off=["speed"]),
             "optimisation 'speed'; expected one of warm_pool",
@@ -120,7 +120,7 @@ def test_of_many_made_at_once_each_has_its_number(store: ReleaseStore) -> None:
         (lambda s: Release().changed("", {"nonsense": "m"}, {}, None), "intent 'nonsense'"),
         (lambda s: Release().changed("", {}, {"nonsense": 1}, None), "intent 'nonsense'"),
         (lambda s: Release().changed("", {}, {}, 0), "chunk_batch_size 0"),
-        (lambda s: s.rollback(""), "there is no good one before it"),
+        (lambda s: s.rollback(""), "no earlier release is good"),
     ],
 )
 def test_what_cannot_be_is_named(store: ReleaseStore, act: Callable[[ReleaseStore], Any], says: str) -> None:
@@ -136,7 +136,7 @@ async def test_a_table_that_fails_leaves_the_last_release_in_force(store: Releas
     follower._store = ReleaseStore(
         DocumentTable(dynamodb_of(stack), "no-such-table", key="release", error=ReleaseError)
     )
-    await follower.refresh()
+    assert not await try_refresh("reading the active release", follower.refresh)
     assert follower.current.chunk_batch_size == 7
 
 
