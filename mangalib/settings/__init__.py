@@ -21,7 +21,7 @@ from mangalib.errors import SettingsError
 from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, TableSettings
 from mangalib.settings.benchmark import DetectorSettings, PagerSettings, SavingSettings, WorkloadSettings
 from mangalib.settings.budgets import BudgetSettings
-from mangalib.settings.jobs import JobSettings
+from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
 from mangalib.settings.local import LocalSettings
 from mangalib.settings.models import ModelSettings, WarmupSettings
 from mangalib.settings.precompute import (
@@ -69,6 +69,7 @@ __all__ = [
     "HedgeSettings",
     "HitRateSettings",
     "JobSettings",
+    "LeaseSettings",
     "LocalSettings",
     "ModelSettings",
     "PagerSettings",
@@ -80,7 +81,9 @@ __all__ = [
     "ReplaySettings",
     "ResilienceSettings",
     "RetrievalSettings",
+    "RunSettings",
     "SavingSettings",
+    "ScheduleSettings",
     "SessionSettings",
     "Settings",
     "TableSettings",
@@ -95,7 +98,6 @@ __all__ = [
 
 
 class Settings(
-    AddressSettings,
     PoolSettings,
     ResilienceSettings,
     HedgeSettings,
@@ -115,7 +117,6 @@ class Settings(
     WorkloadSettings,
     DetectorSettings,
     SavingSettings,
-    PagerSettings,
     JobSettings,
     LocalSettings,
 ):

@@ -19,6 +19,7 @@ from mangalib.domain.releases import OPTIMISATIONS, Optimisations, Pointer, Rele
 from mangalib.errors import ReleaseError
 from mangalib.local.stack import Stack
 from mangalib.protocol.frames import Chunk, Status
+from mangalib.resilience import try_refresh
 
 WITHIN_S = 10.0
 
