@@ -76,7 +76,7 @@ def test_rollback_goes_to_the_last_good_one(store: ReleaseStore) -> None:
         store.activate(store.create(Release(note=note)).number, note)
     assert store.rollback("bad")[1].note == "two"
     assert store.rollback("bad too")[1].note == "one", "three was taken back, so it is no good one"
-    with pytest.raises(ReleaseError, match="release 1 is the first"):
+    with pytest.raises(ReleaseError, match="release 1 cannot be rolled back: no earlier release is good"):
         store.rollback("and this")
     assert store.pointer().bad == [2, 3]
     store.activate(3, "mended")
