@@ -10,7 +10,7 @@ from mangalib.aws.http1 import Endpoint, HttpConnection
 from mangalib.aws.signing import Signer, path_segment
 from mangalib.errors import BusyError, ConnectionGoneError, MangaError, SettingsError, SlowClientError, TransportError
 from mangalib.resilience import CircuitBreaker, RetryBudget, backoff
-from mangalib.settings import AddressSettings, PoolSettings, ResilienceSettings
+from mangalib.settings import AddressSettings, PoolSettings, TransportSettings
 
 SIGNING_NAME = "execute-api"
 _BACKOFF_MAX_S = 1.0
@@ -23,7 +23,7 @@ class ManagementApi:
     fails in a way that may be temporary is retried with back-off; a frame's ``seq`` lets the client drop duplicates.
     """
 
-    def __init__(self, pool: WarmPool, signer: Signer, endpoint: Endpoint, settings: ResilienceSettings) -> None:
+    def __init__(self, pool: WarmPool, signer: Signer, endpoint: Endpoint, settings: TransportSettings) -> None:
         self._pool = pool
         self._signer = signer
         self._endpoint = endpoint

@@ -11,7 +11,7 @@ import unicodedata
 
 import msgspec
 
-from mangalib.domain import ORDER_NUMBER, Catalogue
+from mangalib.domain import ORDER_NUMBER, Catalogue, MarkedText
 
 _KANJI_DIGITS = {digit: value for value, digit in enumerate("〇一二三四五六七八九")}
 _WORDS = {
@@ -97,9 +97,15 @@ class MeaningReader:
 
     def read(self, text: str) -> Meaning:
         """The meaning of ``text``."""
-        folded = unicodedata.normalize("NFKC", text).strip()
-        titles = tuple(manga.manga_id for manga in self._catalogue.mentioned(folded))
-        return _read(folded, self._catalogue.mask(folded), titles)
+        return self.read_marked(self.mark_titles(text))
+
+    def mark_titles(self, text: str) -> MarkedText:
+        """``text``, with equivalent characters unified (NFKC), and the titles in it."""
+        return self._catalogue.mark_titles(unicodedata.normalize("NFKC", text).strip())
+
+    def read_marked(self, marked: MarkedText) -> Meaning:
+        """The meaning of a text whose titles are found already."""
+        return _read(marked.text, marked.masked, tuple(title.manga_id for title in marked.titles))
 
     def read_phrasing(self, phrasing: str) -> Meaning:
         """The meaning of a template in which TITLE stands for any title."""

@@ -7,10 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from opensearchpy import AsyncOpenSearch
 from redis.asyncio import Redis
 
-from mangalib.aws import BedrockRuntime, Signer, WarmPool, bedrock_endpoint, bedrock_pool
+from mangalib.aws import BedrockRuntime, ModelTransport, Signer, WarmPool, bedrock_endpoint, bedrock_pool
 from mangalib.domain import Catalogue, ReleaseFollower
 from mangalib.nlu import MeaningReader, Topics
 from mangalib.precompute.background import Background
@@ -18,6 +17,7 @@ from mangalib.precompute.facts import Facts
 from mangalib.precompute.follow_ups import FollowUps
 from mangalib.precompute.generation.generator import AnswerGenerator
 from mangalib.precompute.generation.single_flight import SingleFlight
+from mangalib.precompute.lookup import AnswerLookup
 from mangalib.precompute.prediction.transition_model import LiveModel
 from mangalib.precompute.service import Precompute
 from mangalib.precompute.shared_answers import SharedAnswers
@@ -35,11 +35,10 @@ class Around:
     redis: Redis
     catalogue: Catalogue
     topics: Topics
-    live: BedrockRuntime
+    live: ModelTransport
     live_pool: WarmPool
     signer: Signer
     search: TitleSearch
-    opensearch: AsyncOpenSearch
     prompts: PromptStore
     customers: CustomerData
     releases: ReleaseFollower
@@ -78,23 +77,22 @@ async def running_precompute(settings: Settings, around: Around) -> AsyncIterato
 def _put_together(
     settings: Settings,
     around: Around,
-    quiet: BedrockRuntime,
+    quiet: ModelTransport,
     flights: SingleFlight,
     background: Background,
     model: LiveModel,
 ) -> Precompute:
     redis, reader = around.redis, MeaningReader(around.catalogue)
-    facts = Facts(redis, around.customers)
+    facts = Facts(redis)
     shared = SharedAnswers(redis, reader, settings)
-    quiet_search = TitleSearch(quiet, around.opensearch, settings)
-    live_kitchen, quiet_kitchen = (
-        AnswerGenerator(runtime, search, around.prompts, around.customers, facts, around.catalogue, settings)
-        for runtime, search in ((around.live, around.search), (quiet, quiet_search))
+    live_generator, quiet_generator = (
+        AnswerGenerator(models, around.search, around.prompts, around.customers, facts, around.catalogue, settings)
+        for models in (around.live, quiet)
     )
     demand = Demand(redis, half_life_h=settings.trending_half_life_h)
     batch = Batch(
         redis,
-        quiet_kitchen,
+        quiet_generator,
         shared,
         flights,
         background,
@@ -110,9 +108,12 @@ def _put_together(
         topics=around.topics,
         shared=shared,
         facts=facts,
-        follow_ups=FollowUps(redis, quiet_kitchen, flights, background, around.topics, model.predict, settings),
+        follow_ups=FollowUps(redis, quiet_generator, flights, background, around.topics, model.predict, settings),
         batch=batch,
-        live_kitchen=live_kitchen,
+        lookup=AnswerLookup(redis),
+        customers=around.customers,
+        live_generator=live_generator,
+        catalogue=around.catalogue,
         demand=demand,
         measured=Measured(redis),
         prompts=around.prompts,

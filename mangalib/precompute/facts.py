@@ -1,6 +1,6 @@
-"""The shop's facts as they are now: of titles in Redis, kept by whatever changes the catalogue, and of orders in DynamoDB.
+"""The titles as they are now, in Redis: written by whatever changes the catalogue.
 
-An answer is served only when all that it depends on is known and unchanged.
+An answer is served only while all that it depends on is known and unchanged.
 """
 
 from __future__ import annotations
@@ -11,43 +11,36 @@ import msgspec
 from redis.asyncio import Redis
 
 from mangalib.domain import Manga
-from mangalib.precompute.generated_answer import ORDERS, GeneratedAnswer, facts_of, fingerprint
-from mangalib.serving import CustomerData
+from mangalib.precompute.generated_answer import facts_of
 
-_TITLES = "facts:titles"
+TITLES_KEY = "facts:titles"
 
 
 class Facts:
     """Current facts. All methods raise ``RedisError`` when Redis cannot be asked."""
 
-    def __init__(self, redis: Redis, customers: CustomerData) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # its types do not know that answers are bytes here
-        self._customers = customers
 
     async def titles(self, manga_ids: list[str]) -> dict[str, Manga]:
         """The titles as they are now; those that are not known are left out."""
         if not manga_ids:
             return {}
-        found = await self._redis.hmget(_TITLES, manga_ids)
-        titles = (msgspec.json.decode(value, type=Manga) for value in found if value is not None)
+        found = await self._redis.hmget(TITLES_KEY, manga_ids)
+        titles = (title_of(value) for value in found if value is not None)
         return {title.manga_id: title for title in titles}
 
-    async def depended_on(self, manga_ids: list[str], customer: str | None) -> dict[str, str]:
-        """Fingerprints for an answer that is about to be made."""
-        now = {manga_id: facts_of(title) for manga_id, title in (await self.titles(manga_ids)).items()}
-        if customer is not None:
-            now[ORDERS] = fingerprint(await self._customers.orders(customer))
-        return now
+    async def fingerprints(self, manga_ids: list[str]) -> dict[str, str]:
+        """Of these titles as they are now."""
+        return {manga_id: facts_of(title) for manga_id, title in (await self.titles(manga_ids)).items()}
 
-    async def still_hold(self, prepared: GeneratedAnswer, customer: str) -> bool:
-        """Whether everything that an answer depends on is as it was."""
-        wanted = prepared.depends
-        titles = [name for name in wanted if name != ORDERS]
-        now = await self.depended_on(titles, customer if ORDERS in wanted else None)
-        return now == wanted
+
+def title_of(value: bytes) -> Manga:
+    """A title as it is stored."""
+    return msgspec.json.decode(value, type=Manga)
 
 
 async def publish_facts(redis: Redis, titles: list[Manga]) -> None:
     """What is true of these titles from now on."""
     if titles:
-        await redis.hset(_TITLES, mapping={title.manga_id: msgspec.json.encode(title) for title in titles})
+        await redis.hset(TITLES_KEY, mapping={title.manga_id: msgspec.json.encode(title) for title in titles})

@@ -68,18 +68,13 @@ class FollowUps:
             self._sessions.popitem(last=False)
         return session
 
-    async def find(self, asked: QueryContext, need: Need) -> tuple[GeneratedAnswer | None, Generation | None]:
-        """The follow-up that was made for this very session of this customer, or the flight that is making it."""
-        key = follow_up_key(asked.customer, asked.session_id, need)
-        flight = self._flights.running(key)
-        if flight is not None:
-            return None, flight
-        found = await self._redis.get(key)
-        if found is not None:
-            return msgspec.json.decode(found, type=GeneratedAnswer), None
-        if await self._redis.exists(f"lock:{key}"):
-            return None, self._flights.start(key, _not_ours)
-        return None, None
+    def running(self, context: QueryContext, need: Need) -> Generation | None:
+        """The generation of that follow-up for this very session, if it is under way in this process."""
+        return self._flights.running(follow_up_key(context.customer, context.session_id, need))
+
+    def subscribe(self, context: QueryContext, need: Need) -> Generation:
+        """The generation of that follow-up, which is under way in another process."""
+        return self._flights.start(follow_up_key(context.customer, context.session_id, need), _not_ours)
 
     def think_ahead(
         self, asked: QueryContext, topic: str, titles: list[str], language: str, *, saved_s: float

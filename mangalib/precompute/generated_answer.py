@@ -59,14 +59,14 @@ class GeneratedAnswer(msgspec.Struct, frozen=True):
 
 
 class CachedAnswer:
-    """A prepared answer as it is served: in one piece, at no cost now."""
+    """A generated answer as it is served: in one piece, at no cost now. ``titles`` are those it depends on, as they are now."""
 
-    def __init__(self, prepared: GeneratedAnswer) -> None:
+    def __init__(self, prepared: GeneratedAnswer, titles: dict[str, Manga]) -> None:
         self.prepared = prepared
+        self.titles = titles
         self.source = prepared.source
         self.intent = prepared.intent
         self.model_id = prepared.model_id
-        self.request = prepared.request
 
     async def pieces(self) -> AsyncGenerator[str, None]:
         """The text."""

@@ -16,12 +16,12 @@ import msgspec
 from redis.asyncio import Redis
 
 from mangalib.domain import Intent
-from mangalib.nlu import Meaning, MeaningReader, Recognised, Recogniser, exact_key, folded_question
+from mangalib.nlu import Meaning, MeaningReader, ParsedQuestion, Recognised, Recogniser, exact_key, folded_question
 from mangalib.precompute.generated_answer import GeneratedAnswer, scoped
 from mangalib.resilience import refresh_periodically, try_refresh
 from mangalib.settings import Settings
 
-_QUESTIONS, _USED, _LOG, _LEARNED = "shared:questions", "shared:used", "shared:log", "shared:learned"
+_QUESTIONS, USED_KEY, _LOG, _LEARNED = "shared:questions", "shared:used", "shared:log", "shared:learned"
 _DUE = "shared:due"
 _LOG_KEPT = 10_000
 _EVICTED_AT_ONCE = 100
@@ -51,17 +51,9 @@ class SharedAnswers:
 
     # Looking up
 
-    def recognise(self, text: str, meaning: Meaning) -> Recognised | None:
-        """Which stored label ``text`` asks for, as far as can be said."""
-        return self._recogniser.recognise(text, meaning)
-
-    async def get(self, intent: Intent, label: str, meaning: Meaning, text: str) -> GeneratedAnswer | None:
-        """The answer under ``label`` for exactly what ``text`` is about."""
-        found = await self._redis.get(answer_key(intent, label, meaning))
-        if found is None:
-            return None
-        await self._redis.zadd(_USED, {exact_key(text, meaning): time.time()}, xx=True)
-        return msgspec.json.decode(found, type=GeneratedAnswer)
+    def recognise(self, question: ParsedQuestion) -> Recognised | None:
+        """Which stored label the question asks for, as far as can be said."""
+        return self._recogniser.recognise(question.text, question.meaning, question.embedding)
 
     # Keeping
 
@@ -86,9 +78,9 @@ class SharedAnswers:
         async with self._redis.pipeline(transaction=True) as pipe:
             for key, (text, _, label) in zip(keys, questions, strict=True):
                 pipe.hset(_QUESTIONS, key, msgspec.json.encode(StoredQuestion(text, label)))
-                pipe.zadd(_USED, {key: now_s})
+                pipe.zadd(USED_KEY, {key: now_s})
                 pipe.xadd(_LOG, {"stored": key}, maxlen=_LOG_KEPT, approximate=True)
-            pipe.zcard(_USED)
+            pipe.zcard(USED_KEY)
             *_, size = await pipe.execute()
         self._recogniser.add(questions)
         if size > self._settings.cache_entries_max:
@@ -96,7 +88,7 @@ class SharedAnswers:
 
     async def _evict(self, over: int) -> None:
         oldest = await self._redis.zpopmin(
-            _USED, max(over, min(_EVICTED_AT_ONCE, self._settings.cache_entries_max // 100))
+            USED_KEY, max(over, min(_EVICTED_AT_ONCE, self._settings.cache_entries_max // 100))
         )
         gone = [question for question, _ in oldest]
         if gone:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from mangalib.aws import BedrockRuntime, ClaudeRequest, Turn
+from mangalib.aws import ClaudeRequest, ModelTransport, Turn
 from mangalib.resilience import refresh_periodically, try_refresh
 from mangalib.settings import WarmupSettings
 
@@ -78,20 +78,20 @@ def tiers(settings: WarmupSettings) -> list[Tier]:
     ]
 
 
-async def warm_once(bedrock: BedrockRuntime, settings: WarmupSettings) -> None:
+async def warm_once(models: ModelTransport, settings: WarmupSettings) -> None:
     """Make one short call to each model, concurrently, so that none is cold afterwards; failures are logged."""
     async with asyncio.TaskGroup() as group:
         for tier in tiers(settings):
             if not tier.streamed:
-                group.create_task(try_refresh(f"warm-up {tier.name}", partial(warm, bedrock, tier)))
+                group.create_task(try_refresh(f"warm-up {tier.name}", partial(warm, models, tier)))
 
 
-async def keep_warm(bedrock: BedrockRuntime, settings: WarmupSettings, enabled: Callable[[], bool]) -> None:
+async def keep_warm(models: ModelTransport, settings: WarmupSettings, enabled: Callable[[], bool]) -> None:
     """Make all tiers' calls at their intervals, as long as ``enabled`` returns true; runs until cancelled."""
 
     async def warm_if_enabled(tier: Tier) -> None:
         if enabled():
-            await warm(bedrock, tier)
+            await warm(models, tier)
 
     async with asyncio.TaskGroup() as group:
         for tier in tiers(settings):
@@ -100,12 +100,12 @@ async def keep_warm(bedrock: BedrockRuntime, settings: WarmupSettings, enabled: 
             )
 
 
-async def warm(bedrock: BedrockRuntime, tier: Tier) -> None:
-    """Make one call of a tier; raises as :class:`BedrockRuntime` does."""
+async def warm(models: ModelTransport, tier: Tier) -> None:
+    """Make one call of a tier; raises as :class:`ModelTransport` does."""
     request = ClaudeRequest(tier.output_tokens, [Turn("user", tier.prompt)])
     if tier.streamed:
-        async with bedrock.stream(tier.model_id, request) as stream:
+        async with models.stream(tier.model_id, request) as stream:
             async for _ in stream:
                 continue
     else:
-        await bedrock.answer(tier.model_id, request)
+        await models.invoke(tier.model_id, request)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pydantic import ValidationError
 
 from mangalib.errors import SettingsError
-from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, TableSettings
+from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, ShopSettings, TableSettings
 from mangalib.settings.benchmark import DetectorSettings, PagerSettings, SavingSettings, WorkloadSettings
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
@@ -34,10 +34,11 @@ from mangalib.settings.precompute import (
 from mangalib.settings.serving import (
     AnswerSettings,
     CapacitySettings,
+    OrchestratorSettings,
     QueryLogSettings,
     RefreshSettings,
     ReplaySettings,
-    RetrievalSettings,
+    SearchSettings,
 )
 from mangalib.settings.session import (
     AuthSettings,
@@ -47,7 +48,13 @@ from mangalib.settings.session import (
     GatewaySettings,
     SessionSettings,
 )
-from mangalib.settings.transport import HedgeSettings, PoolSettings, ResilienceSettings, TimeoutSettings
+from mangalib.settings.transport import (
+    HedgeSettings,
+    PoolSettings,
+    ResilienceSettings,
+    TimeoutSettings,
+    TransportSettings,
+)
 from mangalib.settings.understanding import CacheSettings, ClassifierSettings
 
 __all__ = [
@@ -72,6 +79,7 @@ __all__ = [
     "LeaseSettings",
     "LocalSettings",
     "ModelSettings",
+    "OrchestratorSettings",
     "PagerSettings",
     "PoolSettings",
     "PrecomputeSettings",
@@ -80,14 +88,16 @@ __all__ = [
     "RefreshSettings",
     "ReplaySettings",
     "ResilienceSettings",
-    "RetrievalSettings",
     "RunSettings",
     "SavingSettings",
     "ScheduleSettings",
+    "SearchSettings",
     "SessionSettings",
     "Settings",
+    "ShopSettings",
     "TableSettings",
     "TimeoutSettings",
+    "TransportSettings",
     "WarmingSettings",
     "WarmupSettings",
     "WorkloadSettings",
@@ -98,16 +108,13 @@ __all__ = [
 
 
 class Settings(
-    PoolSettings,
-    ResilienceSettings,
+    TransportSettings,
     HedgeSettings,
-    AuthSettings,
-    GatewaySettings,
     ChatSettings,
     WarmupSettings,
-    RetrievalSettings,
     AnswerSettings,
-    CapacitySettings,
+    SearchSettings,
+    OrchestratorSettings,
     RefreshSettings,
     QueryLogSettings,
     ClassifierSettings,

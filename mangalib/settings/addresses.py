@@ -50,3 +50,9 @@ class TableSettings(Group):
     incidents_table: str = "manga-incidents"
     jobs_table: str = "manga-jobs"
     catalogue_index: str = "manga-catalogue"
+
+
+class ShopSettings(Group):
+    """The shop's address, for links to titles."""
+
+    shop_url: str = "https://shop.mangaassist.example"

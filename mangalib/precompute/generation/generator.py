@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import time
 
-from mangalib.aws import BedrockRuntime, ClaudeRequest
+from mangalib.aws import ClaudeRequest, ModelReply, ModelTransport
 from mangalib.domain import ROUTES, Catalogue, Manga, Release
 from mangalib.errors import TransportError
 from mangalib.precompute.facts import Facts
 from mangalib.precompute.generated_answer import ORDERS, GeneratedAnswer, facts_of, fingerprint
 from mangalib.precompute.generation.single_flight import Write
 from mangalib.precompute.generation.spec import GenerationSpec, Kind, question_of, request_for, written_from_facts
-from mangalib.serving import Customer, CustomerData, PromptStore, StreamMachine, TitleSearch
+from mangalib.serving import Customer, CustomerData, PromptStore, Reads, TitleSearch
 from mangalib.settings import Settings
 
 
 class AnswerGenerator:
-    """What answers are made with. ``bedrock`` is the live runtime or the one that background work has to itself."""
+    """Generates answers. ``models`` is the live transport or the one that background work has to itself."""
 
     def __init__(
         self,
-        bedrock: BedrockRuntime,
+        models: ModelTransport,
         search: TitleSearch,
         prompts: PromptStore,
         customers: CustomerData,
@@ -28,7 +28,7 @@ class AnswerGenerator:
         catalogue: Catalogue,
         settings: Settings,
     ) -> None:
-        self._bedrock = bedrock
+        self._models = models
         self._search = search
         self._prompts = prompts
         self._customers = customers
@@ -50,9 +50,12 @@ class AnswerGenerator:
         route = ROUTES[spec.topic.intent]
         near: list[Manga] = []
         if route.retrieval and spec.kind is not Kind.TEMPLATE:
-            near = await self._search.nearest(title.description if title else question_of(spec.need, None))
+            near = await self._search.nearest(
+                title.description if title else question_of(spec.need, None), self._models
+            )
         personal = route.personal and spec.kind is not Kind.SHARED
-        known = await self._customers.fetch(customer, session_id) if personal else Customer()
+        reads = Reads(history=False)
+        known = await self._customers.fetch(customer, session_id, reads) if personal else Customer()
         # What the search brings may be older than the facts that the answer will be held against.
         current = await self._facts.titles([other.manga_id for other in near])
         near = [current[other.manga_id] for other in near if other.manga_id in current]
@@ -93,17 +96,14 @@ class AnswerGenerator:
         )
 
     async def _ask(self, order: GenerationRequest, write: Write) -> tuple[str, int]:
-        machine = StreamMachine(batch_size=1)
-        machine.invoked()
-        async with self._bedrock.stream(order.spec.model_id, order.request) as stream:
+        reply, texts = ModelReply(), []
+        async with self._models.stream(order.spec.model_id, order.request) as stream:
             async for events in stream:
-                machine.receive(events, 0.0)
-                piece = machine.take()
-                if piece is not None:
+                if piece := "".join(reply.receive(events)):
+                    texts.append(piece)
                     await write(piece)
-        if not machine.finished_by_model:
-            raise TransportError("the model's stream ended before its last event", answered=True)
-        return machine.text, machine.metrics.tokens + machine.metrics.input_tokens
+        reply.require_complete()
+        return "".join(texts), reply.tokens + reply.input_tokens
 
     def _prompt(self, spec: GenerationSpec, release: Release) -> str:
         return self._prompts.lookup(spec.topic.intent, release.prompt_versions.get(spec.topic.intent))

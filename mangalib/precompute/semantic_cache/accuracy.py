@@ -11,7 +11,7 @@ import numpy as np
 
 from mangalib.domain import Catalogue
 from mangalib.errors import DataError
-from mangalib.nlu import MeaningReader, Recogniser, embed, lowest_threshold
+from mangalib.nlu import MeaningReader, Recogniser, embed, embed_phrasing, lowest_threshold
 from mangalib.settings import Settings
 
 _COLUMNS = ("part", "text", "answer")
@@ -98,7 +98,7 @@ def measure(stored: list[LabelledQuestion], asked: list[LabelledQuestion], setti
     rows: list[tuple[bool, str | None, float]] = []
     for row in asked:
         meaning = reader.read(row.text)
-        found = recogniser.recognise(row.text, meaning)
+        found = recogniser.recognise(row.text, meaning, embed_phrasing(meaning.phrasing, meaning.language))
         hit = found is not None and (found.exact or (found.accepted and (found.label, meaning.values) in kept))
         rows.append(
             (bool(found and found.exact), found.label if found and hit else None, found.probability if found else 0.0)

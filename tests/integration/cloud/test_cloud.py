@@ -20,7 +20,7 @@ from moto.server import ThreadedMotoServer
 
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.jobs import Schedule, read_schedule
-from mangalib.serving.stream import StreamMetrics, StreamState
+from mangalib.serving.answer_record import StreamMetrics, StreamState
 from mangalib.serving.telemetry import publish_answer, publish_job
 from mangalib.settings import environment, load_settings
 

@@ -20,7 +20,7 @@ class Bedrock:
         self.failing = failing
         self.news = asyncio.Event()
 
-    async def answer(self, model_id: str, request: object) -> bytes:
+    async def invoke(self, model_id: str, request: object) -> bytes:
         self.called.append(model_id)
         self.news.set()
         if model_id == self.failing:
