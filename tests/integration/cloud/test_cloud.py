@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from mangalib.domain.intents import ROUTES, Intent
 from mangalib.jobs import Schedule, read_schedule
 from mangalib.serving.answer_record import StreamMetrics, StreamState
 from mangalib.serving.telemetry import publish_answer, publish_job
-from mangalib.settings import load_settings
+from mangalib.settings import environment, load_settings
 
 # Moto warns of resources that it does not support.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS.*Alarm")
@@ -340,9 +339,14 @@ def test_grafana_reads_only_published_metrics(capsys: pytest.CaptureFixture[str]
 
 
 def cloud_check(aws: str, **more: str) -> tuple[int, list[dict[str, Any]], str]:
-    environment = {**os.environ, "MANGA_AWS_URL": aws, "MANGA_REGION": REGION, **more}
     command = [sys.executable, "-m", "mangalib.cli", "cloud", "check", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment({"aws_url": aws, "region": REGION}, **more),
+    )
     return done.returncode, json.loads(done.stdout), done.stdout
 
 
