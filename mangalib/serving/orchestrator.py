@@ -36,6 +36,13 @@ from mangalib.protocol import (
     encode,
     parse_client_message,
 )
+<<<<<<< HEAD
+=======
+from mangalib.resilience import NO_JITTER, backoff
+from mangalib.serving.answer import Answer
+from mangalib.serving.answer_protocol import BUSY, AnswerProtocol
+from mangalib.serving.answer_record import StoredAnswer
+>>>>>>> main
 from mangalib.serving.auth import customer_of
 from mangalib.serving.connections import ClientConnection, ConnectionRecord, ConnectionRecords
 from mangalib.serving.running_answers import RunningAnswers
@@ -128,13 +135,13 @@ class Orchestrator:
         # A post before $connect has finished is answered by 410, so this one may have to wait a little.
         deadline_s = time.monotonic() + CONTROL_FRAME_TIMEOUT_S
         frame = encode(SessionInfo(client.session_id, client.session.state))
-        pause_s = 0.01
-        while client.connection_id in self._clients and time.monotonic() < deadline_s:
+        for pause_s in backoff(0.01, 0.5, jitter=NO_JITTER):
+            if client.connection_id not in self._clients or time.monotonic() >= deadline_s:
+                return
             try:
                 await self._services.management.post(client.connection_id, frame, deadline_s=deadline_s)
             except ConnectionGoneError:
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, 0.5)
             except MangaError as error:
                 log.info("the session frame was not delivered: %s", error)
                 return
