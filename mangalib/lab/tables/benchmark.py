@@ -33,7 +33,7 @@ def runs_over_time(samples: pd.DataFrame, intent: str, metric: str) -> pd.DataFr
     return by_run.quantile(np.array([0.5, 0.95])).unstack().set_axis(["p50", "p95"], axis=1).reset_index()
 
 
-def by_intent(verdict: Verdict) -> pd.DataFrame:
+def verdict_by_intent(verdict: Verdict) -> pd.DataFrame:
     """One row an intent and metric: severity, since when, and the run beside its baseline, in words and figures."""
     found = {(finding.intent, finding.metric): finding for finding in verdict.findings}
     rows = []
