@@ -1,6 +1,6 @@
 from . import statistics as statistics
 from .detection.detector import replay as replay
-from .report import percentiles_by_intent as percentiles_by_intent
+from .report import intent_percentiles as intent_percentiles
 from .run_once import BenchmarkInterruptedError as BenchmarkInterruptedError
 from .run_once import BenchmarkRun as BenchmarkRun
 from .run_once import run_once as run_once

@@ -129,7 +129,7 @@ class Store:
         """Id and start of the newest run; raises ``DataError`` in an empty store."""
         newest = self.newest()
         if newest is None:
-            raise DataError(f"the store {self.url} is empty; make a run with `mangalib benchmark`")
+            raise DataError(f"the store {self.url} is empty; `mangalib benchmark` makes a run")
         return newest
 
     def started_at(self, run_id: str) -> datetime:

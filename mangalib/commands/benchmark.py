@@ -149,7 +149,7 @@ def verdict(store_url: str | None, run_id: str | None, fail_on: str | None, act:
 
     settings = load_settings()
     if act and run_id is not None:
-        raise SettingsError("--act cannot be combined with --run: only the newest run is acted on")
+        raise SettingsError("--act goes with the newest run only; expected no --run")
     started_s = time.process_time()
     result = judge_run(Store(store_url or settings.store, settings), settings, run_id=run_id)
     computing_s = time.process_time() - started_s

@@ -18,7 +18,7 @@ _TITLES = {"first_token_ms": "first token", "total_ms": "whole answer"}
 
 
 def percentiles(table: pd.DataFrame, budgets_ms: Mapping[str, float], metric: str, note: str) -> go.Figure:
-    """p50, p95 and p99 of each intent with 95 % intervals, and its budget; ``table`` from ``benchmark.percentiles_by_intent``."""
+    """p50, p95 and p99 of each intent with 95 % intervals, and its budget; ``table`` from ``benchmark.intent_percentiles``."""
     figure = go.Figure()
     rows = table[table["metric"] == metric]
     for name, symbol, color in (("p50", "circle", BLUE), ("p95", "diamond", ORANGE), ("p99", "x", GREY)):

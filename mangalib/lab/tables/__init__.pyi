@@ -5,7 +5,7 @@ from .answers import frames_table as frames_table
 from .answers import measured_stages as measured_stages
 from .answers import screen_at as screen_at
 from .benchmark import budgets_ms as budgets_ms
-from .benchmark import by_intent as by_intent
+from .benchmark import verdict_by_intent as verdict_by_intent
 from .benchmark import latencies as latencies
 from .benchmark import runs_over_time as runs_over_time
 from .confusion import confusion_matrix as confusion_matrix

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mangalib.benchmark.experiments import synthetic_history as history
+from mangalib.benchmark.experiments import synthetic_history
 from mangalib.benchmark.verdict import Verdict, judge_samples
 from mangalib.incidents.incidents import Event, Incident
 from mangalib.lab.plots import operations as opsplots
@@ -17,22 +17,25 @@ from mangalib.lab.tables.benchmark import budgets_ms
 from mangalib.settings import load_settings
 
 SETTINGS = load_settings()
-PAST = history.SyntheticHistory(days=7, sigma=0.1, error_rate=0.002, daily=0.0)
+HISTORY = synthetic_history.SyntheticHistory(days=7, sigma=0.1, error_rate=0.002, daily=0.0)
 
 
-def made(*changes: history.Change) -> tuple[pd.DataFrame, Verdict]:
-    samples = history.samples(PAST, changes, np.random.default_rng(3), SETTINGS)
+def made(*changes: synthetic_history.Change) -> tuple[pd.DataFrame, Verdict]:
+    samples = synthetic_history.samples(HISTORY, changes, np.random.default_rng(3), SETTINGS)
     return samples, judge_samples(samples, SETTINGS, run_id=str(samples["run_id"].iloc[-1]), notes=[])
 
 
 @pytest.fixture(scope="module")
 def well() -> tuple[pd.DataFrame, Verdict]:
-    return made(history.Change(0, factor=0.8))
+    return made(synthetic_history.Change(0, factor=0.8))
 
 
 @pytest.fixture(scope="module")
 def slow() -> tuple[pd.DataFrame, Verdict]:
-    return made(history.Change(0, factor=0.8), history.Change(PAST.runs - 12, factor=1.6, intents=("faq",)))
+    return made(
+        synthetic_history.Change(0, factor=0.8),
+        synthetic_history.Change(HISTORY.runs - 12, factor=1.6, intents=("faq",)),
+    )
 
 
 def test_all_right_is_said_in_a_word(well: tuple[pd.DataFrame, Verdict]) -> None:
@@ -65,8 +68,10 @@ def test_incidents_are_drawn_while_they_were_open(slow: tuple[pd.DataFrame, Verd
     samples, verdict = slow
     begin = verdict.started_at - timedelta(days=2)
     over = Event("resolved", (begin + timedelta(hours=3)).isoformat(), "r", 2, "")
-    past = Incident("i", "regression", 2, begin.isoformat(), "", "", ["greeting first_token_ms"], [over], resolved=True)
-    troubles = operations.troubles(verdict, [past])
+    resolved = Incident(
+        "i", "regression", 2, begin.isoformat(), "", "", ["greeting first_token_ms"], [over], resolved=True
+    )
+    troubles = operations.troubles(verdict, [resolved])
     assert [(one.intent, one.until is None) for one in troubles] == [("greeting", False), ("faq", True)]
     hours = operations.over_time(samples, "first_token_ms", "1h")
     figure = opsplots.percentiles_by_intent(hours, budgets_ms(SETTINGS, "first_token_ms"), troubles, "made up")
