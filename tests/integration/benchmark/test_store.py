@@ -87,7 +87,7 @@ def test_plain_parquet_readers_understand_it(store: Store, runs: list[pd.DataFra
 def test_a_run_is_written_once(store: Store, runs: list[pd.DataFrame]) -> None:
     store.append(runs[0])
     before = parquet(store)[0].read_bytes()
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists already"):
         store.append(runs[0].assign(total_ms=1.0))
     assert parquet(store)[0].read_bytes() == before
 
@@ -270,7 +270,7 @@ def test_the_same_on_s3(bucket: str, runs: list[pd.DataFrame]) -> None:
     assert store.newest() is None
     for run in runs[:6]:
         store.append(run)
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists already"):
         store.append(runs[0])
     before = store.load(*ALWAYS).samples
     assert before["run_id"].nunique() == 6
