@@ -203,15 +203,18 @@ class Precompute:
         self, context: QueryContext, need: Need, stored: StoredWithFacts | None
     ) -> PrecomputedAnswer | None:
         """The shared answer to a need; where there is none, one generation makes it for all who ask."""
-        first = self.batch.running(self.batch.flight_key(need)) is None
-        if first and stored is not None:
-            if stored.answer.program and held_out(context.session_id, self._settings.held_out_share):
+        key = self.batch.flight_key(need)
+        if self.batch.running(key) is None:
+            if stored is not None:
+                if stored.answer.program and held_out(context.session_id, self._settings.held_out_share):
+                    return None
+                if await self._still_right(context, stored):
+                    self.follow_ups.session(context).program = stored.answer.program
+                    return CachedAnswer(*stored)
+            if need.title and not await self._facts.titles([need.title]):
                 return None
-            if await self._still_right(context, stored):
-                self.follow_ups.session(context).program = stored.answer.program
-                return CachedAnswer(*stored)
-        if first and need.title and not await self._facts.titles([need.title]):
-            return None
+        # Nothing is awaited from here on: of all who ask, one is the first.
+        first = self.batch.running(key) is None
         generation = self.batch.start(self._live_generator, need)
         topic = self._topics.by_name[need.topic]
         model_id = makers.shared(need, topic, context.release, self._settings).model_id

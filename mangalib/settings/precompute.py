@@ -1,4 +1,4 @@
-"""Pre-computation: what comes next, what is worth generating, within which budgets."""
+"""Pre-computation: prediction of follow-ups, warming, token budgets."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mangalib.settings.group import PROJECT, Count, Group, NonNegative, Positive
+from mangalib.settings.group import Count, Group, NonNegative, Positive, project_folder
 
 
 class PredictionSettings(Group):
-    """The transition model and the session logs it learns from."""
+    """The transition model and the session logs that it is learned from."""
 
-    transition_model: Path = PROJECT / "data" / "transitions.json"
+    transition_model: Path = project_folder() / "data" / "transitions.json"
     transition_order: Annotated[int, Field(ge=1, le=4)] = 4
     transition_half_life_days: Positive = 60
     session_events_max: Count = 200
 
 
 class FollowUpSettings(PredictionSettings):
-    """Follow-ups for one session."""
+    """Follow-up answers generated for one session, and their token budgets."""
 
     follow_up_ttl_s: Count = 300
     follow_up_candidates: Count = 4
@@ -31,7 +31,7 @@ class FollowUpSettings(PredictionSettings):
 
 
 class WarmingSettings(Group):
-    """Answers for everybody, generated in the background."""
+    """Shared answers generated in the background."""
 
     warming_hour_tokens: Count = 100_000
     trending_titles: Count = 20
@@ -42,7 +42,7 @@ class WarmingSettings(Group):
 
 
 class HitRateSettings(Group):
-    """The specification's hit rates and latencies on a hit."""
+    """The specification's hit rates, and its first-token latencies on a hit."""
 
     precomputed_first_token_ms: Positive = 100
     prefetch_first_token_ms: Positive = 150
@@ -54,7 +54,7 @@ class HitRateSettings(Group):
 
 
 class PrecomputeSettings(FollowUpSettings, WarmingSettings):
-    """Whether anything is generated ahead, and when background work gives way."""
+    """Whether answers are pre-computed, and how long background work pauses after a live query had to wait."""
 
     answers_ahead: bool = True
     background_quiet_s: NonNegative = 0.5

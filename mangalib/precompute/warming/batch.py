@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from mangalib.domain import ROUTES, Manga, Release
 from mangalib.nlu import MeaningReader, Topics
@@ -28,7 +27,7 @@ from mangalib.precompute.token_budget import Budget
 from mangalib.precompute.warming.demand import Demand
 from mangalib.precompute.warming.plans import PROGRAMS
 from mangalib.precompute.warming.plans import TRENDING as TRENDING_PROGRAM
-from mangalib.resilience import end_if_cancelled
+from mangalib.resilience import refresh_periodically
 from mangalib.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -81,15 +80,12 @@ class Batch:
 
     async def run(self) -> None:
         """Look for work again and again; runs until cancelled."""
-        while True:
-            end_if_cancelled()
-            await asyncio.sleep(self._settings.trending_every_s)
-            try:
-                if self._release().optimisations.trending_answers and await self._my_turn():
-                    await self.look()
-                    await self._take_orders()
-            except (RedisError, OSError, TimeoutError) as error:
-                log.warning("trending answers wait for Redis: %s", type(error).__name__)
+        await refresh_periodically("warming trending answers", self._settings.trending_every_s, self._look_for_work)
+
+    async def _look_for_work(self) -> None:
+        if self._release().optimisations.trending_answers and await self._my_turn():
+            await self.look()
+            await self._take_orders()
 
     async def look(self) -> int:
         """Order what is trending and not there, and what is about to expire and still wanted; returns how many."""

@@ -212,7 +212,7 @@ async def test_an_order_that_moved_on_is_looked_up_again(ahead: Stack, redis: Re
         region_name=ahead.settings.region,
         aws_access_key_id=ahead.addresses["aws_access_key_id"],
         aws_secret_access_key=ahead.addresses["aws_secret_access_key"],
-    ).DocumentTable(ahead.settings.orders_table)
+    ).Table(ahead.settings.orders_table)
     async with talking(ahead, "customer-002", "moved") as client:
         await client.answer("Where is my order?")
         await made(redis, "customer-002", "moved", Need("order_eta", "", "en"))
