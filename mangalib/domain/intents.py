@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from mangalib.errors import BadRequestError
-from mangalib.settings import Settings
+from mangalib.settings import ModelSettings, Settings
 
 
 class Intent(StrEnum):
@@ -46,7 +46,7 @@ class Route(msgspec.Struct, frozen=True):
         """When the first token should be there: the small model's budget, or the large one's."""
         return settings.retrieval_first_token_budget_ms if self.large_model else settings.simple_first_token_budget_ms
 
-    def model_id(self, settings: Settings) -> str:
+    def model_id(self, settings: ModelSettings) -> str:
         """The model that answers on this route."""
         return settings.sonnet_model_id if self.large_model else settings.haiku_model_id
 

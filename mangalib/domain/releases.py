@@ -17,7 +17,7 @@ import msgspec
 
 from mangalib.domain.intents import Intent, Route
 from mangalib.errors import ReleaseError
-from mangalib.settings import Settings
+from mangalib.settings import ModelSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return usual
         return msgspec.structs.replace(usual, large_model=True, retrieval=True)
 
-    def model_id(self, intent: Intent, route: Route, settings: Settings) -> str:
+    def model_id(self, intent: Intent, route: Route, settings: ModelSettings) -> str:
         """The model that answers an intent."""
         return self.models.get(intent) or route.model_id(settings)
 

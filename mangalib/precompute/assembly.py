@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from mangalib.aws import BedrockRuntime, Signer, WarmPool, bedrock_endpoint, bedrock_pool
 from mangalib.domain import Catalogue, ReleaseFollower
 from mangalib.nlu import MeaningReader, Topics
-from mangalib.precompute.background import Background
+from mangalib.precompute.background import BackgroundQueue
 from mangalib.precompute.facts import Facts
 from mangalib.precompute.follow_ups import FollowUps
 from mangalib.precompute.generation.generator import AnswerGenerator
@@ -21,9 +21,9 @@ from mangalib.precompute.generation.single_flight import SingleFlight
 from mangalib.precompute.prediction.transition_model import LiveModel
 from mangalib.precompute.service import Precompute
 from mangalib.precompute.shared_answers import SharedAnswers
-from mangalib.precompute.warming.batch import Batch
+from mangalib.precompute.warming.batch import WarmingBatch
 from mangalib.precompute.warming.demand import Demand
-from mangalib.precompute.warming.plans import Measured
+from mangalib.precompute.warming.measurement import WarmingMeasurement
 from mangalib.serving import CustomerData, Precomputed, PromptStore, TitleSearch
 from mangalib.settings import Settings
 
@@ -54,16 +54,16 @@ async def running_precompute(settings: Settings, around: Around) -> AsyncIterato
     async with bedrock_pool(endpoint, settings, background=True) as connections, asyncio.TaskGroup() as group:
         quiet = BedrockRuntime(connections, around.signer, endpoint, settings)
         flights = SingleFlight(around.redis, settings, group.create_task)
-        background = Background(
-            workers=settings.background_pool_size, quiet_s=settings.background_quiet_s, yielding=flights.cancel_idle
+        background = BackgroundQueue(
+            workers=settings.background_pool_size, quiet_s=settings.background_quiet_s, on_yield=flights.cancel_idle
         )
-        around.live_pool.on_wait = background.give_way
+        around.live_pool.on_wait = background.yield_to_live
         async with _put_together(settings, around, quiet, flights, background, model) as ahead:
             tasks = [group.create_task(ahead.shared.follow())]
             if settings.answers_ahead:
                 tasks += [
                     group.create_task(background.work()),
-                    group.create_task(ahead.batch.run()),
+                    group.create_task(ahead.batch.repeat()),
                     group.create_task(model.follow(settings.transition_refresh_s)),
                 ]
             try:
@@ -80,7 +80,7 @@ def _put_together(
     around: Around,
     quiet: BedrockRuntime,
     flights: SingleFlight,
-    background: Background,
+    background: BackgroundQueue,
     model: LiveModel,
 ) -> Precompute:
     redis, reader = around.redis, MeaningReader(around.catalogue)
@@ -92,7 +92,7 @@ def _put_together(
         for runtime, search in ((around.live, around.search), (quiet, quiet_search))
     )
     demand = Demand(redis, half_life_h=settings.trending_half_life_h)
-    batch = Batch(
+    batch = WarmingBatch(
         redis,
         quiet_kitchen,
         shared,
@@ -114,7 +114,7 @@ def _put_together(
         batch=batch,
         live_kitchen=live_kitchen,
         demand=demand,
-        measured=Measured(redis),
+        measurement=WarmingMeasurement(redis),
         prompts=around.prompts,
         model=model,
         settings=settings,

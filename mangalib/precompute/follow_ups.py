@@ -12,15 +12,20 @@ import msgspec
 from redis.asyncio import Redis
 
 from mangalib.nlu import Topics
-from mangalib.precompute.background import Background
-from mangalib.precompute.generated_answer import PRECOMPUTED, GeneratedAnswer, Need, kept_if_possible, scoped
-from mangalib.precompute.generation import spec as makers
+from mangalib.precompute.background import BackgroundQueue
+from mangalib.precompute.generated_answer import (
+    PRECOMPUTED,
+    CanonicalQuestion,
+    GeneratedAnswer,
+    scope_key,
+    storing_may_fail,
+)
 from mangalib.precompute.generation.generator import AnswerGenerator
-from mangalib.precompute.generation.single_flight import Generation, SingleFlight, Write
-from mangalib.precompute.generation.spec import Kind
-from mangalib.precompute.prediction.candidates import Candidate, Ongoing, candidates
+from mangalib.precompute.generation.single_flight import Generation, SingleFlight, WriteText
+from mangalib.precompute.generation.spec import GenerationMethod, follow_up_spec, over_budget
+from mangalib.precompute.prediction.candidates import Candidate, ConversationState, follow_up_candidates
 from mangalib.precompute.prediction.transition_model import NextIntent
-from mangalib.precompute.token_budget import Budget
+from mangalib.precompute.token_budget import TokenBudget
 from mangalib.serving import QueryContext
 from mangalib.settings import Settings
 
@@ -38,7 +43,7 @@ class FollowUps:
         redis: Redis,
         generator: AnswerGenerator,
         flights: SingleFlight,
-        background: Background,
+        background: BackgroundQueue,
         topics: Topics,
         predict: Callable[[list[str]], dict[NextIntent, float]],
         settings: Settings,
@@ -50,25 +55,27 @@ class FollowUps:
         self._topics = topics
         self._predict = predict
         self._settings = settings
-        self._sessions: OrderedDict[tuple[str, str], Ongoing] = OrderedDict()
+        self._sessions: OrderedDict[tuple[str, str], ConversationState] = OrderedDict()
         self._ordered: dict[str, set[str]] = {}
-        self._budget = Budget(
+        self._budget = TokenBudget(
             redis,
             "follow-ups",
             hour_tokens=settings.precompute_hour_tokens,
             owner_tokens=settings.follow_up_session_tokens,
         )
 
-    def session(self, asked: QueryContext) -> Ongoing:
+    def session(self, asked: QueryContext) -> ConversationState:
         """What is known of a session."""
         key = (asked.customer, asked.session_id)
-        session = self._sessions.setdefault(key, Ongoing())
+        session = self._sessions.setdefault(key, ConversationState())
         self._sessions.move_to_end(key)
         if len(self._sessions) > _SESSIONS_MAX:
             self._sessions.popitem(last=False)
         return session
 
-    async def find(self, asked: QueryContext, need: Need) -> tuple[GeneratedAnswer | None, Generation | None]:
+    async def find(
+        self, asked: QueryContext, need: CanonicalQuestion
+    ) -> tuple[GeneratedAnswer | None, Generation | None]:
         """The follow-up that was made for this very session of this customer, or the flight that is making it."""
         key = follow_up_key(asked.customer, asked.session_id, need)
         flight = self._flights.running(key)
@@ -81,22 +88,26 @@ class FollowUps:
             return None, self._flights.start(key, _not_ours)
         return None, None
 
-    def think_ahead(
+    def predict_follow_ups(
         self, asked: QueryContext, topic: str, titles: list[str], language: str, *, saved_s: float
     ) -> list[Candidate]:
         """Note what was asked, and order what is worth making; returns that."""
         session = self.session(asked)
         session.history = [*session.history, topic][-_HISTORY_MAX:]
         session.language = language
-        if len(titles) == 1 and titles[0] != session.subject:
-            session.earlier = [*session.earlier, session.subject][-_HISTORY_MAX:] if session.subject else []
-            session.subject = titles[0]
+        if len(titles) == 1 and titles[0] != session.current_title:
+            session.earlier_titles = (
+                [*session.earlier_titles, session.current_title][-_HISTORY_MAX:] if session.current_title else []
+            )
+            session.current_title = titles[0]
         elif len(titles) > 1:
-            session.listed = titles
-        chosen = candidates(self._predict(session.history), session, self._topics, self._settings, saved_s=saved_s)
-        owner = scoped(asked.customer, asked.session_id)
+            session.listed_titles = titles
+        chosen = follow_up_candidates(
+            self._predict(session.history), session, self._topics, self._settings, saved_s=saved_s
+        )
+        owner = scope_key(asked.customer, asked.session_id)
         # What was thought of before this question and has not begun is out of date.
-        self._background.forget(owner)
+        self._background.discard(owner)
         for candidate in chosen:
             self._order(asked, owner, candidate, topic)
         return chosen
@@ -104,35 +115,39 @@ class FollowUps:
     def on_session_closed(self, customer: str, session_id: str) -> None:
         """The session is over: nothing more is made for it."""
         self._sessions.pop((customer, session_id), None)
-        owner = scoped(customer, session_id)
-        self._background.forget(owner)
+        owner = scope_key(customer, session_id)
+        self._background.discard(owner)
         for key in self._ordered.pop(owner, set()):
             self._flights.cancel(key)
 
     def _order(self, asked: QueryContext, owner: str, candidate: Candidate, trigger: str) -> None:
-        key = follow_up_key(asked.customer, asked.session_id, candidate.need)
+        key = follow_up_key(asked.customer, asked.session_id, candidate.question)
         self._ordered.setdefault(owner, set()).add(key)
 
         async def job() -> None:
             if await self._redis.exists(key):
                 return
-            flight = self._flights.start(key, lambda write: self._make(asked, owner, candidate.need, trigger, write))
+            flight = self._flights.start(
+                key, lambda write: self._make(asked, owner, candidate.question, trigger, write)
+            )
             if flight.task is not None:
                 await asyncio.wait([flight.task])
 
-        self._background.offer(owner, candidate.worth_usd, job, within_s=self._settings.follow_up_ttl_s)
+        self._background.submit(owner, candidate.value_usd, job, within_s=self._settings.follow_up_ttl_s)
 
-    async def _make(self, asked: QueryContext, owner: str, need: Need, trigger: str, write: Write) -> GeneratedAnswer:
-        spec = makers.follow_up(need, self._topics.by_name[need.topic], trigger, self._settings)
-        order = await self._generator.order(spec, asked.release, asked.customer, asked.session_id)
+    async def _make(
+        self, asked: QueryContext, owner: str, need: CanonicalQuestion, trigger: str, write: WriteText
+    ) -> GeneratedAnswer:
+        spec = follow_up_spec(need, self._topics.by_name[need.topic], trigger, self._settings)
+        request = await self._generator.prepare(spec, asked.release, asked.customer, asked.session_id)
         reservation = None
-        if spec.kind is not Kind.PREFETCH:
-            reservation = await self._budget.reserve(owner, order.request)
+        if spec.method is not GenerationMethod.PREFETCH:
+            reservation = await self._budget.reserve(owner, request.model_request)
             if reservation is None:
-                raise makers.over_budget("follow-ups")
+                raise over_budget("follow-ups")
         # What is cut off half-way stays charged in full: what the model has written until then is not known.
-        prepared = await self._generator.make(order, asked.release, write, source=PRECOMPUTED)
-        with kept_if_possible():
+        prepared = await self._generator.generate(request, asked.release, write, source=PRECOMPUTED)
+        with storing_may_fail():
             if reservation is not None:
                 await self._budget.settle(reservation, prepared.tokens)
             key = follow_up_key(asked.customer, asked.session_id, need)
@@ -140,10 +155,10 @@ class FollowUps:
         return prepared
 
 
-def follow_up_key(customer: str, session_id: str, need: Need) -> str:
+def follow_up_key(customer: str, session_id: str, need: CanonicalQuestion) -> str:
     """Where a follow-up lies: no other customer's and no other session's question can lead there."""
-    return "follow-up:" + scoped(customer, session_id, need.topic, need.title, need.language)
+    return "follow-up:" + scope_key(customer, session_id, need.topic, need.title, need.language)
 
 
-async def _not_ours(write: Write) -> GeneratedAnswer:
-    raise makers.over_budget("a follow-up that another orchestrator had begun")
+async def _not_ours(write: WriteText) -> GeneratedAnswer:
+    raise over_budget("a follow-up that another orchestrator had begun")

@@ -17,16 +17,16 @@ from mangalib.errors import MangaError
 from mangalib.nlu import Meaning, MeaningReader, Topic, Topics, without_personal_data
 from mangalib.precompute.facts import Facts
 from mangalib.precompute.follow_ups import FollowUps
-from mangalib.precompute.generated_answer import SEMANTIC, CachedAnswer, GeneratedAnswer, Need, fingerprint
-from mangalib.precompute.generation import spec as makers
+from mangalib.precompute.generated_answer import SEMANTIC, CachedAnswer, CanonicalQuestion, GeneratedAnswer, fingerprint
 from mangalib.precompute.generation.generator import AnswerGenerator
 from mangalib.precompute.generation.single_flight import Generation
-from mangalib.precompute.prediction.candidates import Ongoing
+from mangalib.precompute.generation.spec import shared_answer_spec, standard_wording
+from mangalib.precompute.prediction.candidates import ConversationState
 from mangalib.precompute.prediction.transition_model import LiveModel
 from mangalib.precompute.shared_answers import SharedAnswers, own_label
-from mangalib.precompute.warming.batch import Batch
+from mangalib.precompute.warming.batch import WarmingBatch
 from mangalib.precompute.warming.demand import Demand
-from mangalib.precompute.warming.plans import Measured, held_out
+from mangalib.precompute.warming.measurement import WarmingMeasurement, held_out
 from mangalib.serving import CompletedAnswer, PrecomputedAnswer, PromptStore, QueryContext
 from mangalib.settings import Settings
 
@@ -73,10 +73,10 @@ class Precompute:
         shared: SharedAnswers,
         facts: Facts,
         follow_ups: FollowUps,
-        batch: Batch,
+        batch: WarmingBatch,
         live_kitchen: AnswerGenerator,
         demand: Demand,
-        measured: Measured,
+        measurement: WarmingMeasurement,
         prompts: PromptStore,
         model: LiveModel,
         settings: Settings,
@@ -89,7 +89,7 @@ class Precompute:
         self._facts = facts
         self._live_kitchen = live_kitchen
         self._demand = demand
-        self._measured = measured
+        self._measurement = measurement
         self._prompts = prompts
         self._model = model
         self._settings = settings
@@ -130,7 +130,7 @@ class Precompute:
             found = await self._follow_up(asked, need)
             if found is not None:
                 return found
-        if need is not None and topic is not None and self.batch.can_be_shared(need):
+        if need is not None and topic is not None and self.batch.is_shareable(need):
             return await self._for_everybody(asked, topic, need) if optimisations.trending_answers else None
         if optimisations.semantic_cache and ROUTES[asked.intent].shareable and not meaning.pointing:
             return await self._stored(asked, meaning)
@@ -140,10 +140,10 @@ class Precompute:
         """The answer to this question, or to others that support it."""
         session = self.follow_ups.session(asked)
         known = self.shared.recognise(asked.text, meaning)
-        if session.by_similarity is not None:
+        if session.similarity_hit is not None:
             # Asked again in other words: the answer was not the one that was wanted (Hassan et al. 2013).
-            language, label, probability = session.by_similarity
-            session.by_similarity = None
+            language, label, probability = session.similarity_hit
+            session.similarity_hit = None
             again = known is not None and known.label == label
             self.spawn(self.shared.record_feedback(language, label, probability, right=not again))
         if known is None or not known.accepted:
@@ -152,27 +152,29 @@ class Precompute:
         if prepared is None or not await self._right(asked, prepared):
             return None
         if not known.exact:
-            session.by_similarity = (meaning.language, known.label, known.probability)
+            session.similarity_hit = (meaning.language, known.label, known.probability)
         return CachedAnswer(prepared)
 
-    async def _follow_up(self, asked: QueryContext, need: Need) -> PrecomputedAnswer | None:
+    async def _follow_up(self, asked: QueryContext, need: CanonicalQuestion) -> PrecomputedAnswer | None:
         prepared, flight = await self.follow_ups.find(asked, need)
         if flight is not None:
             topic = self._topics.by_name[need.topic]
             return InFlightAnswer(flight, topic.intent, self._settings.haiku_model_id, "precomputed", first=False)
-        if prepared is not None and await self._facts.still_hold(prepared, asked.customer):
+        if prepared is not None and await self._facts.unchanged_for(prepared, asked.customer):
             return CachedAnswer(prepared)
         return None
 
-    async def _for_everybody(self, asked: QueryContext, topic: Topic, need: Need) -> PrecomputedAnswer | None:
+    async def _for_everybody(
+        self, asked: QueryContext, topic: Topic, need: CanonicalQuestion
+    ) -> PrecomputedAnswer | None:
         """The shared answer to a need; where there is none, one flight makes it for all who ask."""
         allowed = not held_out(asked.session_id, self._settings.held_out_share)
-        key = self.batch.flight_key(need)
+        key = self.batch.generation_key(need)
         if self.batch.running(key) is None:
             title = (await self._facts.titles([need.title])).get(need.title)
             if title is None:
                 return None
-            question = makers.question_of(need, title)
+            question = standard_wording(need, title)
             prepared = await self.shared.get(topic.intent, need.topic, self._reader.read(question), question)
             if prepared is not None and prepared.program and not allowed:
                 return None
@@ -181,24 +183,24 @@ class Precompute:
                 return CachedAnswer(prepared)
         first = self.batch.running(key) is None
         flight = self.batch.start(self._live_kitchen, need)
-        model_id = makers.shared(need, topic, asked.release, self._settings).model_id
+        model_id = shared_answer_spec(need, topic, asked.release, self._settings).model_id
         return InFlightAnswer(flight, topic.intent, model_id, "model" if first else SEMANTIC, first=first)
 
     async def _right(self, asked: QueryContext, prepared: GeneratedAnswer) -> bool:
         """Whether a shared answer is still built on what is so now. One past its freshness is served, and made anew once."""
         if prepared.built_on and prepared.built_on != self._built_on(asked, prepared.intent):
             return False
-        if not await self._facts.still_hold(prepared, asked.customer):
+        if not await self._facts.unchanged_for(prepared, asked.customer):
             return False
         if prepared.fresh_until_s and prepared.fresh_until_s < time.time() and prepared.need:
-            self.batch.refresh(Need.of(prepared.need), prepared.source, prepared.program)
+            self.batch.refresh(CanonicalQuestion.from_key(prepared.need), prepared.source, prepared.program)
         return True
 
     def _built_on(self, asked: QueryContext, intent: Intent) -> str:
         prompt = self._prompts.lookup(intent, asked.release.prompt_versions.get(intent))
         return fingerprint(prompt, asked.release.model_id(intent, ROUTES[intent], self._settings))
 
-    def _need(self, asked: QueryContext, meaning: Meaning) -> tuple[Topic | None, Need | None]:
+    def _need(self, asked: QueryContext, meaning: Meaning) -> tuple[Topic | None, CanonicalQuestion | None]:
         """What is asked for, when that is all that is asked: nothing about numbers, other names, or what is not."""
         found = self._topics.of(asked.text, meaning)
         if found is None:
@@ -208,11 +210,15 @@ class Precompute:
         if more or meaning.names or meaning.orders or meaning.negations or len(meaning.titles) > 1:
             return topic, None
         if not topic.about_title:
-            return topic, None if meaning.titles else Need(topic.name, "", meaning.language)
+            return topic, None if meaning.titles else CanonicalQuestion(topic.name, "", meaning.language)
         title = (
-            meaning.titles[0] if meaning.titles else self.follow_ups.session(asked).subject if meaning.pointing else ""
+            meaning.titles[0]
+            if meaning.titles
+            else self.follow_ups.session(asked).current_title
+            if meaning.pointing
+            else ""
         )
-        return topic, Need(topic.name, title, meaning.language) if title else None
+        return topic, CanonicalQuestion(topic.name, title, meaning.language) if title else None
 
     # While and after it
 
@@ -236,11 +242,11 @@ class Precompute:
         self._learn(session, name, about)
         if asked.release.optimisations.follow_up_prediction:
             shown = about if len(about) == 1 else titles
-            self.follow_ups.think_ahead(asked, name, shown, meaning.language, saved_s=self._live_s)
+            self.follow_ups.predict_follow_ups(asked, name, shown, meaning.language, saved_s=self._live_s)
             if len(about) == 1 and len(titles) > 1:
-                session.listed = [title for title in titles if title not in about]
-        if need is not None and self.batch.can_be_shared(need):
-            self.spawn(self._demand.asked(need.key))
+                session.listed_titles = [title for title in titles if title not in about]
+        if need is not None and self.batch.is_shareable(need):
+            self.spawn(self._demand.count(need.key))
 
     def on_completed(self, asked: QueryContext, given: CompletedAnswer) -> None:
         """Keep what may be everybody's, and count what warming brought."""
@@ -255,7 +261,7 @@ class Precompute:
         """The session is over."""
         self.follow_ups.on_session_closed(customer, session_id)
 
-    def _learn(self, session: Ongoing, name: str, about: list[str]) -> None:
+    def _learn(self, session: ConversationState, name: str, about: list[str]) -> None:
         if session.history and session.history[-1] != name:
             title = about[0] if about else ""
             self._model.observe(session.history, name, session.relation_of(title), at_us=int(time.time() * 1e6))
@@ -266,7 +272,7 @@ class Precompute:
             return
         meaning = self._reader.read(asked.text)
         topic, need = self._need(asked, meaning)
-        if need is not None and topic is not None and self.batch.can_be_shared(need):
+        if need is not None and topic is not None and self.batch.is_shareable(need):
             return  # its flight has kept it
         if meaning.pointing or meaning.orders or without_personal_data(asked.text) != asked.text:
             return
@@ -278,7 +284,7 @@ class Precompute:
             source=SEMANTIC,
             model_id=given.model_id,
             tokens=given.tokens,
-            depends=await self._facts.depended_on(list(dict.fromkeys(mentioned)), None),
+            depends=await self._facts.fingerprints(list(dict.fromkeys(mentioned)), None),
             built_on=self._built_on(asked, asked.intent),
             made_at_s=now_s,
             fresh_until_s=now_s + self._settings.cache_fresh_s,
@@ -290,11 +296,11 @@ class Precompute:
     async def _count(self, asked: QueryContext, given: CompletedAnswer) -> None:
         """For questions that warming can meet: which programme met it, if one did, and how long it took."""
         _, need = self._need(asked, self._reader.read(asked.text))
-        if need is None or not self.batch.can_be_shared(need):
+        if need is None or not self.batch.is_shareable(need):
             return
         warmed = not held_out(asked.session_id, self._settings.held_out_share)
         program = self.follow_ups.session(asked).program
-        await self._measured.count(warmed=warmed, program=program, total_ms=given.total_ms, tokens=given.tokens)
+        await self._measurement.count(warmed=warmed, program=program, total_ms=given.total_ms, tokens=given.tokens)
 
 
 async def _contained(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from mangalib.domain import Intent
 from mangalib.nlu import Meaning, MeaningReader, Recognised, Recogniser, exact_key, folded_question
-from mangalib.precompute.generated_answer import GeneratedAnswer, scoped
+from mangalib.precompute.generated_answer import GeneratedAnswer, scope_key
 from mangalib.resilience import end_if_cancelled
 from mangalib.settings import Settings
 
@@ -192,12 +192,12 @@ class SharedAnswers:
 
 def own_label(text: str, meaning: Meaning) -> str:
     """The label of a question that is like no other."""
-    return "question:" + scoped(meaning.language, folded_question(text))[:16]
+    return "question:" + scope_key(meaning.language, folded_question(text))[:16]
 
 
 def answer_key(intent: Intent, label: str, meaning: Meaning) -> str:
     """Where the answer lies; two questions meet there only when all that must agree does."""
-    return "answer:" + scoped(intent, label, repr(meaning.values))
+    return "answer:" + scope_key(intent, label, repr(meaning.values))
 
 
 def about_key(name: str) -> str:

@@ -23,10 +23,12 @@ from mangalib.settings.jobs import JobSettings
 from mangalib.settings.local import LocalSettings
 from mangalib.settings.models import ModelSettings, WarmupSettings
 from mangalib.settings.precompute import (
+    CandidateSettings,
     FollowUpSettings,
     HitRateSettings,
     PrecomputeSettings,
     PredictionSettings,
+    SingleFlightSettings,
     WarmingSettings,
 )
 from mangalib.settings.serving import (
@@ -54,6 +56,7 @@ __all__ = [
     "AwsSettings",
     "BudgetSettings",
     "CacheSettings",
+    "CandidateSettings",
     "CapacitySettings",
     "ChatSettings",
     "ClassifierSettings",
@@ -79,6 +82,7 @@ __all__ = [
     "SavingSettings",
     "SessionSettings",
     "Settings",
+    "SingleFlightSettings",
     "TableSettings",
     "TimeoutSettings",
     "WarmingSettings",
@@ -104,7 +108,6 @@ class Settings(
     RefreshSettings,
     QueryLogSettings,
     ClassifierSettings,
-    CacheSettings,
     HitRateSettings,
     PrecomputeSettings,
     WorkloadSettings,

@@ -21,7 +21,7 @@ from mangalib.jobs.parameters import job_of
 from mangalib.jobs.runs import Runs
 from mangalib.precompute.prediction.distributed import learn_partitioned
 from mangalib.precompute.prediction.session_log import SessionLog
-from mangalib.precompute.prediction.transition_model import TransitionModel, learn
+from mangalib.precompute.prediction.transition_model import TransitionModel, learn_from_log
 from mangalib.settings import Settings
 from tests.integration.jobs.conftest import RECORD, write_notebook
 from tests.integration.jobs.test_jobs import until
@@ -116,7 +116,7 @@ def test_what_is_wrong_is_said_before_anything_starts(tiny: Path, runs: Runs, se
 
 def model_of(path: Path, settings: Settings) -> TransitionModel:
     log = SessionLog(path, settings.session_events_max)
-    return learn(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)
+    return learn_from_log(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)
 
 
 def test_counts_over_a_log_in_parts_are_those_of_the_log_in_one_piece(

@@ -29,7 +29,7 @@ from mangalib.jobs.scheduler import Scheduler
 from mangalib.local.stack import Stack
 from mangalib.precompute.prediction.distributed import learn_partitioned
 from mangalib.precompute.prediction.session_log import SessionLog
-from mangalib.precompute.prediction.transition_model import learn
+from mangalib.precompute.prediction.transition_model import learn_from_log
 from mangalib.settings import Settings
 from tests.integration.jobs.conftest import Simulated, write_notebook
 
@@ -125,7 +125,7 @@ def test_counts_over_a_log_in_parts_on_s3(stack: Stack, cloud: Settings, two_wor
         s3.put_object(Bucket="manga-logs", Key=f"2026/part-{number}.csv", Body="\n".join(part).encode())
     learned = learn_partitioned(two_workers, "s3://manga-logs/2026", cloud, progress=False)
     whole = SessionLog(cloud.data_dir / "example_sessions.csv", cloud.session_events_max)
-    assert learned.transitions == learn(whole, order=cloud.transition_order, half_life_days=60).transitions
+    assert learned.transitions == learn_from_log(whole, order=cloud.transition_order, half_life_days=60).transitions
 
 
 def test_a_job_that_fails_pages_once_until_it_is_well_again(stack: Stack, cloud: Settings, tmp_path: Path) -> None:
