@@ -50,7 +50,6 @@ soak: .venv/installed
 fuzz: .venv/installed .venv-fuzz/installed
 	$(BIN)/python -m tests.system.fuzz
 	.venv-fuzz/bin/python -m tests.system.fuzz.guided eventstream
-	.venv-fuzz/bin/python -m tests.system.fuzz.guided schedule --inputs 100000
 
 # Atheris beside the project's own libraries.
 .venv-fuzz/installed: .venv/installed

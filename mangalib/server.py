@@ -24,8 +24,10 @@ from redis.driver_info import DriverInfo
 from mangalib.aws import (
     BedrockRuntime,
     DocumentTable,
+    FreshConnections,
     Hedge,
     ManagementApi,
+    ModelTransport,
     Signer,
     bedrock_endpoint,
     bedrock_pool,
@@ -35,8 +37,9 @@ from mangalib.aws import (
 )
 from mangalib.domain import Catalogue, ReleaseFollower, ReleaseStore
 from mangalib.errors import MangaError, ReleaseError
-from mangalib.nlu import IntentClassifier, MeaningReader, Topics
-from mangalib.precompute import Around, running_precompute
+from mangalib.nlu import IntentClassifier, MeaningReader, QuestionParser, Topics
+from mangalib.precompute import ServingResources, running_precompute
+from mangalib.resilience import RetryBudget
 from mangalib.serving import (
     Breakers,
     CustomerData,
@@ -80,69 +83,71 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
         stack.push_async_callback(opensearch.close)
         bedrock_connections = await stack.enter_async_context(bedrock_pool(bedrock_at, settings))
         management_connections = await stack.enter_async_context(management_pool(management_at, settings))
-        bedrock = BedrockRuntime(bedrock_connections, signer, bedrock_at, settings)
-        classifier, topics = await _warm_and_learn(bedrock, catalogue, settings)
+        models = BedrockRuntime(bedrock_connections, signer, bedrock_at, settings)
+        reader = MeaningReader(catalogue)
+        classifier, topics = await _warm_and_load(models, reader, settings)
         customers = CustomerData(dynamodb, settings)
         stack.callback(customers.close)
-        search = TitleSearch(bedrock, opensearch, settings)
-        around = Around(
+        search = TitleSearch(opensearch, settings)
+        resources = ServingResources(
             redis,
             catalogue,
             topics,
-            bedrock,
+            models,
             bedrock_connections,
             signer,
             search,
-            opensearch,
             prompts,
             customers,
             releases,
         )
-        ahead = await stack.enter_async_context(running_precompute(settings, around))
+        precomputed = await stack.enter_async_context(running_precompute(settings, resources))
         services = Services(
             settings=settings,
             catalogue=catalogue,
-            classifier=classifier,
+            parser=QuestionParser(reader, classifier, topics),
             prompts=prompts,
             search=search,
             customers=customers,
-            bedrock=bedrock,
+            models=models,
+            unpooled_models=BedrockRuntime(FreshConnections(bedrock_at, settings), signer, bedrock_at, settings),
+            model_retries=RetryBudget(settings.retry_share, settings.retry_burst),
             hedge=Hedge(settings),
             breakers=Breakers(settings),
             management=ManagementApi(management_connections, signer, management_at, settings),
             replay=ReplayStore(redis, ttl_s=settings.replay_ttl_s),
             releases=releases,
-            ahead=ahead,
+            precomputed=precomputed,
             query_log=QueryLog.from_settings(settings),
         )
-        orchestrator = await stack.enter_async_context(Orchestrator(services, redis))
+        orchestrator = await stack.enter_async_context(Orchestrator(services, redis, settings))
         async with asyncio.TaskGroup() as background:
-            tasks = [background.create_task(signer.keep_fresh()), *_keeping_up(background, services)]
+            tasks = [background.create_task(signer.keep_fresh()), *_keeping_up(background, services, settings)]
             yield orchestrator
             for task in tasks:
                 task.cancel()
 
 
-async def _warm_and_learn(
-    bedrock: BedrockRuntime, catalogue: Catalogue, settings: Settings
+async def _warm_and_load(
+    models: ModelTransport, reader: MeaningReader, settings: Settings
 ) -> tuple[IntentClassifier, Topics]:
-    """The model wakes up while this process learns what questions look like."""
+    """The models are called once while the classifier and the topics are loaded."""
     _, classifier, topics = await asyncio.gather(
-        warm_once(bedrock, settings),
-        asyncio.to_thread(IntentClassifier.from_data, settings, catalogue),
-        asyncio.to_thread(Topics.from_data, settings, MeaningReader(catalogue)),
+        warm_once(models, settings),
+        asyncio.to_thread(IntentClassifier.from_data, settings),
+        asyncio.to_thread(Topics.from_data, settings, reader),
     )
     return classifier, topics
 
 
-def _keeping_up(background: asyncio.TaskGroup, services: Services) -> list[asyncio.Task[None]]:
+def _keeping_up(background: asyncio.TaskGroup, services: Services, settings: Settings) -> list[asyncio.Task[None]]:
     """What runs beside the answers: fresh prompts, the active release, a warm model, the query log."""
-    settings, releases = services.settings, services.releases
+    releases = services.releases
     tasks = [
         background.create_task(services.prompts.keep_fresh(settings.prompt_refresh_s)),
         background.create_task(releases.follow(settings.release_refresh_s)),
         background.create_task(
-            keep_warm(services.bedrock, settings, lambda: releases.current.optimisations.model_warmup)
+            keep_warm(services.models, settings, lambda: releases.current.optimisations.model_warmup)
         ),
     ]
     if services.query_log is not None:

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 import pyarrow.fs as pafs
 
 from mangalib.errors import DataError
-from mangalib.settings import Settings
+from mangalib.settings import AwsSettings
 
 
-def filesystem(url: str, settings: Settings) -> tuple[pafs.FileSystem, str]:
+def filesystem(url: str, settings: AwsSettings) -> tuple[pafs.FileSystem, str]:
     """The file system of ``url``, and its path there; raises ``DataError`` unless it is a folder or ``s3://bucket/prefix``."""
     if "://" not in url:
         return pafs.LocalFileSystem(), str(Path(url).expanduser().resolve())
@@ -38,7 +38,7 @@ def write_atomically(path: Path, content: str) -> None:
 class Storage:
     """Texts by name; a name has slashes between folders. Raises ``OSError`` as files do."""
 
-    def __init__(self, url: str | Path, settings: Settings) -> None:
+    def __init__(self, url: str | Path, settings: AwsSettings) -> None:
         self._fs, self._base = filesystem(str(url), settings)
         self.local = isinstance(self._fs, pafs.LocalFileSystem)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import Protocol
 
 import msgspec
 
@@ -13,80 +14,42 @@ from mangalib.aws.connection_pool import WarmPool
 from mangalib.aws.event_stream import EventStreamDecoder
 from mangalib.aws.event_stream import Message as EventMessage
 from mangalib.aws.http1 import Endpoint, HttpConnection
+from mangalib.aws.model_messages import ClaudeRequest, ModelEvent, ModelRequest
 from mangalib.aws.signing import Signer, path_segment
 from mangalib.errors import BedrockError, TransportError
-from mangalib.resilience import CircuitBreaker, RetryBudget
-from mangalib.settings import Settings
+from mangalib.resilience import CircuitBreaker
+from mangalib.settings import AddressSettings, PoolSettings, TimeoutSettings, TransportSettings
 
 SIGNING_NAME = "bedrock"
 
 
-class Turn(msgspec.Struct, frozen=True):
-    """One message of a conversation; ``role`` is ``user`` or ``assistant``."""
+class Connections(Protocol):
+    """Where a request gets its connection from."""
 
-    role: str
-    content: str
-
-
-class ClaudeRequest(msgspec.Struct, omit_defaults=True, frozen=True):
-    """Body of an invocation of Claude 3. A last turn of the assistant is text it has already said and goes on from."""
-
-    max_tokens: int
-    messages: list[Turn]
-    system: str = ""
-    # Required by the service, so it must not be left out as a default.
-    anthropic_version: str | msgspec.UnsetType = msgspec.UNSET
+    def lease(self) -> AbstractAsyncContextManager[HttpConnection]:
+        """A connection for the length of the block."""
+        ...
 
 
-class Delta(msgspec.Struct, frozen=True):
-    """What an event adds: text, or at the end the reason for stopping."""
+class FreshConnections:
+    """A new connection for each request: only to measure what that costs."""
 
-    text: str = ""
-    stop_reason: str | None = None
+    def __init__(self, endpoint: Endpoint, settings: TimeoutSettings) -> None:
+        self._endpoint = endpoint
+        self._timeout_s = settings.connect_timeout_s
 
-
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens as the model counts them."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-
-class MessageStart(msgspec.Struct, frozen=True):
-    """The head of an answer, with the tokens of the question."""
-
-    usage: Usage
-
-
-class InvocationMetrics(msgspec.Struct, rename="camel", frozen=True):
-    """The service's own account of an invocation, in its last event; latencies in ms."""
-
-    input_token_count: int = 0
-    output_token_count: int = 0
-    invocation_latency: float = 0
-    first_byte_latency: float = 0
-
-
-class ModelEvent(msgspec.Struct, frozen=True):
-    """One event of Claude's stream. Fields are set as its ``type`` has them; unknown types are to be ignored.
-
-    ``local_sent_at_s`` is the local stand-in's stamp: its monotonic clock when the event left. The cloud has none.
-    """
-
-    type: str
-    delta: Delta | None = None
-    message: MessageStart | None = None
-    usage: Usage | None = None
-    metrics: InvocationMetrics | None = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
-    local_sent_at_s: float | None = None
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[HttpConnection]:
+        """Opened at the start of the block, closed at its end."""
+        connection = await HttpConnection.open(self._endpoint, timeout_s=self._timeout_s)
+        try:
+            yield connection
+        finally:
+            connection.close()
 
 
 class _ChunkPayload(msgspec.Struct):
     data: bytes = msgspec.field(name="bytes")
-
-
-class _Embedding(msgspec.Struct):
-    embedding: list[float]
 
 
 _chunk_decoder = msgspec.json.Decoder(_ChunkPayload)
@@ -94,72 +57,45 @@ _event_decoder = msgspec.json.Decoder(ModelEvent)
 
 
 class BedrockRuntime:
-    """Invokes models. One per process; safe for any number of concurrent streams."""
+    """The model transport of the product (:class:`ModelTransport`). One per process; safe for any number of streams at once.
 
-    def __init__(self, pool: WarmPool, signer: Signer, endpoint: Endpoint, settings: Settings) -> None:
-        self._pool = pool
+    After ``breaker_failures`` of a model in a row it is not asked for ``breaker_pause_s`` (``DependencyDownError``).
+    """
+
+    def __init__(
+        self, connections: Connections, signer: Signer, endpoint: Endpoint, settings: TransportSettings
+    ) -> None:
+        self._connections = connections
         self._signer = signer
         self._endpoint = endpoint
         self._read_timeout_s = settings.read_timeout_s
-        self._connect_timeout_s = settings.connect_timeout_s
         self._rate = AdaptiveRate(settings.throttled_rate_min_per_s)
         self._settings = settings
         self._breakers: dict[str, CircuitBreaker] = {}
-        self._retries = RetryBudget(settings.retry_share, settings.retry_burst)
 
     def breaker(self, model_id: str) -> CircuitBreaker:
         """Each model has its own: one that is down does not take the others with it."""
         return self._breakers.setdefault(model_id, CircuitBreaker.from_settings(model_id, self._settings))
 
-    def may_retry(self) -> bool:
-        """Whether one more request may be made for an answer that failed; the allowance is counted down."""
-        return self._retries.withdraw()
-
     @asynccontextmanager
-    async def stream(self, model_id: str, request: ClaudeRequest, *, warm: bool = True) -> AsyncIterator[ModelStream]:
-        """Invoke with a response stream; leaving the block early closes the connection, which stops the generation.
-
-        Not ``warm``, over a new connection: only to measure what that costs.
-
-        Raises ``BusyError``, ``BedrockError`` or ``TransportError``; nothing is retried here. After
-        ``breaker_failures`` of a model in a row it is not asked for ``breaker_pause_s`` (``DependencyDownError``).
-        """
+    async def stream(self, model_id: str, request: ClaudeRequest) -> AsyncIterator[AsyncIterator[list[ModelEvent]]]:
+        """Invoke with a response stream; leaving the block early closes the connection, which stops the generation."""
         with self.breaker(model_id).watch(_is_outage):
-            async with self._connection(warm) as connection:
-                await self._post(connection, model_id, "invoke-with-response-stream", _claude_body(request))
-                yield ModelStream(connection, self._read_timeout_s)
+            async with self._connections.lease() as connection:
+                await self._post(connection, model_id, "invoke-with-response-stream", request.body())
+                async with aclosing(_events_of(connection, self._read_timeout_s)) as events:
+                    yield events
 
-    async def answer(self, model_id: str, request: ClaudeRequest) -> bytes:
-        """Invoke Claude and wait for its whole answer, as JSON. Raises as :meth:`stream` does."""
-        return await self._invoke(model_id, _claude_body(request))
-
-    async def embed(self, model_id: str, text: str, *, dimensions: int, warm: bool = True) -> list[float]:
-        """The embedding of ``text``, normalised, of shape ``(dimensions,)``. Raises as :meth:`stream` does."""
-        body = msgspec.json.encode({"inputText": text, "dimensions": dimensions, "normalize": True})
-        return msgspec.json.decode(await self._invoke(model_id, body, warm=warm), type=_Embedding).embedding
-
-    async def _invoke(self, model_id: str, body: bytes, *, warm: bool = True) -> bytes:
+    async def invoke(self, model_id: str, request: ModelRequest) -> bytes:
+        """Invoke and wait for the whole answer, as JSON."""
         with self.breaker(model_id).watch(_is_outage):
-            async with self._connection(warm) as connection:
-                await self._post(connection, model_id, "invoke", body)
+            async with self._connections.lease() as connection:
+                await self._post(connection, model_id, "invoke", request.body())
                 return await connection.read_all(timeout_s=self._read_timeout_s)
-
-    @asynccontextmanager
-    async def _connection(self, warm: bool) -> AsyncIterator[HttpConnection]:
-        if warm:
-            async with self._pool.lease() as connection:
-                yield connection
-            return
-        connection = await HttpConnection.open(self._endpoint, timeout_s=self._connect_timeout_s)
-        try:
-            yield connection
-        finally:
-            connection.close()
 
     async def _post(self, connection: HttpConnection, model_id: str, operation: str, body: bytes) -> None:
         target = f"{self._endpoint.path}/model/{path_segment(model_id)}/{operation}"
         headers = {"Content-Type": "application/json"}
-        self._retries.deposit()
         await asyncio.sleep(self._rate.wait_s())
         signed = self._signer.sign(SIGNING_NAME, self._endpoint, "POST", target, body, headers)
         status = await connection.send("POST", target, signed, body, timeout_s=self._read_timeout_s)
@@ -168,36 +104,29 @@ class BedrockRuntime:
             raise await _refusal(connection, status, self._read_timeout_s)
 
 
-class ModelStream:
-    """The events of one answer, in the groups in which they arrived: one wake-up a read, not one an event."""
+async def _events_of(connection: HttpConnection, read_timeout_s: float) -> AsyncGenerator[list[ModelEvent], None]:
+    """Non-empty groups of events until the stream ends: one wake-up a read, not one an event.
 
-    def __init__(self, connection: HttpConnection, read_timeout_s: float) -> None:
-        self._connection = connection
-        self._read_timeout_s = read_timeout_s
-        self._decoder = EventStreamDecoder()
-
-    async def __aiter__(self) -> AsyncGenerator[list[ModelEvent], None]:
-        """Yields non-empty lists of events until the stream ends.
-
-        Raises ``BedrockError`` on an exception in the stream, after the events before it; ``TransportError`` when the
-        stream is cut or its bytes are wrong.
-        """
-        while data := await self._connection.read(timeout_s=self._read_timeout_s):
-            events: list[ModelEvent] = []
-            failure: BedrockError | None = None
-            for message in self._decoder.feed(data):
-                if message.headers.get(":message-type") == "event":
-                    events += _event_of(message)
-                else:
-                    failure = _exception_of(message)
-                    break
-            if events:
-                yield events
-            if failure is not None:
-                self._connection.close()
-                raise failure
-        if self._decoder.incomplete:
-            raise TransportError("the event stream ended within a message", answered=True)
+    Raises ``BedrockError`` on an exception in the stream, after the events before it; ``TransportError`` when the stream is
+    cut or its bytes are wrong.
+    """
+    decoder = EventStreamDecoder()
+    while data := await connection.read(timeout_s=read_timeout_s):
+        events: list[ModelEvent] = []
+        failure: BedrockError | None = None
+        for message in decoder.feed(data):
+            if message.headers.get(":message-type") == "event":
+                events += _event_of(message)
+            else:
+                failure = _exception_of(message)
+                break
+        if events:
+            yield events
+        if failure is not None:
+            connection.close()
+            raise failure
+    if decoder.incomplete:
+        raise TransportError("the event stream ended within a message", answered=True)
 
 
 def _is_outage(error: Exception) -> bool:
@@ -205,10 +134,6 @@ def _is_outage(error: Exception) -> bool:
     if isinstance(error, BedrockError):
         return error.retryable and error.name != "ThrottlingException"
     return isinstance(error, TransportError)
-
-
-def _claude_body(request: ClaudeRequest) -> bytes:
-    return msgspec.json.encode(msgspec.structs.replace(request, anthropic_version="bedrock-2023-05-31"))
 
 
 def _event_of(message: EventMessage) -> list[ModelEvent]:
@@ -240,13 +165,13 @@ def _message_in(body: bytes) -> str:
     return str(decoded.get("message", "")) if isinstance(decoded, dict) else ""
 
 
-def bedrock_endpoint(settings: Settings) -> Endpoint:
+def bedrock_endpoint(settings: AddressSettings) -> Endpoint:
     """Where the runtime answers: the configured URL, or AWS's own for the region."""
     url = settings.bedrock_url or f"https://bedrock-runtime.{settings.region}.amazonaws.com"
     return Endpoint.from_url(url, ca_file=str(settings.bedrock_ca) if settings.bedrock_ca else None)
 
 
-def bedrock_pool(endpoint: Endpoint, settings: Settings, *, background: bool = False) -> WarmPool:
+def bedrock_pool(endpoint: Endpoint, settings: PoolSettings, *, background: bool = False) -> WarmPool:
     """The warm pool of the runtime; for ``background`` work a small one of its own, so that it never has what a query needs.
     Its keep-alive is an unsigned ``GET /``: answered by an error, billed nothing."""
 
@@ -263,11 +188,3 @@ def bedrock_pool(endpoint: Endpoint, settings: Settings, *, background: bool = F
         keep_alive_s=settings.keep_alive_s,
         keep_alive=keep_alive,
     )
-
-
-def continuing(request: ClaudeRequest, text: str) -> ClaudeRequest:
-    """The same request with ``text`` as what the model has said so far; it may not end in white space."""
-    said = text.rstrip()
-    if not said:
-        return request
-    return msgspec.structs.replace(request, messages=[*request.messages, Turn("assistant", said)])

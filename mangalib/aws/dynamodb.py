@@ -12,13 +12,13 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mangalib.errors import MangaError
-from mangalib.settings import Settings
+from mangalib.settings import AwsSettings
 
 _CONTENDED_S = 10.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
 
 
-def dynamodb_client(settings: Settings) -> Any:
+def dynamodb_client(settings: AwsSettings) -> Any:
     """A boto3 client of DynamoDB that takes plain Python values; blocking, safe to share between threads."""
     quick = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2}, max_pool_connections=20)
     session = boto3.Session(region_name=settings.region)

@@ -10,9 +10,10 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest, ModelEvent
+from mangalib.aws.model_messages import ClaudeRequest, ModelEvent
+from mangalib.aws.model_transport import ModelTransport
 from mangalib.resilience import RetryBudget
 from mangalib.settings import Settings
 
@@ -64,25 +65,24 @@ class Hedge:
 class HedgedStream:
     """One invocation, read up to its first text. Iterating gives the groups of events from the start."""
 
-    def __init__(self, bedrock: BedrockRuntime, model_id: str, request: ClaudeRequest, warm: bool) -> None:
+    def __init__(self, models: ModelTransport, model_id: str, request: ClaudeRequest) -> None:
         self.answered_s = 0.0
-        self._invocation = bedrock.stream(model_id, request, warm=warm)
+        self._invocation = models.stream(model_id, request)
         self._open = AsyncExitStack()
         self._head: list[list[ModelEvent]] = []
         self._rest: AsyncIterator[list[ModelEvent]]
 
     async def until_text(self) -> None:
-        """Ask, and read until there is text or the stream's end; raises as ``BedrockRuntime.stream`` does."""
-        stream = await self._open.enter_async_context(self._invocation)
+        """Ask, and read until there is text or the stream's end; raises as ``ModelTransport.stream`` does."""
+        self._rest = await self._open.enter_async_context(self._invocation)
         self.answered_s = time.monotonic()
-        self._rest = await self._open.enter_async_context(aclosing(stream.__aiter__()))
         async for events in self._rest:
             self._head.append(events)
-            if any(event.delta is not None and event.delta.text for event in events):
+            if any(event.text for event in events):
                 return
 
     async def __aiter__(self) -> AsyncIterator[list[ModelEvent]]:
-        """Yields non-empty lists of events until the stream ends; raises as ``ModelStream`` does."""
+        """Yields non-empty lists of events until the stream ends; raises as ``ModelTransport.stream`` does."""
         for events in self._head:
             yield events
         async for events in self._rest:
@@ -95,16 +95,16 @@ class HedgedStream:
 
 @asynccontextmanager
 async def hedged_stream(
-    bedrock: BedrockRuntime, hedge: Hedge, model_id: str, request: ClaudeRequest, *, warm: bool = True
+    models: ModelTransport, hedge: Hedge, model_id: str, request: ClaudeRequest
 ) -> AsyncIterator[HedgedStream]:
     """The stream of whichever invocation brings text first; leaving the block early closes its connection.
 
-    Raises as ``BedrockRuntime.stream`` does; with two invocations under way, only when both have failed.
+    Raises as ``ModelTransport.stream`` does; with two invocations under way, only when both have failed.
     """
     streams: dict[asyncio.Task[None], HedgedStream] = {}
 
     def ask() -> None:
-        stream = HedgedStream(bedrock, model_id, request, warm)
+        stream = HedgedStream(models, model_id, request)
         streams[asyncio.create_task(stream.until_text())] = stream
 
     started_s = time.monotonic()

@@ -2,7 +2,7 @@
 
 from mangalib.commands.benchmark import benchmark, verdict
 from mangalib.commands.cloud import cloud
-from mangalib.commands.jobs import list_runs, run, schedule
+from mangalib.commands.jobs import run_command, runs_command, schedule_command
 from mangalib.commands.precompute import cache_accuracy, cache_learn, catalogue_changed, hit_rate, transitions, warm
 from mangalib.commands.release import release
 from mangalib.commands.running import running_service
@@ -13,9 +13,9 @@ __all__ = ["COMMANDS", "running_service"]
 COMMANDS = (
     up,
     chat,
-    run,
-    schedule,
-    list_runs,
+    run_command,
+    schedule_command,
+    runs_command,
     cloud,
     benchmark,
     verdict,

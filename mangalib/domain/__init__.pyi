@@ -1,5 +1,6 @@
 from .catalogue import Catalogue as Catalogue
 from .catalogue import Manga as Manga
+from .catalogue import MarkedText as MarkedText
 from .intents import ROUTES as ROUTES
 from .intents import Intent as Intent
 from .intents import Route as Route

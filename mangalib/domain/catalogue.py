@@ -6,6 +6,7 @@ import csv
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -65,6 +66,14 @@ class Manga(msgspec.Struct, frozen=True):
     def description(self) -> str:
         """What is embedded and searched."""
         return f"{self.title} {self.title_ja} by {self.author}. {self.genres.replace(',', ', ')}. {self.first_year}."
+
+
+class MarkedText(NamedTuple):
+    """A text with its titles found: ``masked`` has the word TITLE in place of each; ``titles`` has each series once."""
+
+    text: str
+    masked: str
+    titles: tuple[Manga, ...]
 
 
 class Catalogue:
@@ -151,13 +160,15 @@ class Catalogue:
     def _longest(self) -> int:
         return max((len(name) for names in self._names.values() for name, _, _ in names), default=0)
 
-    def mask(self, text: str) -> str:
-        """``text`` with each title replaced by the word TITLE, so that a phrasing is seen apart from what it is about."""
+    def mark_titles(self, text: str) -> MarkedText:
+        """The titles in ``text``, and the wording without them."""
+        found = self._find(text)
         parts, last = [], 0
-        for start, end, _ in self._find(text):
+        for start, end, _ in found:
             parts += [text[last:start], "TITLE"]
             last = end
-        return "".join([*parts, text[last:]])
+        titles = tuple(dict.fromkeys(item for _, _, item in found))
+        return MarkedText(text, "".join([*parts, text[last:]]), titles)
 
 
 def _fold(text: str) -> str:

@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from mangalib.errors import BadRequestError
-from mangalib.settings import ModelSettings, Settings
+from mangalib.settings import BudgetSettings, ModelSettings
 
 
 class Intent(StrEnum):
@@ -42,7 +42,7 @@ class Route(msgspec.Struct, frozen=True):
         """The customer's record is looked up: for its own sake, or for what was said before."""
         return self.personal or self.retrieval
 
-    def first_token_budget_ms(self, settings: Settings) -> float:
+    def first_token_budget_ms(self, settings: BudgetSettings) -> float:
         """When the first token should be there: the small model's budget, or the large one's."""
         return settings.retrieval_first_token_budget_ms if self.large_model else settings.simple_first_token_budget_ms
 

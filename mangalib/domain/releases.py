@@ -17,7 +17,7 @@ import msgspec
 
 from mangalib.domain.intents import Intent, Route
 from mangalib.errors import ReleaseError
-from mangalib.settings import ModelSettings, Settings
+from mangalib.settings import AnswerSettings, ModelSettings
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The model that answers an intent."""
         return self.models.get(intent) or route.model_id(settings)
 
-    def batch_size(self, settings: Settings) -> int:
+    def batch_size(self, settings: AnswerSettings) -> int:
         """Deltas in a chunk."""
         if not self.optimisations.chunk_batching:
             return 1

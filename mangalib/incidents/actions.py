@@ -18,13 +18,13 @@ from mangalib.benchmark.detection import CRITICAL, NAMES
 from mangalib.domain import ReleaseStore
 from mangalib.errors import ActionError, ReleaseError, SettingsError
 from mangalib.incidents.incidents import Act, Actions, Incident, IncidentStore, act
-from mangalib.settings import Settings
+from mangalib.settings import PagerSettings, Settings
 
 _SUMMARY_CHARS = 1024
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-def sns_client(settings: Settings) -> Any:
+def sns_client(settings: PagerSettings) -> Any:
     """A client of SNS that does not keep an incident waiting for long."""
     config = Config(
         connect_timeout=settings.page_timeout_s,
@@ -50,7 +50,7 @@ def actions_of(settings: Settings, releases: ReleaseStore, sns: Any) -> Actions:
     return Actions(pages, lambda incident: roll_back(incident, releases, slack), resolved)
 
 
-def pages_of(settings: Settings, sns: Any) -> tuple[dict[str, Act], dict[str, Act]]:
+def pages_of(settings: PagerSettings, sns: Any) -> tuple[dict[str, Act], dict[str, Act]]:
     """How somebody is paged, and told that it is over: by PagerDuty where there is a routing key, by SNS where there is a
     topic."""
     pages: dict[str, Act] = {}
@@ -66,7 +66,7 @@ def pages_of(settings: Settings, sns: Any) -> tuple[dict[str, Act], dict[str, Ac
 class PagerDuty:
     """Events API v2. A time-out, a 429 and a 5xx are tried again, with back-off; the incident's key makes that harmless."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: PagerSettings) -> None:
         assert settings.pagerduty_routing_key is not None
         parts = urlsplit(settings.pagerduty_url)
         if parts.scheme != "https" and parts.hostname not in _LOOPBACK:

@@ -1,5 +1,7 @@
-"""Runs a job: its notebook headless by papermill, under its lease and within its time; leaves the executed notebook, saved
-after each cell, and the result record."""
+"""Executes a job: its notebook, headless by papermill, under the job's lease and within its time-out.
+
+What a run leaves is the executed notebook, saved after each cell, and the run's record.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -21,58 +22,50 @@ from papermill.iorw import LocalHandler, papermill_io
 from traitlets.config import Config
 
 from mangalib.errors import NotebookError
-from mangalib.jobs.html import report_page
-from mangalib.jobs.leases import hold, kept, leases_of
-from mangalib.jobs.parameters import PROJECT, Job
+from mangalib.jobs.html import report_html
+from mangalib.jobs.leases import keep_renewed, take_lease
+from mangalib.jobs.parameters import Job
+from mangalib.jobs.records import Run
 from mangalib.jobs.results import RESULTS_VARIABLE
-from mangalib.jobs.runs import Run, Runs
-from mangalib.settings import Settings
+from mangalib.jobs.runs import Runs
+from mangalib.settings import JobSettings
 from mangalib.storage import write_atomically
 
 log = logging.getLogger(__name__)
 
-RUNS = PROJECT / "papermill_runs"
-_LEASES = ".leases"
 
-
-class _WholeFiles(LocalHandler):  # type: ignore[misc]
-    """Papermill's handler of files, so that one that is cut off while it writes leaves the notebook of the cell before."""
+class _AtomicHandler(LocalHandler):  # type: ignore[misc]
+    """Papermill's handler of local files, writing atomically: killed while it writes, it leaves the notebook saved before."""
 
     def write(self, buf: str, path: str) -> None:
         write_atomically(Path(path), buf)
 
 
-# Papermill looks a handler up by how the path begins; ours are absolute.
-papermill_io.register("/", _WholeFiles())
+# Papermill finds a handler by how the path begins; ours are absolute.
+papermill_io.register("/", _AtomicHandler())
 
 
-def runs_in(url: str | Path, settings: Settings) -> Runs:
-    """The runs in a folder or under ``s3://…``, with the leases that the settings name."""
-    folder = RUNS if "://" in str(url) else Path(url)
-    return Runs(url, leases_of(settings, folder / _LEASES), settings)
+def run_job(job: Job, runs: Runs, settings: JobSettings, *, name: str | None = None) -> Run:
+    """Run a job now. A failed cell, a time-out or a dead kernel is in the record, and the cells before it are kept.
 
-
-def run_job(job: Job, runs: Runs, settings: Settings, *, name: str | None = None) -> Run:
-    """Run a job now. A cell that fails, takes too long or kills its kernel is in the record, with all that ran before it.
-
-    Raises ``JobRunningError`` while the same job runs, and ``NotebookError`` when the place takes no run; then nothing has
-    started.
+    Raises ``JobRunningError`` while the same job is running, and ``NotebookError`` when its record cannot be written; then
+    nothing has started.
     """
-    with kept(hold(runs.leases, job.name), settings.job_lease_s) as lost:
+    with keep_renewed(take_lease(runs.leases, job.name), settings.job_lease_s) as lost:
         return run_under_lease(job, runs, settings, lost, name=name)
 
 
 def run_under_lease(
     job: Job,
     runs: Runs,
-    settings: Settings,
+    settings: JobSettings,
     lost: threading.Event,
     *,
     name: str | None = None,
     due_at: str = "",
     attempt: int = 1,
 ) -> Run:
-    """The same for a caller that has the lease; ``lost`` is set when it has it no more."""
+    """Run a job whose lease the caller holds; ``lost`` is set when the lease was lost."""
     started = runs.begin(job, name=name, due_at=due_at, attempt=attempt)
     error: str | None = "interrupted"
     html = False
@@ -82,45 +75,45 @@ def run_under_lease(
         try:
             error = _execute(job, output, results_file, lost, settings)
             if job.html:
-                runs.storage.write(f"{started.name}.html", report_page(runs.storage.read(f"{started.name}.ipynb")))
+                runs.storage.write(f"{started.name}.html", report_html(runs.storage.read(f"{started.name}.ipynb")))
                 html = True
         except OSError as failure:
-            error = f"{error or 'it ran'}; what it left could not be written: {failure}"
+            error = f"{error or 'the notebook ran'}; its report could not be written: {failure}"
         finally:
             results = json.loads(results_file.read_text(encoding="utf-8")) if results_file.exists() else {}
-            ended = runs.finish(started, error=error, results=results, html=html)
-    return ended
+            finished = runs.finish(started, error=error, results=results, html=html)
+    return finished
 
 
-def _execute(job: Job, output: str, results_file: Path, lost: threading.Event, settings: Settings) -> str | None:
+def _execute(job: Job, output: str, results_file: Path, lost: threading.Event, settings: JobSettings) -> str | None:
     """What went wrong, or ``None``."""
-    until_s = time.monotonic() + job.timeout_s
+    deadline_s = time.monotonic() + job.timeout_s
 
     def remaining_s(cell: object) -> float:
         if lost.is_set():
-            raise NotebookError("its lease was lost, and another may run the job by now")
-        return max(0.1, until_s - time.monotonic())
+            raise NotebookError("the lease was lost, and another machine may be running the job")
+        return max(0.1, deadline_s - time.monotonic())
 
     try:
         with _environment({RESULTS_VARIABLE: str(results_file), "BOTO3_ENDPOINT_URL": settings.aws_url}):
-            _papermill(job, output, remaining_s, results_file.with_name("kernel.json"))
+            _run_notebook(job, output, remaining_s, results_file.with_name("kernel.json"))
     except PapermillExecutionError as failure:
         return f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
     except CellTimeoutError:
-        return f"a cell had not ended when the {job.timeout_s:g} s that the notebook may take were over"
+        return f"timed out: a cell was still running after the {job.timeout_s:g} s that the notebook may take"
     except DeadKernelError:
         return "the kernel died (out of memory, or ended by a cell)"
     except OSError as failure:
-        return f"what ran could not be saved: {failure}"
-    except Exception as failure:  # whatever else a notebook may die of: said in the record
+        return f"the executed notebook could not be saved: {failure}"
+    except Exception as failure:  # any other reason goes into the record too
         log.exception("%s could not be run", job.notebook.name)
         return f"{type(failure).__name__}: {failure}"
     return None
 
 
-def _papermill(job: Job, output: str, remaining_s: Callable[[object], float], connection_file: Path) -> None:
-    # A kernel's sockets as files of its owner: over TCP, others on this machine could listen in. They are named after the
-    # connection file; without one all kernels of a folder would meet on the same sockets.
+def _run_notebook(job: Job, output: str, remaining_s: Callable[[object], float], connection_file: Path) -> None:
+    # The kernel's sockets are files that only this user may open; over TCP, other users of this machine could connect. Their
+    # names derive from the connection file; without one, all kernels in a folder would share the same sockets.
     kernel = {"transport": "ipc", "connection_file": str(connection_file)}
     papermill.execute_notebook(
         str(job.notebook),
@@ -128,16 +121,16 @@ def _papermill(job: Job, output: str, remaining_s: Callable[[object], float], co
         parameters=dict(job.parameters),
         cwd=str(job.notebook.parent),
         timeout_func=remaining_s,
-        # A widget without its kernel is of no use, and its state is what somebody typed and was told.
+        # Without its kernel a widget shows nothing, and its state holds what users typed and the answers they got.
         store_widget_state=False,
         config=Config({"KernelManager": kernel}),
     )
 
 
 @contextmanager
-def _environment(values: dict[str, Any]) -> Iterator[None]:
+def _environment(values: dict[str, str | None]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update({name: str(value) for name, value in values.items() if value is not None})
+    os.environ.update({name: value for name, value in values.items() if value is not None})
     try:
         yield
     finally:

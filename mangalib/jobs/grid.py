@@ -1,7 +1,7 @@
-"""A notebook run once for each point of a grid, on a cluster.
+"""A notebook run once for each point of a parameter grid, on a cluster.
 
-Each point has its run's name from the start. A worker that dies takes its point to another one, which looks under that name
-first: what had finished is not run again, and what was cut off is run anew under the same name.
+The name of each point's run is chosen in advance. If a worker dies, its point goes to another worker, which looks for a run of
+that name first: a finished one is not repeated, and one that was cut off is run again under the same name.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from tqdm.auto import tqdm
 
 from mangalib.cluster import cluster
 from mangalib.errors import NotebookError
-from mangalib.jobs.execute import run_under_lease, runs_in
-from mangalib.jobs.leases import Lease, hold, kept
+from mangalib.jobs.execute import run_under_lease
+from mangalib.jobs.leases import Lease, keep_renewed, take_lease
 from mangalib.jobs.parameters import Job
-from mangalib.jobs.runs import RUNNING, Record, Run, Runs
-from mangalib.settings import Settings
+from mangalib.jobs.records import RUNNING, Run, RunRecord
+from mangalib.jobs.runs import Runs, open_runs
+from mangalib.settings import JobSettings
 
-_LOOK_EVERY_S = 1.0
+_POLL_S = 1.0
 
 
-def points_of(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All combinations; one empty point for an empty grid. Raises ``NotebookError`` for what is not a list of values."""
+def grid_points(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All combinations; one empty point for an empty grid. Raises ``NotebookError`` unless each value is a list."""
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
             raise NotebookError(f"-g {name} {values!r}: expected a JSON list of values, as in [1, 2, 3]")
@@ -36,28 +37,30 @@ def points_of(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def run_grid(
-    jobs: Sequence[Job], url: str, settings: Settings, scheduler: str | None, *, progress: bool
+    jobs: Sequence[Job], url: str, settings: JobSettings, scheduler: str | None, *, progress: bool
 ) -> Iterator[Run]:
-    """Run all jobs and yield each run when it has ended. The workers must reach ``url``, and share the leases."""
+    """Run all jobs and yield each run when it has finished. The workers must reach ``url`` and share the leases."""
     now, grid = datetime.now(UTC), uuid.uuid4().hex[:6]
     names = [
         f"{job.notebook.stem}/{now:%Y-%m-%d}/{now:%H%M%S}-{grid}_{number:03d}" for number, job in enumerate(jobs, 1)
     ]
     with cluster(scheduler) as client:
-        futures = client.map(_point, jobs, names, url=url, settings=settings, key=names, pure=False)
+        futures = client.map(_run_point, jobs, names, url=url, settings=settings, key=names, pure=False)
         try:
-            ended = as_completed(futures, with_results=True, raise_errors=False)
-            for future, found in tqdm(ended, desc="grid", total=len(jobs), disable=not progress):
-                job, name = jobs[names.index(future.key)], future.key
-                yield found if isinstance(found, Run) else _lost(job, name, url, settings, found)
+            completed = as_completed(futures, with_results=True, raise_errors=False)
+            for future, result in tqdm(completed, desc="grid", total=len(jobs), disable=not progress):
+                if isinstance(result, Run):
+                    yield result
+                else:
+                    yield _record_lost(jobs[names.index(future.key)], future.key, open_runs(url, settings), result)
         finally:
             client.cancel(futures)
 
 
-def _point(job: Job, name: str, url: str, settings: Settings) -> Run:
-    """On a worker."""
-    runs = runs_in(url, settings)
-    with kept(_patiently(runs, job, settings), settings.job_lease_s) as lost:
+def _run_point(job: Job, name: str, url: str, settings: JobSettings) -> Run:
+    """Executed on a worker."""
+    runs = open_runs(url, settings)
+    with keep_renewed(_wait_for_lease(runs, job, settings), settings.job_lease_s) as lost:
         before = _record(runs, name)
         if before is not None and before.status != RUNNING:
             return Run(name, before)
@@ -65,26 +68,27 @@ def _point(job: Job, name: str, url: str, settings: Settings) -> Run:
         return run_under_lease(job, runs, settings, lost, name=name, attempt=attempt)
 
 
-def _patiently(runs: Runs, job: Job, settings: Settings) -> Lease:
-    """The lease of the job: one of a worker that died runs out first."""
+def _wait_for_lease(runs: Runs, job: Job, settings: JobSettings) -> Lease:
+    """The lease of the job; that of a worker that died has to expire first."""
     until_s = time.monotonic() + 2 * settings.job_lease_s
     while time.monotonic() < until_s:
         lease = runs.leases.take(job.name)
         if lease is not None:
             return lease
-        time.sleep(_LOOK_EVERY_S)
-    return hold(runs.leases, job.name)
+        time.sleep(_POLL_S)
+    return take_lease(runs.leases, job.name)
 
 
-def _record(runs: Runs, name: str) -> Record | None:
+def _record(runs: Runs, name: str) -> RunRecord | None:
     try:
-        return runs.record(name)
+        return runs.read_record(name)
     except NotebookError:
         return None
 
 
-def _lost(job: Job, name: str, url: str, settings: Settings, found: Any) -> Run:
-    """A point that no worker brought to an end."""
-    why = found[1] if isinstance(found, tuple) else found
-    runs = runs_in(url, settings)
-    return runs.finish(runs.begin(job, name=name), error=f"no worker ran it: {type(why).__name__}: {why}", results={})
+def _record_lost(job: Job, name: str, runs: Runs, result: Any) -> Run:
+    """Record a point that no worker finished; ``result`` is Dask's exception, or its type, exception and traceback."""
+    why = result[1] if isinstance(result, tuple) else result
+    return runs.finish(
+        runs.begin(job, name=name), error=f"no worker finished it: {type(why).__name__}: {why}", results={}
+    )

@@ -1,7 +1,8 @@
-"""An executed notebook as a page, whole in one file: pictures can be looked at without a network."""
+"""An executed notebook as a page in one file, pictures included: it can be read without a network."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -9,19 +10,28 @@ import plotly.io
 from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 
+_TEMPLATES = Path(__file__).with_name("templates")
 
-def report_page(notebook: str) -> str:
-    """The page of a notebook's JSON."""
+
+def report_html(notebook: str) -> str:
+    """The page of a notebook, given as JSON."""
     contents = nbformat.reads(notebook, as_version=4)
     for cell in contents.cells:
         for output in cell.get("outputs", []):
             figure = output.get("data", {}).get("application/vnd.plotly.v1+json")
             if figure is not None:
                 output["data"] = {"text/html": _figure(figure)}
-    # Nothing is fetched by a reader's browser: no scripts from elsewhere.
-    exporter = HTMLExporter(require_js_url="", mathjax_url="", jquery_url="", widget_renderer_url="")
-    body, _ = exporter.from_notebook_node(contents)
-    return str(body).replace("</head>", f"<script>{get_plotlyjs()}</script></head>", 1)
+    # No URLs of scripts: the reader's browser fetches nothing.
+    exporter = HTMLExporter(
+        extra_template_basedirs=[str(_TEMPLATES)],
+        template_name="report",
+        require_js_url="",
+        mathjax_url="",
+        jquery_url="",
+        widget_renderer_url="",
+    )
+    body, _ = exporter.from_notebook_node(contents, resources={"plotly_js": get_plotlyjs()})
+    return str(body)
 
 
 def _figure(figure: dict[str, Any]) -> str:

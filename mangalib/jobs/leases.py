@@ -1,16 +1,13 @@
-"""Leases: no two runs of one job at once, also when a machine dies in the middle of one.
+"""Leases: at most one run of a job at a time, even when a machine dies in the middle of one.
 
-A lease carries the job's turn: the due time that was last taken, so that whoever takes the job next, here or elsewhere, knows
-what has been done. On one machine it is a locked file, which the operating system unlocks however the process ends; several
-machines share leases in Redis or DynamoDB, which run out unless they are renewed.
+A lease carries the job's schedule cursor, the due time that was started last, so that whoever takes the job next, on any
+machine, knows what has been done. On one machine a lease is a locked file, which the operating system unlocks however the
+process ends. Several machines share leases in Redis or DynamoDB; these expire unless they are renewed.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-import re
 import threading
 import time
 import uuid
@@ -21,66 +18,66 @@ from typing import Any, Protocol
 
 import msgspec
 import redis
-from redis.exceptions import RedisError
+from filelock import FileLock, Timeout
+from redis.exceptions import LockError, LockNotOwnedError, RedisError
+from redis.lock import Lock
 
 from mangalib.aws import DocumentTable, dynamodb_client
 from mangalib.errors import JobRunningError, NotebookError, SettingsError
-from mangalib.settings import Settings
+from mangalib.settings import LeaseSettings
+from mangalib.storage import write_atomically
 
 log = logging.getLogger(__name__)
 
-_TURN_BYTES = 512
-_NAME = re.compile(r"[\w.-]{1,100}")
-
 
 class ScheduleCursor(msgspec.Struct, frozen=True):
-    """What is known of a scheduled job: the due time taken last, as ISO 8601, and how often that was tried."""
+    """How far a scheduled job has come: the due time started last, in ISO 8601, and the attempts made at it."""
 
     due_at: str = ""
     attempts: int = 0
 
 
 class Lease(Protocol):
-    """A job that is ours until released."""
+    """Exclusive use of a job until it is released."""
 
     cursor: ScheduleCursor
 
     def write(self, cursor: ScheduleCursor) -> None:
-        """Note the turn; raises ``NotebookError`` when it cannot be noted, and then it must not be taken."""
+        """Store the cursor. Raises ``NotebookError`` if that fails or the lease was lost: then the job must not start."""
 
     def renew(self) -> bool:
-        """Make it last; whether it is still ours."""
+        """Extend the lease; ``False`` when it was lost."""
 
     def release(self) -> None:
-        """Let others have it."""
+        """Give the lease up."""
 
 
 class Leases(Protocol):
-    """Where leases come from."""
+    """A source of leases. Its methods raise ``NotebookError`` when it cannot be reached or written to."""
 
     def take(self, job: str) -> Lease | None:
-        """The lease of a job, or ``None`` while another has it."""
+        """The lease of a job, or ``None`` while another process holds it."""
 
     def cursor(self, job: str) -> ScheduleCursor:
-        """What is known of a job, without taking it."""
+        """A job's cursor, read without taking the lease."""
 
 
 @contextmanager
-def kept(lease: Lease, lease_s: float) -> Iterator[threading.Event]:
-    """Renew a lease while the block runs, then release it. The event is set when it was lost: then stop."""
+def keep_renewed(lease: Lease, lease_s: float) -> Iterator[threading.Event]:
+    """Renew a lease while the block runs, then release it. The event yielded is set when the lease was lost."""
     lost, done = threading.Event(), threading.Event()
 
     def renew() -> None:
-        last_s = time.monotonic()
+        renewed_s = time.monotonic()
         while not done.wait(lease_s / 3):
             try:
                 if not lease.renew():
                     lost.set()
                     return
-                last_s = time.monotonic()
+                renewed_s = time.monotonic()
             except (NotebookError, RedisError, OSError) as error:
-                log.warning("a lease could not be renewed: %s", error)
-                if time.monotonic() - last_s > lease_s:
+                log.warning("lease not renewed: %s", error)
+                if time.monotonic() - renewed_s > lease_s:
                     lost.set()
                     return
 
@@ -94,16 +91,16 @@ def kept(lease: Lease, lease_s: float) -> Iterator[threading.Event]:
         lease.release()
 
 
-def hold(leases: Leases, job: str) -> Lease:
-    """The lease of a job; raises ``JobRunningError`` while another has it."""
+def take_lease(leases: Leases, job: str) -> Lease:
+    """The lease of a job. Raises ``JobRunningError`` while another process holds it."""
     lease = leases.take(job)
     if lease is None:
-        raise JobRunningError(f"job {job} is running already, here or on another machine")
+        raise JobRunningError(f"job {job} is already running, on this machine or another")
     return lease
 
 
-def leases_of(settings: Settings, folder: Path) -> Leases:
-    """The leases that the settings name; ``folder`` is where files would be."""
+def leases_of(settings: LeaseSettings, folder: Path) -> Leases:
+    """The leases that ``MANGA_JOB_LEASES`` names; ``folder`` is for those that are files."""
     if settings.job_leases == "redis":
         if settings.redis_url is None:
             raise SettingsError("MANGA_REDIS_URL is not set; expected a Redis server, as MANGA_JOB_LEASES is redis")
@@ -115,108 +112,97 @@ def leases_of(settings: Settings, folder: Path) -> Leases:
 
 
 class FileLeases:
-    """Locked files (``flock``), for one machine."""
+    """Locked files for one machine, each with its cursor in a file beside it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def take(self, job: str) -> Lease | None:
-        """The lease of a job, or ``None`` while another has it."""
-        try:
+        """The lease of a job, or ``None`` while another process holds it."""
+        # No soft lock: only a lock of the operating system ends with its process.
+        path = self._folder / f"{job}.lock"
+        lock = FileLock(path, mode=0o600, blocking=False, thread_local=False, fallback_to_soft=False)
+        with _notebook_errors(f"{self._folder}: no leases can be kept there"):
             self._folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._folder / f"{_checked(job)}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise NotebookError(f"{self._folder}: no lease can be kept there: {error}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        return _FileLease(descriptor)
+            try:
+                lock.acquire()
+            except Timeout:
+                return None
+        return _FileLease(lock, self._folder / f"{job}.json", self.cursor(job))
 
     def cursor(self, job: str) -> ScheduleCursor:
-        """What is known of a job, without taking it."""
-        try:
-            return _decoded((self._folder / f"{_checked(job)}.lock").read_bytes())
-        except FileNotFoundError:
-            return ScheduleCursor()
-        except OSError as error:
-            raise NotebookError(f"{self._folder}: no lease can be kept there: {error}") from None
+        """A job's cursor, read without taking the lease."""
+        with _notebook_errors(f"{self._folder}: no leases can be kept there"):
+            path = self._folder / f"{job}.json"
+            return _decoded(path.read_bytes()) if path.exists() else ScheduleCursor()
 
 
 class _FileLease:
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.cursor = _decoded(os.pread(descriptor, _TURN_BYTES, 0))
+    def __init__(self, lock: FileLock, cursor_file: Path, cursor: ScheduleCursor) -> None:
+        self._lock, self._cursor_file = lock, cursor_file
+        self.cursor = cursor
 
     def write(self, cursor: ScheduleCursor) -> None:
-        # One write of one length: killed at any moment, the old turn or the new one is there.
-        try:
-            os.pwrite(self._descriptor, msgspec.json.encode(cursor).ljust(_TURN_BYTES), 0)
-        except OSError as error:
-            raise NotebookError(f"the job's turn could not be noted: {error}") from None
+        with _notebook_errors("schedule cursor not stored"):
+            write_atomically(self._cursor_file, msgspec.json.encode(cursor).decode())
         self.cursor = cursor
 
     def renew(self) -> bool:
         return True
 
     def release(self) -> None:
-        os.close(self._descriptor)
-
-
-_WRITE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[2], ARGV[2]) return 1 end return 0"
-_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
-_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+        self._lock.release()
 
 
 class RedisLeases:
-    """Keys in Redis that run out after ``lease_s``, each with its owner's token (Redis documentation, "Distributed locks")."""
+    """Redis locks that expire after ``lease_s``, each with its cursor in a key beside it."""
 
     def __init__(self, client: Any, lease_s: float) -> None:
         self._client = client
-        self._lease_ms = int(lease_s * 1000)
+        self._lease_s = lease_s
 
     def take(self, job: str) -> Lease | None:
-        """The lease of a job, or ``None`` while another has it."""
-        token = uuid.uuid4().hex
-        try:
-            if not self._client.set(_lease_key(job), token, nx=True, px=self._lease_ms):
+        """The lease of a job, or ``None`` while another process holds it."""
+        lock = Lock(self._client, f"job:{job}:lease", timeout=self._lease_s, blocking=False, thread_local=False)
+        with _notebook_errors("Redis, which keeps the leases of jobs"):
+            if not lock.acquire():
                 return None
-            return _RedisLease(self._client, job, token, self._lease_ms, self.cursor(job))
-        except RedisError as error:
-            raise NotebookError(f"Redis, which keeps the leases of jobs: {error}") from None
+        return _RedisLease(self._client, lock, _cursor_key(job), self.cursor(job))
 
     def cursor(self, job: str) -> ScheduleCursor:
-        """What is known of a job, without taking it."""
-        try:
-            return _decoded(self._client.get(_turn_key(job)) or b"")
-        except RedisError as error:
-            raise NotebookError(f"Redis, which keeps the leases of jobs: {error}") from None
+        """A job's cursor, read without taking the lease."""
+        with _notebook_errors("Redis, which keeps the leases of jobs"):
+            return _decoded(self._client.get(_cursor_key(job)) or b"")
 
 
 class _RedisLease:
-    def __init__(self, client: Any, job: str, token: str, lease_ms: int, cursor: ScheduleCursor) -> None:
-        self._client, self._job, self._token, self._lease_ms = client, job, token, lease_ms
+    def __init__(self, client: Any, lock: Lock, cursor_key: str, cursor: ScheduleCursor) -> None:
+        self._client, self._lock, self._cursor_key = client, lock, cursor_key
         self.cursor = cursor
 
     def write(self, cursor: ScheduleCursor) -> None:
-        keys = (_lease_key(self._job), _turn_key(self._job))
-        try:
-            written = self._client.eval(_WRITE, 2, *keys, self._token, msgspec.json.encode(cursor))
-        except RedisError as error:
-            raise NotebookError(f"the job's turn could not be noted: {error}") from None
-        if not written:
-            raise NotebookError(f"the lease of {self._job} has run out")
+        def store(pipeline: Any) -> None:
+            # The lock's key is watched: if the lease expires before the cursor is stored, the transaction is aborted.
+            if not self._lock.owned():
+                raise LockNotOwnedError("the lease has expired")
+            pipeline.multi()
+            pipeline.set(self._cursor_key, msgspec.json.encode(cursor))
+
+        with _notebook_errors("schedule cursor not stored"):
+            self._client.transaction(store, self._lock.name)
         self.cursor = cursor
 
     def renew(self) -> bool:
-        return bool(self._client.eval(_RENEW, 1, _lease_key(self._job), self._token, self._lease_ms))
+        try:
+            return bool(self._lock.reacquire())
+        except LockError:
+            return False
 
     def release(self) -> None:
         try:
-            self._client.eval(_RELEASE, 1, _lease_key(self._job), self._token)
+            self._lock.release()
         except RedisError as error:
-            log.warning("Redis: %s; a lease is left to run out", error)
+            log.warning("%s: lease not released; it expires by itself: %s", self._lock.name, error)
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -226,24 +212,24 @@ class _Held(msgspec.Struct, frozen=True):
 
 
 class TableLeases:
-    """Items in DynamoDB that run out after ``lease_s`` by the machines' clocks, which must agree within a lease."""
+    """DynamoDB items that expire after ``lease_s`` by the machines' clocks, which must agree to within that time."""
 
     def __init__(self, dynamodb: Any, table: str, lease_s: float) -> None:
         self._table = DocumentTable(dynamodb, table, key="job", error=NotebookError)
         self._lease_s = lease_s
 
     def take(self, job: str) -> Lease | None:
-        """The lease of a job, or ``None`` while another has it."""
-        item = self._table.get(_checked(job))
-        known = _held(item)
-        if known.owner and known.until_s > time.time():
+        """The lease of a job, or ``None`` while another process holds it."""
+        item = self._table.get(job)
+        held = _held(item)
+        if held.owner and held.until_s > time.time():
             return None
-        lease = _TableLease(self._table, job, item, known.cursor, self._lease_s)
+        lease = _TableLease(self._table, job, item, held.cursor, self._lease_s)
         return lease if lease.renew() else None
 
     def cursor(self, job: str) -> ScheduleCursor:
-        """What is known of a job, without taking it."""
-        return _held(self._table.get(_checked(job))).cursor
+        """A job's cursor, read without taking the lease."""
+        return _held(self._table.get(job)).cursor
 
 
 class _TableLease:
@@ -257,7 +243,7 @@ class _TableLease:
 
     def write(self, cursor: ScheduleCursor) -> None:
         if not self._put(cursor, self._owner):
-            raise NotebookError(f"the lease of {self._job} has run out")
+            raise NotebookError("schedule cursor not stored: the lease has expired")
 
     def renew(self) -> bool:
         return self._put(None, self._owner)
@@ -266,16 +252,15 @@ class _TableLease:
         try:
             self._put(None, "")
         except NotebookError as error:
-            log.warning("%s; a lease is left to run out", error)
+            log.warning("job %s: lease not released; it expires by itself: %s", self._job, error)
 
     def _put(self, cursor: ScheduleCursor | None, owner: str) -> bool:
         with self._writing:
-            cursor = cursor or self.cursor
-            held = _Held(cursor, owner, time.time() + self._lease_s)
+            held = _Held(cursor or self.cursor, owner, time.time() + self._lease_s)
             after = {"job": self._job, "body": msgspec.json.encode(held).decode()}
             if not self._table.put(after, instead_of=self._item):
                 return False
-            self._item, self.cursor = after, cursor
+            self._item, self.cursor = after, held.cursor
             return True
 
 
@@ -284,18 +269,16 @@ def _held(item: dict[str, Any] | None) -> _Held:
 
 
 def _decoded(content: bytes) -> ScheduleCursor:
-    return msgspec.json.decode(content, type=ScheduleCursor) if content.strip() else ScheduleCursor()
+    return msgspec.json.decode(content, type=ScheduleCursor) if content else ScheduleCursor()
 
 
-def _lease_key(job: str) -> str:
-    return f"job:{_checked(job)}:lease"
+@contextmanager
+def _notebook_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RedisError) as error:
+        raise NotebookError(f"{what}: {error}") from None
 
 
-def _turn_key(job: str) -> str:
-    return f"job:{_checked(job)}:turn"
-
-
-def _checked(job: str) -> str:
-    if not _NAME.fullmatch(job):
-        raise NotebookError(f"job {job!r}: expected up to 100 letters, digits, dots, dashes and underscores")
-    return job
+def _cursor_key(job: str) -> str:
+    return f"job:{job}:turn"

@@ -1,10 +1,11 @@
-"""What is to be run: a notebook with parameters that fit its own parameters cell."""
+"""A job: a notebook, and parameters that match its own parameters cell."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,14 @@ from typing import Any
 from papermill.inspection import inspect_notebook
 
 from mangalib.errors import NotebookError
+from mangalib.settings import ScheduleSettings
 
-PROJECT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = PROJECT / "notebooks"
+_NAME = re.compile(r"[\w.-]{1,100}")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A notebook, its parameters, a name that tells jobs apart, and how long it may take. See :func:`job_of`."""
+    """A notebook to run: with these parameters, for at most ``timeout_s``. ``name`` is what its lease is called."""
 
     notebook: Path
     parameters: Mapping[str, Any]
@@ -32,33 +33,38 @@ class Job:
 def job_of(
     notebook: Path, parameters: Mapping[str, Any], *, timeout_s: float, name: str = "", html: bool = False
 ) -> Job:
-    """A job whose parameters have been checked; without a name it is called by its notebook and parameters.
+    """A job with checked parameters. Without a name it is named after its notebook and a digest of its parameters.
 
-    Raises ``NotebookError`` for a parameter that the notebook does not have or of a wrong type.
+    Raises ``NotebookError`` for a parameter that the notebook does not have, a value of the wrong type, and a name that
+    cannot be a file's.
     """
     check_parameters(notebook, parameters)
     if not name:
         digest = hashlib.sha256(json.dumps(dict(parameters), sort_keys=True).encode()).hexdigest()[:8]
         name = f"{notebook.stem}-{digest}"
+    if not _NAME.fullmatch(name):
+        raise NotebookError(f"job {name!r}: expected up to 100 letters, digits, dots, dashes and underscores")
     return Job(notebook, parameters, name, timeout_s, html)
 
 
-def find_notebooks(name: str) -> list[Path]:
-    """The notebooks that ``name`` means: a path, a name with or without ``.ipynb``, or ``all``.
+def find_notebooks(name: str, settings: ScheduleSettings) -> list[Path]:
+    """The notebooks that ``name`` stands for: a path, a name in ``MANGA_NOTEBOOKS_DIR`` with or without ``.ipynb``, or ``all``.
 
-    Raises ``NotebookError`` listing what there is.
+    Raises ``NotebookError`` listing the notebooks there are.
     """
-    known = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
-    if name == "all":
+    folder = settings.notebooks_dir
+    known = sorted(folder.glob("[0-9]*.ipynb"))
+    if name == "all" and known:
         return known
-    for candidate in (Path(name), NOTEBOOKS / name, NOTEBOOKS / f"{name}.ipynb"):
+    for candidate in (Path(name), folder / name, folder / f"{name}.ipynb"):
         if candidate.is_file() and candidate.suffix == ".ipynb":
             return [candidate.resolve()]
-    raise NotebookError(f"no notebook {name!r}; there are: {', '.join(path.stem for path in known) or 'none'}")
+    stems = ", ".join(path.stem for path in known)
+    raise NotebookError(f"no notebook {name!r}; MANGA_NOTEBOOKS_DIR={str(folder)!r} has: {stems or 'no notebooks'}")
 
 
 def check_parameters(source: Path, parameters: Mapping[str, Any]) -> None:
-    """Compare with the notebook's own parameters cell; raises ``NotebookError`` listing what there is."""
+    """Compare parameters with the notebook's own; raises ``NotebookError`` listing those it has."""
     if not source.is_file():
         raise NotebookError(f"{source}: there is no such notebook")
     known = inspect_notebook(str(source))

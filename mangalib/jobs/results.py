@@ -1,4 +1,4 @@
-"""Result records: what a notebook found, as JSON beside the executed notebook."""
+"""What a notebook reports: its results, which go into the run's record."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ RESULTS_VARIABLE = "MANGA_RESULTS_FILE"
 
 
 def record(**results: Any) -> None:
-    """Add to the ``results`` of this run's record; called from a notebook. Values must be JSON.
+    """Add ``results`` to the record of this run; called from a notebook.
 
-    Outside a headless run there is no record to add to, and only the values are checked.
+    In a notebook that is open in JupyterLab there is no record, and the results are only checked.
+
+    Raises ``ValueError`` or ``TypeError`` unless the results can be written as JSON.
     """
     encoded = json.dumps(results, allow_nan=False)
     path = os.environ.get(RESULTS_VARIABLE)

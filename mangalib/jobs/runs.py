@@ -1,7 +1,7 @@
-"""Runs and their records: `<notebook>/<UTC date>/<UTC time>-<id>.ipynb`, and beside it the same name with `.json`.
+"""Where runs are kept: `<notebook>/<UTC date>/<UTC time>-<id>.ipynb`, and beside it the record with the same name and `.json`.
 
-The records are the truth; ``runs.json`` only spares reading them all again. A record is there from a run's first moment, so
-that a run that is killed is known of: whoever comes next finds it running and its lease free.
+The records are the truth; ``runs.json`` caches their summaries. A record exists from a run's first moment, so that a run that
+is killed is found later: its record says running, and its lease is free.
 """
 
 from __future__ import annotations
@@ -14,101 +14,45 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import nbformat
 
 from mangalib.errors import NotebookError
-from mangalib.jobs.leases import Leases
+from mangalib.jobs.leases import Leases, leases_of
 from mangalib.jobs.parameters import Job
-from mangalib.settings import Settings
+from mangalib.jobs.records import FAILED, OK, RUNNING, Run, RunRecord, RunSummary, summary_of
+from mangalib.settings import AwsSettings, JobSettings, RunSettings
 from mangalib.storage import Storage
 
 log = logging.getLogger(__name__)
 
-RUNNING, OK, FAILED = "running", "ok", "failed"
-KILLED = "killed: the process that ran it is gone"
 _RESERVED_BYTES = 4096
 _INDEX = "runs.json"
 _RECORD = re.compile(r"[^/]+/\d{4}-\d\d-\d\d/\d{6}-\w+\.json")
-_HEADLINE_CHARS = 160
+_ERROR_CHARS = 1000
 
 
-class Record(msgspec.Struct, frozen=True):
-    """A run's result record. ``attempt`` counts from 1; ``due_at`` is empty for a run that no schedule asked for."""
-
-    notebook: str
-    parameters: dict[str, Any]
-    started_at: str
-    finished_at: str | None
-    status: str
-    error: str | None
-    results: dict[str, Any] = {}
-    job: str = ""
-    due_at: str = ""
-    attempt: int = 1
-    machine: str = ""
-    html: bool = False
-    seen_at: str | None = None
-
-
-class Summary(msgspec.Struct, frozen=True):
-    """One run in a line; ``name`` is its record's name without ``.json``."""
-
-    name: str
-    notebook: str
-    job: str
-    started_at: str
-    status: str
-    headline: str
-    error: str
-    duration_s: float | None
-    html: bool
-    seen: bool
-    due_at: str = ""
-    attempt: int = 1
-
-    @property
-    def unseen_failure(self) -> bool:
-        """Whether it failed and nobody has looked at it."""
-        return self.status == FAILED and not self.seen
-
-
-class Run(msgspec.Struct, frozen=True):
-    """A run's name and record."""
-
-    name: str
-    record: Record
-
-    @property
-    def ok(self) -> bool:
-        """Whether every cell ran."""
-        return self.record.status == OK
-
-    @property
-    def duration_s(self) -> float:
-        """How long it took; 0 while it runs."""
-        return duration_of(self.record) or 0.0
+def open_runs(url: str | Path, settings: JobSettings) -> Runs:
+    """The runs in a folder or under ``s3://bucket/prefix``, with the leases that the settings name."""
+    folder = RunSettings.model_fields["runs_url"].default if "://" in str(url) else url
+    return Runs(url, leases_of(settings, Path(folder) / ".leases"), settings)
 
 
 class Runs:
-    """All runs in a place, a folder or ``s3://…``; ``leases`` tell a run that goes on from one that was killed."""
+    """All runs in a folder or under ``s3://bucket/prefix``; ``leases`` tell a run in progress from one that was killed."""
 
-    def __init__(self, url: str | Path, leases: Leases, settings: Settings) -> None:
+    def __init__(self, url: str | Path, leases: Leases, settings: AwsSettings) -> None:
         self.storage = Storage(url, settings)
         self.leases = leases
-        self._settings = settings
-
-    # A run's life
 
     def begin(self, job: Job, *, name: str | None = None, due_at: str = "", attempt: int = 1) -> Run:
-        """Note that a run starts; raises ``NotebookError`` when nothing can be written there."""
+        """Write the record of a run that starts now; raises ``NotebookError`` when nothing can be written there."""
         now = datetime.now(UTC)
         name = name or f"{job.notebook.stem}/{now:%Y-%m-%d}/{now:%H%M%S}-{uuid.uuid4().hex[:6]}"
-        record = Record(
+        record = RunRecord(
             notebook=job.notebook.stem,
             parameters=dict(job.parameters),
             started_at=now.isoformat(),
@@ -122,16 +66,16 @@ class Runs:
         )
         try:
             self.storage.make(name.rsplit("/", 1)[0])
-            # With room to spare, so that the end can be noted even when nothing else fits on the disk.
+            # Padded, so that the end of the run can be recorded in place even on a full disk.
             self.storage.write(f"{name}.json", _encoded(record).ljust(_RESERVED_BYTES))
         except OSError as error:
-            why = f"{self.storage.url(name)}: a run cannot be kept there: {error}"
-            ended = msgspec.structs.replace(record, status=FAILED, error=why, finished_at=now.isoformat())
-            raise NotebookError(f"{why}; its record is {_left_elsewhere(name, ended)}") from None
+            why = f"{self.storage.url(name)}: the record cannot be written: {error}"
+            failed = msgspec.structs.replace(record, status=FAILED, error=why, finished_at=now.isoformat())
+            raise NotebookError(f"{why}; it is kept in {_keep_locally(name, failed)}") from None
         return Run(name, record)
 
     def finish(self, run: Run, *, error: str | None, results: dict[str, Any], html: bool = False) -> Run:
-        """Note how it ended, there or, when that place takes nothing any more, in the temporary folder."""
+        """Record how a run ended; in the temporary folder when its own place cannot be written to."""
         record = msgspec.structs.replace(
             run.record,
             finished_at=datetime.now(UTC).isoformat(),
@@ -143,117 +87,68 @@ class Runs:
         try:
             self.storage.write(f"{run.name}.json", _encoded(record))
         except OSError as failure:
-            record = msgspec.structs.replace(
-                record, status=FAILED, error=f"{error or 'it ended'}; the record: {failure}"
-            )
-            self._squeeze(run.name, record)
+            why = f"{error or 'the notebook ran'}; its record could not be written: {failure}"
+            record = msgspec.structs.replace(record, status=FAILED, error=why)
+            self._write_in_place(run.name, record)
         return Run(run.name, record)
 
-    def _squeeze(self, name: str, record: Record) -> None:
-        text = _encoded(msgspec.structs.replace(record, results={}, error=str(record.error)[:1000]))
-        room = text.ljust(_RESERVED_BYTES).encode()
+    def _write_in_place(self, name: str, record: RunRecord) -> None:
+        text = _encoded(msgspec.structs.replace(record, results={}, error=str(record.error)[:_ERROR_CHARS]))
         try:
             with Path(self.storage.url(f"{name}.json")).open("r+b") as file:
-                file.write(room)
+                file.write(text.ljust(_RESERVED_BYTES).encode())
         except OSError:
-            log.error("%s takes no record; it is %s", self.storage.url(), _left_elsewhere(name, record))
+            log.error("%s: the record cannot be written; it is kept in %s", name, _keep_locally(name, record))
 
-    def record(self, name: str) -> Record:
-        """A run's record; raises ``NotebookError`` when there is none."""
+    def read_record(self, name: str) -> RunRecord:
+        """A run's record; raises ``NotebookError`` when there is none, or it cannot be read."""
         try:
-            return msgspec.json.decode(self.storage.read(f"{name}.json"), type=Record)
+            return msgspec.json.decode(self.storage.read(f"{name}.json"), type=RunRecord)
         except FileNotFoundError:
             raise NotebookError(f"no run {name!r}; `mangalib runs` lists them") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise NotebookError(f"{self.storage.url(name)}.json is not a record: {error}") from None
 
-    def reap_orphans(self) -> list[Run]:
-        """Mark the runs that were killed as failed; returns them. What they had run is kept."""
-        return [run for run in map(self._mended, self.index()) if run is not None]
-
-    def _mended(self, summary: Summary) -> Run | None:
-        if summary.status != RUNNING:
-            return None
-        lease = self.leases.take(self.record(summary.name).job)
-        if lease is None:
-            return None
-        try:
-            return self.mend_one(summary.name)
-        finally:
-            lease.release()
-
-    def mend_one(self, name: str) -> Run | None:
-        """The same for one run whose lease the caller has."""
-        record = self.record(name)
-        if record.status != RUNNING:
-            return None
-        _mark_failed(self.storage, name, KILLED)
-        return self.finish(Run(name, record), error=KILLED, results=record.results)
-
     def acknowledge(self, names: Sequence[str]) -> None:
-        """Note that somebody has looked at these runs; retention may take them then."""
+        """Record that somebody has looked at these runs, so that retention may delete them."""
         for name in names:
-            seen = msgspec.structs.replace(self.record(name), seen_at=datetime.now(UTC).isoformat())
-            self.storage.write(f"{name}.json", _encoded(seen))
-        known = self._cached()
-        self._keep({name: summary for name, summary in known.items() if name not in names})
+            record = msgspec.structs.replace(self.read_record(name), seen_at=datetime.now(UTC).isoformat())
+            self.storage.write(f"{name}.json", _encoded(record))
+        self._write_cache({name: summary for name, summary in self._cached().items() if name not in names})
 
-    # The index
-
-    def index(self) -> list[Summary]:
-        """All runs, the newest first."""
-        known = self._cached()
+    def index(self) -> list[RunSummary]:
+        """The summaries of all runs, the newest first."""
+        cached = self._cached()
         names = [name.removesuffix(".json") for name in self.storage.names() if _RECORD.fullmatch(name)]
-        found = {name: known[name] if name in known else self._summary(name) for name in names}
-        lasting = {name: summary for name, summary in found.items() if summary.status != RUNNING}
-        if lasting != known:
-            self._keep(lasting)
-        return sorted(found.values(), key=lambda summary: (summary.started_at, summary.name), reverse=True)
+        summaries = {name: cached[name] if name in cached else self._summary(name) for name in names}
+        finished = {name: summary for name, summary in summaries.items() if summary.status != RUNNING}
+        if finished != cached:
+            self._write_cache(finished)
+        return sorted(summaries.values(), key=lambda summary: (summary.started_at, summary.name), reverse=True)
 
-    def prune(self, now: datetime) -> list[str]:
-        """Delete runs that are too old or too many of one notebook; never one that failed unseen, nor a job's newest.
+    def delete(self, name: str) -> None:
+        """Delete a run's files, the record last: if that is interrupted, the run is still listed and goes the next time."""
+        for suffix in (".html", ".ipynb", ".json"):
+            self.storage.delete(name + suffix)
 
-        Returns the names of those that are gone.
-        """
-        runs = self.index()
-        oldest = (now - timedelta(days=self._settings.keep_runs_days)).isoformat()
-        count: dict[str, int] = {}
-        jobs: set[str] = set()
-        gone = []
-        for run in runs:
-            count[run.notebook] = count.get(run.notebook, 0) + 1
-            too_many = count[run.notebook] > self._settings.keep_runs
-            if (run.started_at < oldest or too_many) and run.job in jobs and self._may_go(run):
-                gone.append(run.name)
-            jobs.add(run.job)
-        for name in gone:
-            # The record last: cut off in between, the run is still known and goes the next time.
-            for suffix in (".html", ".ipynb", ".json"):
-                self.storage.delete(name + suffix)
-        return gone
-
-    @staticmethod
-    def _may_go(run: Summary) -> bool:
-        return run.status != RUNNING and not run.unseen_failure
-
-    def _summary(self, name: str) -> Summary:
+    def _summary(self, name: str) -> RunSummary:
         try:
-            return summary_of(name, self.record(name))
+            return summary_of(name, self.read_record(name))
         except NotebookError as error:
             notebook, date, rest = name.split("/")
             started = f"{date}T{rest[:2]}:{rest[2:4]}:{rest[4:6]}+00:00"
-            return Summary(name, notebook, "", started, FAILED, "", str(error), None, False, False)
+            return RunSummary(name, notebook, "", started, FAILED, "", str(error), None, html=False, seen=False)
 
-    def _cached(self) -> dict[str, Summary]:
+    def _cached(self) -> dict[str, RunSummary]:
         try:
-            return msgspec.json.decode(self.storage.read(_INDEX), type=dict[str, Summary])
+            return msgspec.json.decode(self.storage.read(_INDEX), type=dict[str, RunSummary])
         except FileNotFoundError:
             return {}
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            log.warning("%s is made anew", self.storage.url(_INDEX))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.warning("%s is rebuilt from the records: %s", self.storage.url(_INDEX), error)
             return {}
 
-    def _keep(self, summaries: dict[str, Summary]) -> None:
+    def _write_cache(self, summaries: dict[str, RunSummary]) -> None:
         try:
             self.storage.make("")
             self.storage.write(_INDEX, msgspec.json.encode(summaries).decode())
@@ -261,59 +156,11 @@ class Runs:
             log.warning("%s could not be written: %s", self.storage.url(_INDEX), error)
 
 
-def duration_of(record: Record) -> float | None:
-    """How long a run took, or ``None`` while it runs, or when nobody knows when it was killed."""
-    if record.finished_at is None or record.error == KILLED:
-        return None
-    return (datetime.fromisoformat(record.finished_at) - datetime.fromisoformat(record.started_at)).total_seconds()
-
-
-def summary_of(name: str, record: Record) -> Summary:
-    """One run in a line."""
-    return Summary(
-        name,
-        record.notebook,
-        record.job,
-        record.started_at,
-        record.status,
-        headline_of(record.results),
-        record.error or "",
-        duration_of(record),
-        record.html,
-        record.seen_at is not None,
-        record.due_at,
-        record.attempt,
-    )
-
-
-def headline_of(results: dict[str, Any]) -> str:
-    """What a notebook calls its ``headline``, else its first plain results."""
-    if "headline" in results:
-        return str(results["headline"])[:_HEADLINE_CHARS]
-    plain = [(name, value) for name, value in results.items() if isinstance(value, str | int | float)]
-    return ", ".join(f"{name} {_short(value)}" for name, value in plain[:3])[:_HEADLINE_CHARS]
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _encoded(record: Record) -> str:
+def _encoded(record: RunRecord) -> str:
     return json.dumps(msgspec.to_builtins(record), indent=2, ensure_ascii=False) + "\n"
 
 
-def _left_elsewhere(name: str, record: Record) -> Path:
-    kept = Path(tempfile.gettempdir()) / f"mangalib-{name.replace('/', '-')}.json"
-    kept.write_text(_encoded(record), encoding="utf-8")
-    return kept
-
-
-def _mark_failed(storage: Storage, name: str, why: str) -> None:
-    """Say at the top of a notebook that was cut off that it was."""
-    try:
-        notebook = nbformat.reads(storage.read(f"{name}.ipynb"), as_version=4)
-    except FileNotFoundError:
-        return
-    notebook.metadata.setdefault("papermill", {})["exception"] = True
-    notebook.cells.insert(0, nbformat.v4.new_markdown_cell(f"**This run did not end.** {why}."))
-    storage.write(f"{name}.ipynb", nbformat.writes(notebook))
+def _keep_locally(name: str, record: RunRecord) -> Path:
+    path = Path(tempfile.gettempdir()) / f"mangalib-{name.replace('/', '-')}.json"
+    path.write_text(_encoded(record), encoding="utf-8")
+    return path

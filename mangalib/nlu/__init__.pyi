@@ -1,9 +1,12 @@
 from .classifier import IntentClassifier as IntentClassifier
 from .embedding import embed as embed
+from .embedding import embed_phrasing as embed_phrasing
 from .evidence import lowest_threshold as lowest_threshold
 from .meaning import Meaning as Meaning
 from .meaning import MeaningReader as MeaningReader
 from .meaning import folded_question as folded_question
+from .parsed_question import ParsedQuestion as ParsedQuestion
+from .parsed_question import QuestionParser as QuestionParser
 from .recogniser import Recognised as Recognised
 from .recogniser import Recogniser as Recogniser
 from .recogniser import exact_key as exact_key

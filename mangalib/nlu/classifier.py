@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mangalib.domain import Catalogue, Intent, Phrasing
+from mangalib.domain import Intent, Phrasing
 from mangalib.errors import DataError
 from mangalib.nlu.character_ngrams import ngrams_within_words
 from mangalib.nlu.logistic_regression import probabilities
@@ -79,25 +79,27 @@ class ClassifierModel:
 class IntentClassifier:
     """Finds the intent of a question; far faster than the 50 ms of ``intent_budget_ms``."""
 
-    def __init__(self, model: ClassifierModel, catalogue: Catalogue, *, confidence_min: float) -> None:
+    def __init__(self, model: ClassifierModel, *, confidence_min: float) -> None:
         self._model = model
-        self._catalogue = catalogue
         self._confidence_min = confidence_min
         self._column = {ngram: column for column, ngram in enumerate(model.ngrams)}
 
     @classmethod
-    def from_data(cls, settings: ClassifierSettings, catalogue: Catalogue) -> IntentClassifier:
+    def from_data(cls, settings: ClassifierSettings) -> IntentClassifier:
         """With the trained model of the data folder; raises ``DataError``."""
         model = ClassifierModel.load(classifier_path(settings))
-        return cls(model, catalogue, confidence_min=settings.intent_confidence_min)
+        return cls(model, confidence_min=settings.intent_confidence_min)
 
-    def classify(self, text: str) -> Intent:
-        """The most probable intent of ``text``, or ``Intent.DEFAULT`` where it is less probable than ``confidence_min``."""
-        masked = _ORDER.sub("ORDER", self._catalogue.mask(text[:CLASSIFIED_CHARS]))
-        columns, tf_idf = self._features(masked)
+    def classify(self, masked: str) -> tuple[Intent, float]:
+        """The most probable intent and its probability, for a text whose titles are masked (``MarkedText.masked``).
+
+        ``Intent.DEFAULT`` where that is below ``confidence_min``.
+        """
+        columns, tf_idf = self._features(_ORDER.sub("ORDER", masked[:CLASSIFIED_CHARS]))
         intents = probabilities(tf_idf[None], self._model.weights[columns], self._model.intercepts)[0]
         best = intents.argmax()
-        return Intent.DEFAULT if intents[best] < self._confidence_min else Intent(self._model.intents[best])
+        confidence = float(intents[best])
+        return (Intent.DEFAULT if confidence < self._confidence_min else Intent(self._model.intents[best])), confidence
 
     def _features(self, text: str) -> tuple[list[int], npt.NDArray[np.float64]]:
         """The columns of the text's known n-grams and their tf-idf weights, as a unit vector."""

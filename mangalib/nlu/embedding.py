@@ -34,6 +34,12 @@ def _model() -> Any:
     return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
 
 
+def embed_phrasing(phrasing: str, language: str) -> Vectors:
+    """The unit vector of one phrasing, of shape ``(256,)``."""
+    vector: Vectors = embed([phrasing], language)[0]
+    return vector
+
+
 def embed(phrasings: list[str], language: str) -> Vectors:
     """Unit vectors of shape ``(len(phrasings), 256)``; a text without any known token gets zeros."""
     if not phrasings:

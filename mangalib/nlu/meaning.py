@@ -11,7 +11,7 @@ import unicodedata
 
 import msgspec
 
-from mangalib.domain import Catalogue
+from mangalib.domain import Catalogue, MarkedText
 
 _KANJI_DIGITS = {digit: value for value, digit in enumerate("〇一二三四五六七八九")}
 _WORDS = {
@@ -66,7 +66,7 @@ _REFERENCE = re.compile(
 class Meaning(msgspec.Struct, frozen=True):
     """What a question is about, extracted by rules.
 
-    ``phrasing`` is its wording with titles, orders and numbers masked; ``pointing`` says that it refers to something said
+    ``phrasing`` is its wording with titles, orders and numbers masked; ``refers_back`` says that it refers to something said
     before ("it", "that one").
     """
 
@@ -77,7 +77,7 @@ class Meaning(msgspec.Struct, frozen=True):
     orders: tuple[str, ...]
     negations: int
     phrasing: str
-    pointing: bool = False
+    refers_back: bool = False
 
     @property
     def shape(self) -> tuple[str, int, int, tuple[str, ...], int, int]:
@@ -98,9 +98,15 @@ class MeaningReader:
 
     def read(self, text: str) -> Meaning:
         """The meaning of ``text``."""
-        folded = unicodedata.normalize("NFKC", text).strip()
-        titles = tuple(manga.manga_id for manga in self._catalogue.mentioned(folded))
-        return _read(folded, self._catalogue.mask(folded), titles)
+        return self.read_marked(self.mark_titles(text))
+
+    def mark_titles(self, text: str) -> MarkedText:
+        """``text``, with equivalent characters unified (NFKC), and the titles in it."""
+        return self._catalogue.mark_titles(unicodedata.normalize("NFKC", text).strip())
+
+    def read_marked(self, marked: MarkedText) -> Meaning:
+        """The meaning of a text whose titles are found already."""
+        return _read(marked.text, marked.masked, tuple(title.manga_id for title in marked.titles))
 
     def read_phrasing(self, phrasing: str) -> Meaning:
         """The meaning of a template in which TITLE stands for any title."""
@@ -127,7 +133,7 @@ def _read(folded: str, masked: str, titles: tuple[str, ...]) -> Meaning:
         orders=orders,
         negations=len(_NEGATION.findall(rest)),
         phrasing=_NUMBER.sub("0", rest),
-        pointing=not titles and bool(_REFERENCE.search(folded)),
+        refers_back=not titles and bool(_REFERENCE.search(folded)),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mangalib.nlu.embedding import embed
+from mangalib.nlu.embedding import Vectors, embed
 from mangalib.nlu.evidence import EvidenceModel, learn_evidence, weigh_neighbours
 from mangalib.nlu.meaning import Meaning, folded_question
 from mangalib.nlu.question_index import QuestionIndex
@@ -62,17 +62,19 @@ class Recogniser:
             for index in self._indexes.values():
                 index.remove(key)
 
-    def recognise(self, text: str, meaning: Meaning) -> Recognised | None:
-        """The most probable answer to ``text``, accepted or not; ``None`` when no question in its language is stored."""
+    def recognise(self, text: str, meaning: Meaning, embedding: Vectors) -> Recognised | None:
+        """The most probable answer to ``text``, accepted or not; ``None`` when no question in its language is stored.
+
+        ``embedding``, of shape ``(256,)``, is that of ``meaning.phrasing``.
+        """
         label = self._exact.get(exact_key(text, meaning)) or self._exact.get(exact_key(meaning.phrasing, meaning))
         if label is not None:
             return Recognised(label, exact=True, accepted=True, probability=1.0)
         index = self._indexes.get(meaning.language)
         if index is None or not len(index):
             return None
-        vector = embed([meaning.phrasing], meaning.language)[0]
-        near = index.nearest(vector, self._settings.cache_neighbours)
-        vote = weigh_neighbours(vector, *near, self._shape_of(meaning), index.centres)
+        near = index.nearest(embedding, self._settings.cache_neighbours)
+        vote = weigh_neighbours(embedding, *near, self._shape_of(meaning), index.centres)
         if vote is None:
             return None
         model = self._models.get(meaning.language, EvidenceModel())

@@ -9,8 +9,9 @@ import msgspec
 
 from mangalib.domain import Intent, load_phrasings
 from mangalib.errors import DataError
+from mangalib.nlu.embedding import Vectors
 from mangalib.nlu.meaning import Meaning, MeaningReader
-from mangalib.nlu.recogniser import Recognised, Recogniser
+from mangalib.nlu.recogniser import Recogniser
 from mangalib.settings import CacheSettings
 
 _TITLE_SLOT = "{title}"
@@ -66,12 +67,12 @@ class Topics:
         about_title = {row.topic for row in rows if _TITLE_SLOT in row.template}
         return cls([Topic(name, intent, name in about_title) for name, intent in intents.items()], recogniser)
 
-    def of(self, text: str, meaning: Meaning) -> tuple[Topic, Recognised] | None:
-        """The topic of a question, when the evidence for it is enough."""
-        found = self._recogniser.recognise(text, meaning)
+    def of(self, text: str, meaning: Meaning, embedding: Vectors) -> Topic | None:
+        """The topic of a question, when the evidence for it is enough; ``embedding`` is that of its phrasing."""
+        found = self._recogniser.recognise(text, meaning, embedding)
         if found is None or not found.accepted or found.label.startswith(_INTENT_LABEL):
             return None
-        return self.by_name[found.label], found
+        return self.by_name[found.label]
 
 
 def _read_topic_templates(path: Path) -> list[_TopicTemplate]:

@@ -61,13 +61,13 @@ class GeneratedAnswer(msgspec.Struct, frozen=True):
 
 
 class CachedAnswer:
-    """A stored answer as it is served: in one piece, at no further cost."""
+    """A stored answer as it is served: in one piece, at no further cost; ``titles`` are the current facts it depends on."""
 
-    def __init__(self, answer: GeneratedAnswer) -> None:
+    def __init__(self, answer: GeneratedAnswer, titles: dict[str, Manga]) -> None:
         self.source = answer.source
         self.intent = answer.intent
         self.model_id = answer.model_id
-        self.request = answer.request
+        self.titles = titles
         self._text = answer.text
 
     async def pieces(self) -> AsyncGenerator[str, None]:

@@ -6,10 +6,12 @@ that was cut off goes on with its cards where it stopped.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import msgspec
 
 from mangalib.domain import Catalogue, Intent, Manga
-from mangalib.settings import Settings
+from mangalib.settings import AnswerSettings
 
 # On these ways the customer asks about the titles that the question names; a recommendation is about other ones.
 _ABOUT_WHAT_IS_NAMED = frozenset({Intent.PRODUCT_SEARCH, Intent.COMPARISON, Intent.DEFAULT})
@@ -43,12 +45,15 @@ class ProductCard(msgspec.Struct, tag_field="kind", tag="product", frozen=True):
 
 
 class CardDeck:
-    """The titles of one answer, each once, in the order in which they are named, ``cards_max`` at most."""
+    """The titles of one answer, each once, in the order in which they are named, ``cards_max`` at most.
 
-    def __init__(self, catalogue: Catalogue, settings: Settings, question: str) -> None:
+    ``named`` are those that the question names.
+    """
+
+    def __init__(self, catalogue: Catalogue, settings: AnswerSettings, named: Sequence[Manga]) -> None:
         self._catalogue = catalogue
         self._cards_max = settings.cards_max
-        self._named = catalogue.mentioned(question)
+        self._named = named
         self._left_out: set[str] = set()
         self._rest = ""
         self.titles: list[Manga] = []
@@ -65,7 +70,7 @@ class CardDeck:
         titles, self._rest = self._catalogue.settled(self._rest, last=last)
         return self._new(titles)
 
-    def _new(self, titles: list[Manga]) -> list[Manga]:
+    def _new(self, titles: Iterable[Manga]) -> list[Manga]:
         known = self._left_out | {title.manga_id for title in self.titles}
         new = [title for title in titles if title.manga_id not in known][: self._cards_max - len(self.titles)]
         self.titles += new

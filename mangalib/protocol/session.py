@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from mangalib.settings import Settings
+from mangalib.settings import SessionSettings
 
 
 class SessionState(StrEnum):
@@ -30,7 +30,7 @@ class SessionState(StrEnum):
 class Session:
     """One session. Methods are named for what happened; one that cannot happen in a state raises ``ValueError``."""
 
-    def __init__(self, settings: Settings, now_s: float) -> None:
+    def __init__(self, settings: SessionSettings, now_s: float) -> None:
         self.state = SessionState.CONNECTING
         self.failed_retries = 0
         self._settings = settings

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 
 from mangalib.errors import DependencyDownError
-from mangalib.settings import Settings
+from mangalib.settings import ResilienceSettings
 
 
 class BreakerState(StrEnum):
@@ -36,7 +36,7 @@ class CircuitBreaker:
         self._next_s = float("-inf")
 
     @classmethod
-    def from_settings(cls, name: str, settings: Settings) -> CircuitBreaker:
+    def from_settings(cls, name: str, settings: ResilienceSettings) -> CircuitBreaker:
         """With the figures that hold for all dependencies alike."""
         return cls(name, failures=settings.breaker_failures, pause_s=settings.breaker_pause_s)
 

@@ -14,9 +14,9 @@ from .query_log import QueryLog as QueryLog
 from .replay_store import ReplayStore as ReplayStore
 from .retrieval import Customer as Customer
 from .retrieval import CustomerData as CustomerData
+from .retrieval import Reads as Reads
 from .retrieval import TitleSearch as TitleSearch
 from .services import Breakers as Breakers
 from .services import Services as Services
-from .stream import StreamMachine as StreamMachine
 from .telemetry import log_as_json as log_as_json
 from .telemetry import publish_job as publish_job

@@ -1,405 +1,292 @@
-"""One answer, from the question to its last frame: the asyncio shell around the streaming machine.
+"""The asyncio shell around one answer: it holds the tasks and time-outs, and feeds the protocol with what happens.
 
-Three tasks an answer: one makes it, one delivers its frames, one keeps them in Redis; `delivery.py` holds the frames.
-
-When the client is gone the model's stream is closed at once. When the client comes back, the answer goes on from the text
-it had: the model is asked again with that text as the beginning of its own turn.
+Three tasks an answer: one generates it, one sends its frames, one keeps them in Redis. When the client is gone the model's
+stream is closed at once; when it comes back, the answer is continued from the text it had.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
-import time
+from contextlib import aclosing
 from functools import partial
 
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
-from mangalib.aws import ClaudeRequest, Turn, continuing, hedged_stream
-from mangalib.domain import ROUTES, Intent, Manga, Route, named_intent
+from mangalib.aws import Turn, continuing, hedged_stream
+from mangalib.domain import Intent, Manga
 from mangalib.errors import BedrockError, DependencyDownError, MangaError, TransportError
-from mangalib.protocol import Chunk, Metadata, Query, is_of
-from mangalib.serving import telemetry as metrics
-from mangalib.serving.fan_out import Branch, fan_out
-from mangalib.serving.framing import Framing
+from mangalib.nlu import ParsedQuestion
+from mangalib.serving.answer_protocol import AnswerProtocol, Continue, Invoke, Retry
+from mangalib.serving.fan_out import Branch, LookupResult, fan_out
 from mangalib.serving.outbox import Outbox
 from mangalib.serving.precomputed import CompletedAnswer, PrecomputedAnswer, QueryContext
 from mangalib.serving.prompts import assemble
-from mangalib.serving.replay_store import AnswerRecord, Plan, StoredAnswer
-from mangalib.serving.retrieval import Customer
+from mangalib.serving.retrieval import Customer, Reads
 from mangalib.serving.services import Services
-from mangalib.serving.stream import StreamMachine, StreamState
+from mangalib.serving.telemetry import publish_answer
 
 log = logging.getLogger(__name__)
 
-SORRY = "Sorry, I ran into an issue. Please try again."
-BUSY = "We are very busy right now. Please try again in a moment."
 RETRY_BACKOFF_S = 0.1
 
 
 class Answer:
-    """Made by :meth:`fresh` or :meth:`continued`; :meth:`run` does everything and never raises for what goes wrong."""
+    """:meth:`run` does everything, and never raises for what goes wrong with the answer."""
 
-    def __init__(
-        self,
-        services: Services,
-        *,
-        customer: str,
-        request_id: str,
-        connection_id: str,
-        head: AnswerRecord,
-        frames: list[bytes],
-        cursor: int = 0,
-    ) -> None:
-        self.request_id = request_id
-        self.session_id = head.session_id
-        self.query = head.query
+    def __init__(self, services: Services, protocol: AnswerProtocol, *, customer: str, connection_id: str) -> None:
+        self.request_id = protocol.request_id
         self._services = services
         self._settings = services.settings
         self._release = services.releases.current
+        self._protocol = protocol
         self._customer = customer
-        self._plan = head.plan
-        self._intent = head.plan.intent if head.plan else ""
-        self._source = "model"
-        self._model_id = head.plan.model_id if head.plan else ""
-        self._asked: QueryContext | None = None
-        self._retrieved: list[Manga] = []
-        self._had_history = False
-        self._outbox = Outbox(
-            services, request_id=request_id, connection_id=connection_id, frames=frames, cursor=cursor
-        )
-        self._machine = StreamMachine(
-            batch_size=self._release.batch_size(self._settings),
-            shown=StoredAnswer(head, frames).text,
-            buffered=not head.query.stream,
-        )
-        self._machine.metrics.tokens = head.tokens
-        self._machine.metrics.input_tokens = head.input_tokens
-        self._machine.metrics.first_token_ms = head.first_token_ms
-        self._frames = Framing(services, self._release, self._outbox, self._machine, head.query.text, request_id)
-        self._degraded: list[str] = []
-        self._deadline_s = time.monotonic() + self._settings.stream_timeout_s + self._settings.send_timeout_s
-        self._producing = False
+        self._outbox = Outbox(services, protocol, customer=customer, connection_id=connection_id)
+        self._context: QueryContext | None = None
+        self._found_titles: dict[str, Manga] = {}
+        self._announced = False
+        self._generating = False
         self._tasks: asyncio.TaskGroup | None = None
-        self._producer: asyncio.Task[None] | None = None
-        self._deliverer: asyncio.Task[None] | None = None
-
-    @classmethod
-    def fresh(
-        cls, services: Services, query: Query, *, customer: str, session_id: str, request_id: str, connection_id: str
-    ) -> Answer:
-        """An answer to a new question."""
-        head = AnswerRecord(session_id, query, StreamState.INITIALIZING)
-        return cls(
-            services, customer=customer, request_id=request_id, connection_id=connection_id, head=head, frames=[]
-        )
-
-    @classmethod
-    def continued(
-        cls,
-        services: Services,
-        recorded: StoredAnswer,
-        *,
-        customer: str,
-        request_id: str,
-        connection_id: str,
-        after: int,
-    ) -> Answer:
-        """An answer that was cut off: first the frames behind ``after`` again, then what is missing."""
-        answer = cls(
-            services,
-            customer=customer,
-            request_id=request_id,
-            connection_id=connection_id,
-            head=recorded.head,
-            frames=recorded.frames,
-            cursor=min(after + 1, len(recorded.frames)),
-        )
-        answer._outbox.finished = recorded.head.state in {StreamState.COMPLETED, StreamState.ERROR}
-        return answer
+        self._generator: asyncio.Task[None] | None = None
+        self._sender: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Make, deliver and keep the answer, until its last frame is out or the client is gone."""
+        """Generate, send and keep the answer, until its last frame is out or the client is gone."""
+        generated = not self._protocol.finished
         async with asyncio.TaskGroup() as self._tasks:
-            self._deliverer = self._tasks.create_task(self._deliver())
-            if not self._outbox.finished:
-                self._tasks.create_task(self._outbox.keep(self._customer, self._head))
-                self._producer = self._tasks.create_task(self._produce())
-        if self._producer is not None:
-            metrics.publish_answer(
+            self._sender = self._tasks.create_task(self._send())
+            if generated:
+                self._tasks.create_task(self._outbox.keep())
+                self._generator = self._tasks.create_task(self._generate())
+        if generated:
+            publish_answer(
                 self._settings.metrics_namespace,
-                model_id=self._model_id,
-                intent=self._intent or "unknown",
-                state=self._machine.state,
-                metrics=self._machine.metrics,
+                model_id=self._protocol.model_id,
+                intent=self._protocol.intent or "unknown",
+                state=self._protocol.state,
+                metrics=self._protocol.metrics,
                 request_id=self.request_id,
             )
 
-    def attach(self, connection_id: str, after: int) -> bool:
-        """Go on towards another connection, from behind frame ``after``; false when this answer is ending already."""
-        if self._outbox.stopped or self._outbox.finished:
+    def redirect_to(self, connection_id: str, after: int) -> bool:
+        """Send to another connection from behind frame ``after`` on; false when this answer is ending already."""
+        if self._protocol.stopped or self._protocol.finished:
             return False
-        self._outbox.redirect_to(connection_id, after)
-        if self._tasks is not None and self._deliverer is not None:  # else it begins with the new connection
-            self._deliverer.cancel()
-            self._deliverer = self._tasks.create_task(self._deliver())
+        self._outbox.connection_id = connection_id
+        self._protocol.resumed(after)
+        if self._tasks is not None and self._sender is not None:  # else it begins with the new connection
+            self._sender.cancel()
+            self._sender = self._tasks.create_task(self._send())
         return True
 
-    def leave(self, connection_id: str | None = None) -> None:
+    def client_left(self, connection_id: str | None = None) -> None:
         """The client is gone (from that connection, if given): stop the model, keep what there is."""
-        if connection_id in {None, self._outbox.connection_id} and not self._outbox.stopped:
-            self._outbox.stop()
-            # A post that is under way goes to nobody; who comes back is not to wait for it.
-            if self._deliverer is not None and self._deliverer is not asyncio.current_task():
-                self._deliverer.cancel()
-            # One that has not begun sees the flag; cancelled before its first step it could not clean up.
-            if self._producing and self._producer is not None:
-                self._producer.cancel()
+        if connection_id not in {None, self._outbox.connection_id} or self._protocol.stopped:
+            return
+        self._protocol.client_left()
+        self._outbox.wake()
+        # A post that is under way goes to nobody; a client that comes back must not wait for it.
+        if self._sender is not None and self._sender is not asyncio.current_task():
+            self._sender.cancel()
+        # A task that has not begun sees the flag; cancelled before its first step it could not clean up.
+        if self._generating and self._generator is not None:
+            self._generator.cancel()
 
-    # Making it
+    async def _send(self) -> None:
+        if not await self._outbox.deliver():
+            self.client_left()
 
-    async def _produce(self) -> None:
-        self._producing = True
+    async def _generate(self) -> None:
+        """From the question to the last frame, whatever goes wrong."""
+        protocol, now_ms = self._protocol, self._outbox.now_ms
+        self._generating = True
         try:
-            if self._outbox.stopped:
+            if protocol.stopped:
                 raise asyncio.CancelledError
             async with asyncio.timeout(self._settings.stream_timeout_s):
-                found = None
-                if self._plan is None:
-                    found = await self._look_ahead()
-                else:
-                    self._frames.begin_cards(Intent(self._intent))
-                if found is None or not await self._served(found):
-                    plan = self._plan or await self._prepare()
-                    await self._generate(plan)
-            self._machine.complete(self._frames.now_ms())
-            await self._end_with_done()
+                await self._text()
+            await self._complete()
         except asyncio.CancelledError:
-            self._machine.cancel(self._frames.now_ms())
-            self._frames.text()
-            if not self._outbox.stopped:
+            protocol.cancelled(now_ms())
+            if not protocol.stopped:
                 raise
         except TimeoutError:
-            self._end_with_error("timeout", SORRY, f"not complete within {self._settings.stream_timeout_s:g} s")
+            self._fail("timeout", f"not complete within {self._settings.stream_timeout_s:g} s")
         except MangaError as error:
-            message = BUSY if error.code == "busy" else SORRY
-            self._end_with_error(error.code, message, str(error), error.retry_after_ms)
+            self._fail(error.code, str(error), error.retry_after_ms)
         except Exception as error:  # the client must get its error frame whatever happened; the log gets the rest
             log.exception("an answer failed", extra={"request_id": self.request_id})
-            self._end_with_error("internal", SORRY, type(error).__name__)
+            self._fail("internal", type(error).__name__)
         finally:
-            self._producing = False
-            self._outbox.finish()
+            self._generating = False
+            self._outbox.wake()
 
-    async def _look_ahead(self) -> PrecomputedAnswer | None:
-        """From the question to an answer that exists already, or is being made."""
-        query, services = self.query, self._services
-        intent = named_intent(query.intent) if query.intent else services.classifier.classify(query.text)
-        self._intent = intent.value
-        self._frames.mark("classified")
-        route = self._release.route(intent, ROUTES[intent])
-        self._model_id = self._release.model_id(intent, route, self._settings)
-        self._frames.mark("routed")
-        if route.status_text:
-            self._frames.status("typing", route.status_text, self._intent)
-        self._frames.begin_cards(Intent(self._intent))
-        asked = self._asked = QueryContext(self._customer, self.session_id, intent, query.text, self._release)
-        found: PrecomputedAnswer | None = None
+    def _fail(self, code: str, reason: str, retry_after_ms: int | None = None) -> None:
+        log.warning("answer ended with %s: %s", code, reason, extra={"request_id": self.request_id})
+        self._protocol.failed(code, reason, self._outbox.now_ms(), retry_after_ms)
+
+    # The text
+
+    async def _text(self) -> None:
+        """Precomputed where there is such an answer, else from the model."""
+        protocol = self._protocol
+        question = self._services.parser.parse(protocol.query.text, protocol.query.intent)
+        protocol.classified(question, self._outbox.now_ms())
+        self._outbox.wake()
+        if protocol.plan is None:
+            found = await self._find(question)
+            if found is not None and await self._serve(found):
+                return
+            await self._look_up(question)
+        await self._invoke()
+
+    async def _find(self, question: ParsedQuestion) -> PrecomputedAnswer | None:
+        """An answer that exists already, or is being generated; none where that is not known within the cache's budget."""
+        protocol, services = self._protocol, self._services
+        self._context = QueryContext(self._customer, protocol.session_id, question, self._release)
+        found, failed = None, False
         try:
             with services.breakers.redis.watch():
                 async with asyncio.timeout(self._settings.cache_budget_ms / 1000):
-                    found = await services.ahead.find(asked)
+                    found = await services.precomputed.find(self._context)
         except (TimeoutError, DependencyDownError) as error:
-            self._degraded.append("cache")
-            log.warning("no look ahead: %s", error or "not within its budget", extra={"request_id": self.request_id})
-        self._frames.mark("cache")
+            failed = True
+            log.warning("cache: %s", error or "not within its budget", extra={"request_id": self.request_id})
+        protocol.reached("cache", self._outbox.now_ms(), failed=failed)
         return found
 
-    async def _served(self, found: PrecomputedAnswer) -> bool:
-        """Pass the answer on; false when its making failed, so that it must be made here."""
-        shown, passed = self._machine.text, ""
+    async def _serve(self, found: PrecomputedAnswer) -> bool:
+        """Pass a precomputed answer on; false when it fails on the way, so that the model is asked after all."""
         try:
-            async with contextlib.aclosing(found.pieces()) as pieces:
+            async with aclosing(found.pieces()) as pieces:
                 async for piece in pieces:
-                    passed += piece
-                    if not passed.startswith(shown[: len(passed)]):
-                        raise TransportError("the answer is not the one that was begun")
-                    new = passed[max(len(shown), len(passed) - len(piece)) :]
-                    if new:
-                        self._machine.receive_text(new, self._frames.now_ms())
-                        self._first_token()
-                        self._outbox.wake()
+                    self._protocol.found(piece, self._outbox.now_ms())
+                    self._text_came()
         except (MangaError, RedisError, OSError) as error:
-            log.warning("made here after all: %s", error, extra={"request_id": self.request_id})
+            log.warning("precomputed answer: %s; asking the model", error, extra={"request_id": self.request_id})
             return False
-        self._source, self._intent, self._model_id = found.source, found.intent.value, found.model_id
-        tokens, input_tokens = found.tokens()
-        self._machine.metrics.tokens += tokens
-        self._machine.metrics.input_tokens += input_tokens
+        self._protocol.served(found.source, found.intent, found.model_id, *found.tokens())
+        self._found_titles = found.titles
         return True
 
-    async def _prepare(self) -> Plan:
-        """From the question to the plan: look up what the model must know."""
-        query, services, release = self.query, self._services, self._release
-        intent = Intent(self._intent)
-        route = release.route(intent, ROUTES[intent])
-        if route.retrieval:
-            self._frames.status("checking", "Let me check...", self._intent)
-            self._frames.status("retrieving", "Looking up manga for you...", self._intent)
-        outcomes = await fan_out(self._branches(route), parallel=release.optimisations.parallel_fan_out)
-        for name, outcome in outcomes.items():
-            self._frames.timeline[name] = self._frames.at_ms(outcome.ended_s)
-            if outcome.error is not None:
-                self._degraded.append(name)
-                log.warning("without %s: %s", name, outcome.error, extra={"request_id": self.request_id})
-        self._frames.mark("fan_out")
-        if route.retrieval:
-            self._frames.status("preparing", "Preparing your answer...", self._intent)
-        version = release.prompt_versions.get(intent)
-        preloaded = release.optimisations.preloaded_prompts
-        prompt = (
-            services.prompts.lookup(intent, version) if preloaded else await services.prompts.fetch(intent, version)
-        )
-        customer = (outcomes["customer"].value or Customer()) if "customer" in outcomes else Customer()
-        titles = (outcomes["knn"].value or []) if "knn" in outcomes else []
+    async def _look_up(self, question: ParsedQuestion) -> None:
+        """What the model must know: similar titles, the customer and the conversation, the prompt."""
+        protocol, services, outbox = self._protocol, self._services, self._outbox
+        protocol.looking_up()
+        outbox.wake()
+        results = await fan_out(self._branches(question), parallel=self._release.optimisations.parallel_fan_out)
+        for name, result in results.items():
+            protocol.reached(name, outbox.at_ms(result.ended_s), failed=result.error is not None)
+            if result.error is not None:
+                log.warning("without %s: %s", name, result.error, extra={"request_id": self.request_id})
+        protocol.looked_up(outbox.now_ms())
+        outbox.wake()
+        customer = results.get("customer", LookupResult()).value or Customer()
+        titles = results.get("knn", LookupResult()).value or []
         if services.query_log is not None:
-            services.query_log.offer(intent, query.text, customer.name)
+            services.query_log.offer(question.intent, question.text, customer.name)
         request = assemble(
-            prompt,
-            query.text,
-            route=route,
+            await self._prompt(question.intent),
+            question.text,
+            route=protocol.route,
             titles=titles,
             customer=customer,
             max_tokens=self._settings.max_answer_tokens,
         )
-        self._retrieved = titles
-        self._had_history = bool(customer.history)
-        self._plan = Plan(intent.value, self._model_id, request)
-        self._frames.mark("prompt")
-        return self._plan
+        protocol.retrieved(request, titles, outbox.now_ms(), had_history=bool(customer.history))
 
-    def _branches(self, route: Route) -> list[Branch]:
-        services, settings, text = self._services, self._settings, self.query.text
+    async def _prompt(self, intent: Intent) -> str:
+        prompts, version = self._services.prompts, self._release.prompt_versions.get(intent)
+        if self._release.optimisations.preloaded_prompts:
+            return prompts.lookup(intent, version)
+        return await prompts.fetch(intent, version)
+
+    def _branches(self, question: ParsedQuestion) -> list[Branch]:
+        services, settings, route = self._services, self._settings, self._protocol.route
         branches = []
         if route.retrieval:
-            search = partial(services.search.nearest, text, warm=self._release.optimisations.warm_pool)
+            search = partial(services.search.nearest, question.text, services.models_of(self._release))
             branches.append(Branch("knn", search, settings.knn_deadline_ms, services.breakers.search))
         if route.knows_customer:
-            fetch = partial(services.customers.fetch, self._customer, self.session_id)
+            reads = Reads(profile=route.personal or services.query_log is not None, orders=route.personal, history=True)
+            fetch = partial(services.customers.fetch, self._customer, self._protocol.session_id, reads)
             branches.append(Branch("customer", fetch, settings.profile_deadline_ms, services.breakers.customers))
         return branches
 
-    def _first_token(self) -> None:
-        if "first_token" not in self._frames.timeline and self._machine.has_text:
-            self._frames.mark("first_token")
-            if self._asked is not None:
-                self._services.ahead.on_first_token(self._asked, [title.manga_id for title in self._retrieved])
-
-    async def _generate(self, plan: Plan) -> None:
-        request = continuing(plan.request, self._machine.text)
-        for attempt in range(1, self._settings.max_attempts + 1):
-            self._machine.invoked()
-            self._frames.mark("model_asked")
+    async def _invoke(self) -> None:
+        protocol, services = self._protocol, self._services
+        decision = protocol.invocation()
+        services.model_retries.deposit()
+        while True:
+            protocol.invoked(self._outbox.now_ms())
             try:
-                await self._stream(plan.model_id, request)
-                return
+                return await self._stream(decision)
             except (BedrockError, TransportError) as error:
-                retryable = not isinstance(error, BedrockError) or error.retryable
-                if self._machine.has_text or attempt == self._settings.max_attempts or not retryable:
-                    raise
-                if not self._services.bedrock.may_retry():
-                    log.warning("no retry, too many fail", extra={"request_id": self.request_id})
-                    raise
-                log.warning("attempt %d failed: %s", attempt, error, extra={"request_id": self.request_id})
-                fresh_connection_helps = isinstance(error, TransportError) and not error.answered
-                await asyncio.sleep(0 if fresh_connection_helps else RETRY_BACKOFF_S * random.uniform(0.5, 1.5))
+                match protocol.model_failed(error):
+                    case Retry(at_once=at_once) if services.model_retries.withdraw():
+                        log.warning("model: %s; asking again", error, extra={"request_id": self.request_id})
+                        await asyncio.sleep(0 if at_once else RETRY_BACKOFF_S * random.uniform(0.5, 1.5))
+                    case _:
+                        raise
 
-    async def _stream(self, model_id: str, request: ClaudeRequest) -> None:
-        machine = self._machine
-        warm = self._release.optimisations.warm_pool
-        services = self._services
-        async with hedged_stream(services.bedrock, services.hedge, model_id, request, warm=warm) as stream:
-            self._frames.timeline["model_answered"] = self._frames.at_ms(stream.answered_s)
+    async def _stream(self, decision: Invoke | Continue) -> None:
+        protocol, services, request = self._protocol, self._services, decision.request
+        if isinstance(decision, Continue):
+            request = continuing(request, decision.text)
+        models = services.models_of(self._release)
+        async with hedged_stream(models, services.hedge, decision.model_id, request) as stream:
+            protocol.reached("model_answered", self._outbox.at_ms(stream.answered_s))
             async for events in stream:
-                machine.receive(events, self._frames.now_ms())
-                self._first_token()
-                self._outbox.wake()
-        if not machine.finished_by_model:
-            raise TransportError("the model's stream ended before its last event", answered=True)
+                protocol.model_events(events, self._outbox.now_ms())
+                self._text_came()
+        protocol.model_ended()
 
-    # Ending it
+    def _text_came(self) -> None:
+        self._outbox.wake()
+        if self._context is not None and self._protocol.has_text and not self._announced:
+            self._announced = True
+            titles = [title.manga_id for title in self._protocol.retrieved_titles]
+            self._services.precomputed.on_first_token(self._context, titles)
 
-    async def _end_with_done(self) -> None:
-        self._frames.text()
-        await self._frames.products(self._retrieved)
-        machine = self._machine
-        self._frames.mark("done")
-        metadata = Metadata(
-            first_token_ms=round(machine.metrics.first_token_ms or self._frames.now_ms(), 1),
-            total_ms=round(machine.metrics.total_ms or self._frames.now_ms(), 1),
-            tokens=machine.metrics.tokens,
-            input_tokens=machine.metrics.input_tokens,
-            model_id=self._model_id,
-            intent=self._intent,
-            source=self._source,
-            timeline=self._frames.timeline,
-            attempts=max(1, machine.metrics.attempts),
-            release=self._release.number,
-            degraded=self._degraded,
-        )
-        self._frames.done(metadata)
-        if self._tasks is not None and ROUTES[Intent(self._intent)].knows_customer:
+    # The end
+
+    async def _complete(self) -> None:
+        protocol, services = self._protocol, self._services
+        wanted = protocol.completed(self._outbox.now_ms())
+        self._outbox.wake()
+        known = self._found_titles
+        missing = [manga_id for manga_id in wanted if manga_id not in known]
+        try:
+            async with asyncio.timeout(self._settings.cache_budget_ms / 1000):
+                known = {**known, **(await services.precomputed.titles(missing) if missing else {})}
+        except TimeoutError:
+            log.warning("prices are those of the catalogue", extra={"request_id": self.request_id})
+        protocol.priced(known, self._outbox.now_ms())
+        if protocol.knows_customer and self._tasks is not None:
             self._tasks.create_task(self._remember())
-        if self._asked is not None:
-            cost = machine.metrics.tokens + machine.metrics.input_tokens
-            told = CompletedAnswer(
-                machine.text, self._source, self._model_id, cost, metadata.total_ms, self._had_history
+        if self._context is not None:
+            cost = protocol.metrics.tokens + protocol.metrics.input_tokens
+            total_ms = protocol.metrics.total_ms or 0.0
+            services.precomputed.on_completed(
+                self._context,
+                CompletedAnswer(
+                    protocol.text, protocol.source, protocol.model_id, cost, total_ms, protocol.had_history
+                ),
             )
-            self._services.ahead.on_completed(self._asked, told)
-
-    def _end_with_error(self, code: str, message: str, reason: str, retry_after_ms: int | None = None) -> None:
-        log.warning("answer ended with %s: %s", code, reason, extra={"request_id": self.request_id})
-        self._machine.fail(reason, self._frames.now_ms())
-        self._frames.text()
-        self._frames.error(code, message, retry_after_ms)
 
     async def _remember(self) -> None:
-        customers = self._services.customers
+        protocol, customers = self._protocol, self._services.customers
         try:
             async with asyncio.timeout(2 * self._settings.profile_deadline_ms / 1000):
                 before = (
-                    self._plan.request.messages[:-1]
-                    if self._plan is not None
-                    else (await customers.fetch(self._customer, self.session_id)).history
+                    protocol.plan.request.messages[:-1]
+                    if protocol.plan is not None
+                    else await customers.history(self._customer, protocol.session_id)
                 )
-                turns = [*before, Turn("user", self.query.text), Turn("assistant", self._machine.text)]
-                await customers.remember(self._customer, self.session_id, turns)
+                turns = [*before, Turn("user", protocol.query.text), Turn("assistant", protocol.text)]
+                await customers.remember(self._customer, protocol.session_id, turns)
         except (ClientError, BotoCoreError, OSError, TimeoutError) as error:
             extra = {"request_id": self.request_id}
             log.warning("the conversation was not kept: %s: %s", type(error).__name__, error, extra=extra)
-
-    # Delivering it
-
-    async def _deliver(self) -> None:
-        if not await self._outbox.deliver(self._frames.text, self._sent, deadline_s=self._deadline_s):
-            self.leave()
-
-    def _sent(self, frame: bytes) -> None:
-        self._frames.timeline.setdefault("first_frame", self._frames.now_ms())
-        if is_of(frame, Chunk):
-            self._machine.sent(len(frame))
-
-    def _head(self) -> AnswerRecord:
-        numbers = self._machine.metrics
-        return AnswerRecord(
-            session_id=self.session_id,
-            query=self.query,
-            state=self._machine.state,
-            tokens=numbers.tokens,
-            input_tokens=numbers.input_tokens,
-            first_token_ms=numbers.first_token_ms,
-            plan=self._plan,
-        )

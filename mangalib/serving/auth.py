@@ -10,13 +10,13 @@ import time
 import jwt
 
 from mangalib.errors import AuthError, SettingsError
-from mangalib.settings import Settings
+from mangalib.settings import AuthSettings
 
 ALGORITHM = "HS256"
 MIN_SECRET_BYTES = 32
 
 
-def require_secret(settings: Settings) -> str:
+def require_secret(settings: AuthSettings) -> str:
     """The signing secret; raises ``SettingsError`` when it is missing or too short to be safe (RFC 7518, 3.2)."""
     secret = settings.jwt_secret.get_secret_value()
     if len(secret.encode()) < MIN_SECRET_BYTES:
@@ -24,7 +24,7 @@ def require_secret(settings: Settings) -> str:
     return secret
 
 
-def issue_token(settings: Settings, customer: str, *, lifetime_s: float = 86_400) -> str:
+def issue_token(settings: AuthSettings, customer: str, *, lifetime_s: float = 86_400) -> str:
     """A token for ``customer`` that :func:`customer_of` accepts for ``lifetime_s`` seconds."""
     now = int(time.time())
     claims = {
@@ -37,7 +37,7 @@ def issue_token(settings: Settings, customer: str, *, lifetime_s: float = 86_400
     return jwt.encode(claims, require_secret(settings), algorithm=ALGORITHM)
 
 
-def customer_of(token: str, settings: Settings) -> str:
+def customer_of(token: str, settings: AuthSettings) -> str:
     """The customer a token speaks for.
 
     Raises

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mangalib.aws import BedrockRuntime, ClaudeRequest, Turn
+from mangalib.aws import ClaudeRequest, ModelTransport, Turn
 from mangalib.errors import MangaError
 from mangalib.settings import Settings
 
@@ -80,39 +80,39 @@ def tiers(settings: Settings) -> list[Tier]:
     ]
 
 
-async def warm_once(bedrock: BedrockRuntime, settings: Settings) -> None:
+async def warm_once(models: ModelTransport, settings: Settings) -> None:
     """One short call to each model, side by side: after it, none is cold."""
     async with asyncio.TaskGroup() as group:
         for tier in tiers(settings):
             if not tier.streamed:
-                group.create_task(warm(bedrock, tier))
+                group.create_task(warm(models, tier))
 
 
-async def keep_warm(bedrock: BedrockRuntime, settings: Settings, wanted: Callable[[], bool]) -> None:
+async def keep_warm(models: ModelTransport, settings: Settings, wanted: Callable[[], bool]) -> None:
     """Make all tiers' calls at their intervals, while they are ``wanted``; runs until cancelled."""
     async with asyncio.TaskGroup() as group:
         for tier in tiers(settings):
-            group.create_task(_repeat(bedrock, tier, wanted))
+            group.create_task(_repeat(models, tier, wanted))
 
 
-async def warm(bedrock: BedrockRuntime, tier: Tier) -> bool:
+async def warm(models: ModelTransport, tier: Tier) -> bool:
     """Make one call of a tier; a failure is logged, and told by returning false."""
     request = ClaudeRequest(tier.output_tokens, [Turn("user", tier.prompt)])
     try:
         if tier.streamed:
-            async with bedrock.stream(tier.model_id, request) as stream:
+            async with models.stream(tier.model_id, request) as stream:
                 async for _ in stream:
                     continue
         else:
-            await bedrock.answer(tier.model_id, request)
+            await models.invoke(tier.model_id, request)
     except MangaError as error:
         log.warning("warm-up %s failed: %s", tier.name, error)
         return False
     return True
 
 
-async def _repeat(bedrock: BedrockRuntime, tier: Tier, wanted: Callable[[], bool]) -> None:
+async def _repeat(models: ModelTransport, tier: Tier, wanted: Callable[[], bool]) -> None:
     while True:
         await asyncio.sleep(tier.every_s)
         if wanted():
-            await warm(bedrock, tier)
+            await warm(models, tier)

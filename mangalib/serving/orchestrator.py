@@ -48,9 +48,12 @@ from mangalib.protocol import (
     encode,
     parse_client_message,
 )
-from mangalib.serving.answer import BUSY, Answer
+from mangalib.serving.answer import Answer
+from mangalib.serving.answer_protocol import BUSY, AnswerProtocol
+from mangalib.serving.answer_record import StoredAnswer
 from mangalib.serving.auth import customer_of
 from mangalib.serving.services import Services
+from mangalib.settings import OrchestratorSettings
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +91,11 @@ class ConnectionRecord(msgspec.Struct, frozen=True):
 
 
 class Orchestrator:
-    """Use as ``async with Orchestrator(services, redis) as orchestrator``; leaving stops and keeps running answers."""
+    """Use as ``async with Orchestrator(services, redis, settings) as orchestrator``; leaving stops and keeps running answers."""
 
-    def __init__(self, services: Services, redis: Redis) -> None:
+    def __init__(self, services: Services, redis: Redis, settings: OrchestratorSettings) -> None:
         self._services = services
-        self._settings = services.settings
+        self._settings = settings
         self._redis = redis
         self._clients: dict[str, Client] = {}
         self._running: dict[tuple[str, str], Running] = {}
@@ -110,7 +113,7 @@ class Orchestrator:
         assert self._watcher is not None
         self._watcher.cancel()
         for running in self._running.values():
-            running.answer.leave()
+            running.answer.client_left()
         await self._tasks.__aexit__(None, None, None)
 
     async def drain(self) -> None:
@@ -191,10 +194,10 @@ class Orchestrator:
             return
         client.session.network_error(time.monotonic())
         for answer in client.answers.values():
-            answer.leave(connection_id)
+            answer.client_left(connection_id)
         scope = (client.customer, client.session_id)
         if not any((other.customer, other.session_id) == scope for other in self._clients.values()):
-            self._services.ahead.on_session_closed(*scope)
+            self._services.precomputed.on_session_closed(*scope)
         self._spawn(self._forget(connection_id))
 
     async def _forget(self, connection_id: str) -> None:
@@ -258,15 +261,7 @@ class Orchestrator:
         request_id = query.request_id or uuid.uuid4().hex
         if (client.customer, request_id) in self._running:
             raise BadRequestError(f"request_id: {request_id!r} is running already; expected a new one")
-        answer = Answer.fresh(
-            self._services,
-            query,
-            customer=client.customer,
-            session_id=client.session_id,
-            request_id=request_id,
-            connection_id=client.connection_id,
-        )
-        self._run(client, answer)
+        self._run(client, self._protocol(query, request_id, client.session_id))
 
     def _admit(self) -> None:
         """Refuse what cannot be served well now, before anything is done for it: those who are served stay as fast as ever."""
@@ -283,18 +278,18 @@ class Orchestrator:
         key = (client.customer, resume.request_id)
         running = self._running.get(key)
         if running is not None:
-            if running.answer.attach(client.connection_id, resume.after):
+            if running.answer.redirect_to(client.connection_id, resume.after):
                 self._release(running)
                 self._hold(client, running)
                 return
             await asyncio.wait([running.task], timeout=CONTROL_FRAME_TIMEOUT_S)
         self._refuse_if_draining()
-        recorded = None
+        stored = None
         with self._redis_optional("an answer could not be looked up"):
-            recorded = await self._services.replay.load(*key)
-        if recorded is None and resume.after < 0:
+            stored = await self._services.replay.load(*key)
+        if stored is None and resume.after < 0:
             raise NotFoundError(f"request_id: no answer {resume.request_id!r} is kept; ask again")
-        if recorded is None or recorded.lacks(resume.after):
+        if stored is None or stored.lacks(resume.after):
             raise InterruptedAnswerError("The answer was interrupted. What you have of it stands; please ask again.")
         if (now_running := self._running.get(key)) is not None:
             if now_running is running:
@@ -302,22 +297,32 @@ class Orchestrator:
             # A client that heard nothing asked twice, and the first of the two goes on with it already.
             await self._resume(client, resume)
             return
-        answer = Answer.continued(
-            self._services,
-            recorded,
-            customer=client.customer,
-            request_id=resume.request_id,
-            connection_id=client.connection_id,
-            after=max(-1, resume.after),
-        )
-        client.session_id = recorded.head.session_id
+        record = stored.record
+        client.session_id = record.session_id
+        protocol = self._protocol(record.query, resume.request_id, record.session_id, stored, resume.after)
         # No wait between looking whether it runs and running it: a second request to go on must find this one.
-        self._run(client, answer)
+        self._run(client, protocol)
         await self._post(client.connection_id, SessionInfo(client.session_id, SessionState.STREAMING))
 
-    def _run(self, client: Client, answer: Answer) -> None:
+    def _protocol(
+        self, query: Query, request_id: str, session_id: str, stored: StoredAnswer | None = None, after: int = -1
+    ) -> AnswerProtocol:
+        services = self._services
+        return AnswerProtocol(
+            query,
+            request_id=request_id,
+            session_id=session_id,
+            release=services.releases.current,
+            catalogue=services.catalogue,
+            settings=services.settings,
+            stored=stored,
+            after=after,
+        )
+
+    def _run(self, client: Client, protocol: AnswerProtocol) -> None:
         if client.connection_id not in self._clients:
             return  # gone meanwhile; what there is of the answer is kept
+        answer = Answer(self._services, protocol, customer=client.customer, connection_id=client.connection_id)
         key = (client.customer, answer.request_id)
         running = Running(answer, self._spawn(self._run_to_end(key, answer)), client)
         self._running[key] = running

@@ -6,32 +6,28 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-import msgspec
-
-from mangalib.aws import ClaudeRequest
 from mangalib.domain import Intent, Manga, Release
+from mangalib.nlu import ParsedQuestion
 
 
-class QueryContext(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class QueryContext:
     """A question, by whom and in which session, under which release."""
 
     customer: str
     session_id: str
-    intent: Intent
-    text: str
+    question: ParsedQuestion
     release: Release
 
 
 class PrecomputedAnswer(Protocol):
-    """An answer that exists, or is being made right now.
-
-    ``request`` is what the model was asked, so that an answer cut off can go on; without messages its text is whole already.
-    """
+    """An answer that exists, or is being generated right now. ``titles`` are those it depends on, as they are now, where that is
+    known."""
 
     source: str
     intent: Intent
     model_id: str
-    request: ClaudeRequest
+    titles: dict[str, Manga]
 
     def pieces(self) -> AsyncGenerator[str, None]:
         """The text as it comes; raises ``MangaError`` when its making fails."""
@@ -51,13 +47,13 @@ class CompletedAnswer:
     model_id: str
     tokens: int
     total_ms: float
-    history: bool
+    had_history: bool
 
 
 class Precomputed(Protocol):
     """Pre-computation. None of the methods raises for what goes wrong with it: then there is no answer ahead."""
 
-    async def find(self, asked: QueryContext) -> PrecomputedAnswer | None:
+    async def find(self, context: QueryContext) -> PrecomputedAnswer | None:
         """The answer to that question, if there is one that is still right."""
         ...
 
@@ -65,11 +61,11 @@ class Precomputed(Protocol):
         """These titles as they are now, price and stock; those that are not known are left out."""
         ...
 
-    def on_first_token(self, asked: QueryContext, titles: list[str]) -> None:
+    def on_first_token(self, context: QueryContext, titles: list[str]) -> None:
         """The first word of an answer is out, which was made with these titles (ids): time to think of what comes next."""
         ...
 
-    def on_completed(self, asked: QueryContext, given: CompletedAnswer) -> None:
+    def on_completed(self, context: QueryContext, completed: CompletedAnswer) -> None:
         """The answer is whole."""
         ...
 

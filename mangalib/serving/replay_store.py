@@ -1,4 +1,4 @@
-"""Replay buffer: what was sent for an answer, kept in Redis for as long as a client may come back for it."""
+"""The replay store: the frames of each answer, kept in Redis for as long as its client may come back for them."""
 
 from __future__ import annotations
 
@@ -6,52 +6,13 @@ import asyncio
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
-from mangalib.aws import ClaudeRequest
-from mangalib.protocol import Chunk, Query, is_of
-from mangalib.serving.stream import StreamState
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """What the model is asked: enough to go on with an answer that was cut off."""
-
-    intent: str
-    model_id: str
-    request: ClaudeRequest
-
-
-class AnswerRecord(msgspec.Struct):
-    """An answer's record beside its frames: what changes a few times only."""
-
-    session_id: str
-    query: Query
-    state: StreamState
-    tokens: int = 0
-    input_tokens: int = 0
-    first_token_ms: float | None = None
-    plan: Plan | None = None
-
-
-class StoredAnswer(NamedTuple):
-    """What is known of an answer: its record and its frames, ``frames[seq]``."""
-
-    head: AnswerRecord
-    frames: list[bytes]
-
-    @property
-    def text(self) -> str:
-        """What of the answer its frames hold."""
-        return "".join(msgspec.json.decode(frame, type=Chunk).text for frame in self.frames if is_of(frame, Chunk))
-
-    def lacks(self, seq: int) -> bool:
-        """Whether a client that has frame ``seq`` has more than is known here, so that the rest would not fit."""
-        return seq >= len(self.frames)
+from mangalib.serving.answer_record import AnswerRecord, StoredAnswer
 
 
 @dataclass
@@ -59,17 +20,17 @@ class _Write:
     """What is to be written of one answer; ``failed`` is what kept it from that, ``done`` says that it was tried."""
 
     key: str
-    head: AnswerRecord | None
+    record: AnswerRecord | None
     frames: list[bytes]
     first_seq: int
     done: bool = False
     failed: Exception | None = None
 
     def put(self, pipe: Pipeline, ttl_s: int) -> None:
-        if self.head is not None:
+        if self.record is not None:
             if self.first_seq == 0:
                 pipe.delete(f"{self.key}:frames")
-            pipe.set(f"{self.key}:head", msgspec.json.encode(self.head), ex=ttl_s)
+            pipe.set(f"{self.key}:head", msgspec.json.encode(self.record), ex=ttl_s)
         if self.frames:
             fields = [part for seq, frame in enumerate(self.frames, self.first_seq) for part in (str(seq), frame)]
             pipe.hset(f"{self.key}:frames", items=fields)
@@ -90,13 +51,13 @@ class ReplayStore:
         self._turn = asyncio.Lock()
 
     async def save(
-        self, customer: str, request_id: str, head: AnswerRecord | None, frames: list[bytes], first_seq: int
+        self, customer: str, request_id: str, record: AnswerRecord | None, frames: list[bytes], first_seq: int
     ) -> None:
         """Write the frames from ``first_seq`` on, and the record unless it is the one that was written last (``None``).
 
         Writing the same twice changes nothing. It is kept for ``ttl_s`` from then on. Raises ``RedisError`` or ``OSError``.
         """
-        write = _Write(_key(customer, request_id), head, frames, first_seq)
+        write = _Write(_key(customer, request_id), record, frames, first_seq)
         self._waiting.append(write)
         async with self._turn:
             if not write.done:

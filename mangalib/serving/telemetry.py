@@ -12,7 +12,7 @@ import time
 
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
-from mangalib.serving.stream import StreamMetrics, StreamState
+from mangalib.serving.answer_record import StreamMetrics, StreamState
 
 
 def publish_answer(

@@ -16,10 +16,10 @@ import os
 from pydantic import ValidationError
 
 from mangalib.errors import SettingsError
-from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, TableSettings
+from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, ShopSettings, TableSettings
 from mangalib.settings.benchmark import DetectorSettings, PagerSettings, SavingSettings, WorkloadSettings
 from mangalib.settings.budgets import BudgetSettings
-from mangalib.settings.jobs import JobSettings
+from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
 from mangalib.settings.local import LocalSettings
 from mangalib.settings.models import ModelSettings, WarmupSettings
 from mangalib.settings.precompute import (
@@ -34,9 +34,11 @@ from mangalib.settings.precompute import (
 from mangalib.settings.serving import (
     AnswerSettings,
     CapacitySettings,
+    OrchestratorSettings,
     QueryLogSettings,
     RefreshSettings,
     ReplaySettings,
+    SearchSettings,
 )
 from mangalib.settings.session import (
     AuthSettings,
@@ -46,7 +48,13 @@ from mangalib.settings.session import (
     GatewaySettings,
     SessionSettings,
 )
-from mangalib.settings.transport import HedgeSettings, PoolSettings, ResilienceSettings, TimeoutSettings
+from mangalib.settings.transport import (
+    HedgeSettings,
+    PoolSettings,
+    ResilienceSettings,
+    TimeoutSettings,
+    TransportSettings,
+)
 from mangalib.settings.understanding import CacheSettings, ClassifierSettings
 
 __all__ = [
@@ -69,8 +77,10 @@ __all__ = [
     "HedgeSettings",
     "HitRateSettings",
     "JobSettings",
+    "LeaseSettings",
     "LocalSettings",
     "ModelSettings",
+    "OrchestratorSettings",
     "PagerSettings",
     "PoolSettings",
     "PrecomputeSettings",
@@ -79,12 +89,17 @@ __all__ = [
     "RefreshSettings",
     "ReplaySettings",
     "ResilienceSettings",
+    "RunSettings",
     "SavingSettings",
+    "ScheduleSettings",
+    "SearchSettings",
     "SessionSettings",
     "Settings",
+    "ShopSettings",
     "SingleFlightSettings",
     "TableSettings",
     "TimeoutSettings",
+    "TransportSettings",
     "WarmingSettings",
     "WarmupSettings",
     "WorkloadSettings",
@@ -94,17 +109,13 @@ __all__ = [
 
 
 class Settings(
-    AddressSettings,
-    TableSettings,
-    PoolSettings,
-    ResilienceSettings,
+    TransportSettings,
     HedgeSettings,
-    AuthSettings,
-    GatewaySettings,
     ChatSettings,
     WarmupSettings,
     AnswerSettings,
-    CapacitySettings,
+    SearchSettings,
+    OrchestratorSettings,
     RefreshSettings,
     QueryLogSettings,
     ClassifierSettings,
@@ -113,7 +124,6 @@ class Settings(
     WorkloadSettings,
     DetectorSettings,
     SavingSettings,
-    PagerSettings,
     JobSettings,
     LocalSettings,
 ):

@@ -50,3 +50,9 @@ class TableSettings(Group):
     incidents_table: str = "manga-incidents"
     jobs_table: str = "manga-jobs"
     catalogue_index: str = "manga-catalogue"
+
+
+class ShopSettings(Group):
+    """Where the shop is, for links to its titles."""
+
+    shop_url: str = "https://shop.mangaassist.example"

@@ -1,23 +1,41 @@
-"""Notebooks on a schedule."""
+"""Notebooks run as jobs: where they are, how long they may take, where their runs are kept, and how machines share them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mangalib.settings.addresses import AwsSettings
-from mangalib.settings.group import PROJECT, Count, Positive
+from mangalib.settings.addresses import AddressSettings, AwsSettings, TableSettings
+from mangalib.settings.benchmark import PagerSettings
+from mangalib.settings.group import PROJECT, Count, Group, Positive
 
 
-class JobSettings(AwsSettings):
-    """Runs, time-outs, and leases: files beside the runs, or what several machines share."""
+class ScheduleSettings(Group):
+    """Where the notebooks and ``schedule.yaml`` are, and the time-out of a job for which the schedule names none."""
 
-    job_leases: Literal["file", "redis", "dynamodb"] = "file"
-    runs_url: str = str(PROJECT / "papermill_runs")
-    jobs_metrics_namespace: str = "MangaAssist/Jobs"
-    job_lease_s: Positive = 60
+    notebooks_dir: Path = PROJECT / "notebooks"
     job_timeout_s: Positive = 900
+
+
+class RunSettings(AwsSettings):
+    """Where runs are kept (a folder or ``s3://bucket/prefix``), and for how long."""
+
+    runs_url: str = str(PROJECT / "papermill_runs")
     keep_runs_days: Positive = 90
     keep_runs: Count = 3_000
+
+
+class LeaseSettings(AddressSettings, TableSettings):
+    """Leases keep two runs of one job apart: locked files on one machine, or Redis or DynamoDB for several machines."""
+
+    job_leases: Literal["file", "redis", "dynamodb"] = "file"
+    job_lease_s: Positive = 60
+
+
+class JobSettings(ScheduleSettings, RunSettings, LeaseSettings, PagerSettings):
+    """All that the scheduler reads."""
+
+    jobs_metrics_namespace: str = "MangaAssist/Jobs"
     evening_peak_hour_jst: Annotated[int, Field(ge=0, le=23)] = 20

@@ -7,8 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mangalib.settings.addresses import ShopSettings, TableSettings
 from mangalib.settings.group import Count, Group, Positive
 from mangalib.settings.models import ModelSettings
+from mangalib.settings.session import AuthSettings, GatewaySettings
 from mangalib.settings.transport import TimeoutSettings
 
 
@@ -18,15 +20,21 @@ class ReplaySettings(Group):
     replay_timeout_ms: Positive = 250
 
 
-class AnswerSettings(ReplaySettings, TimeoutSettings, ModelSettings):
-    """How one answer is made: look-ups and their deadlines, batching, cards."""
+class SearchSettings(ModelSettings, TableSettings):
+    """Looking up titles and customers."""
 
+    knn_top: Count = 5
+    history_turns: Count = 6
+
+
+class AnswerSettings(ShopSettings, ReplaySettings, TimeoutSettings, ModelSettings):
+    """How one answer is generated: attempts, look-ups and their deadlines, batching, cards."""
+
+    max_attempts: Count = 2
     chunk_batch_size: Count = 3
     cache_budget_ms: Positive = 45
-    knn_top: Count = 5
     knn_deadline_ms: Positive = 900
     profile_deadline_ms: Positive = 500
-    history_turns: Count = 6
     cards_max: Count = 5
     metrics_namespace: str = "MangaAssist/Streaming"
 
@@ -54,3 +62,7 @@ class QueryLogSettings(Group):
 
     query_log: Path | None = None
     query_log_share: Annotated[float, Field(gt=0, le=1)] = 0.01
+
+
+class OrchestratorSettings(CapacitySettings, AuthSettings, GatewaySettings, ReplaySettings):
+    """What the orchestrator itself reads, beside what its answers read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
+from mangalib.settings.addresses import ShopSettings
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.group import Count, Group, NonNegative, Positive
 from mangalib.settings.transport import TimeoutSettings
@@ -23,6 +24,7 @@ class FrameSettings(Group):
 
     max_message_bytes: Count = 128 * 1024
     max_frame_bytes: Count = 32 * 1024
+    max_query_chars: Count = 8000
 
 
 class SessionSettings(Group):
@@ -52,10 +54,8 @@ class ClientSettings(FrameSettings, SessionSettings, TimeoutSettings):
     resume_after_silence_s: Positive = 5
 
 
-class ChatSettings(ClientSettings, BudgetSettings):
+class ChatSettings(ShopSettings, ClientSettings, BudgetSettings):
     """What the chat in a browser must know."""
 
-    max_query_chars: Count = 8000
-    shop_url: str = "https://shop.mangaassist.example"
     exchanges_max: Count = 100
     timeline_rows_max: Count = 5_000

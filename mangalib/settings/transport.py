@@ -34,7 +34,6 @@ class PoolSettings(TimeoutSettings):
 class ResilienceSettings(Group):
     """Attempts, back-off, circuit breakers, retry budgets, adaptive rate."""
 
-    max_attempts: Count = 2
     throttled_rate_min_per_s: Positive = 10
     breaker_failures: Count = 5
     breaker_pause_s: Positive = 1
@@ -52,3 +51,7 @@ class HedgeSettings(Group):
     hedge_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.95
     hedge_answers: Count = 200
     hedge_answers_min: Count = 20
+
+
+class TransportSettings(PoolSettings, ResilienceSettings):
+    """What a client of an AWS service over our own HTTP reads."""

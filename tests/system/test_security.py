@@ -19,9 +19,7 @@ import pytest
 from mangalib.aws.signing import path_segment
 from mangalib.client import Client, Reply
 from mangalib.errors import DataError, ScheduleError
-from mangalib.jobs import execute as jobs
-from mangalib.jobs.parameters import job_of
-from mangalib.jobs.schedule import read_schedule
+from mangalib.jobs import job_of, open_runs, read_schedule, run_job
 from mangalib.local.stack import Stack
 from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.settings import Settings, load_settings
@@ -145,8 +143,8 @@ def test_an_id_cannot_leave_its_place_in_a_path() -> None:
 def test_a_notebooks_parameter_is_a_value_and_never_code(tmp_path: Path, value: str) -> None:
     notebook = write_notebook(tmp_path / "tiny.ipynb", RECORD.replace("number={number}", "x"), parameters="number = ''")
     settings = load_settings()
-    runs = jobs.runs_in(tmp_path / "runs", settings)
-    run = jobs.run_job(job_of(notebook, {"number": value}, timeout_s=100), runs, settings)
+    runs = open_runs(tmp_path / "runs", settings)
+    run = run_job(job_of(notebook, {"number": value}, timeout_s=100), runs, settings)
     assert run.ok, run.record.error
     assert run.record.results["number"] == value
 

@@ -12,7 +12,7 @@ from mangalib.settings import Settings
 def confusion_matrix(settings: Settings) -> pd.DataFrame:
     """Held-out phrasings by true intent (rows) and found intent (columns), slots filled with fixed examples."""
     catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
-    classifier = IntentClassifier.from_data(settings, catalogue)
+    classifier = IntentClassifier.from_data(settings)
     one, other = catalogue.items[0], catalogue.items[1]
     slots = {
         "title": one.title,
@@ -25,7 +25,10 @@ def confusion_matrix(settings: Settings) -> pd.DataFrame:
     }
     phrasings = load_phrasings(settings.data_dir / "query_templates.csv")
     found = [
-        (phrasing.intent.value, classifier.classify(phrasing.template.format(**slots)).value)
+        (
+            phrasing.intent.value,
+            classifier.classify(catalogue.mark_titles(phrasing.template.format(**slots)).masked)[0].value,
+        )
         for phrasing in phrasings
         if phrasing.split == "held_out"
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from mangalib.aws import BedrockRuntime, ClaudeRequest
+from mangalib.aws import ClaudeRequest, ModelReply, ModelTransport
 from mangalib.domain import ROUTES, Catalogue, Manga, Release
 from mangalib.errors import TransportError
 from mangalib.precompute.facts import Facts
@@ -16,9 +16,10 @@ from mangalib.precompute.generation.spec import (
     GenerationSpec,
     build_model_request,
     prefetched_text,
+    prompt_fingerprint,
     standard_wording,
 )
-from mangalib.serving import Customer, CustomerData, PromptStore, StreamMachine, TitleSearch
+from mangalib.serving import Customer, CustomerData, PromptStore, Reads, TitleSearch
 from mangalib.settings import CacheSettings
 
 
@@ -34,11 +35,11 @@ class GenerationRequest:
 
 
 class AnswerGenerator:
-    """Generates answers through ``bedrock``: the runtime of live queries, or that of background work."""
+    """Generates answers through ``models``: the transport of live queries, or that of background work."""
 
     def __init__(
         self,
-        bedrock: BedrockRuntime,
+        models: ModelTransport,
         search: TitleSearch,
         prompts: PromptStore,
         customers: CustomerData,
@@ -46,7 +47,7 @@ class AnswerGenerator:
         catalogue: Catalogue,
         settings: CacheSettings,
     ) -> None:
-        self._bedrock = bedrock
+        self._models = models
         self._search = search
         self._prompts = prompts
         self._customers = customers
@@ -64,13 +65,16 @@ class AnswerGenerator:
         if route.retrieval and spec.method is not GenerationMethod.TEMPLATE:
             similar = await self._similar(title.description if title else standard_wording(spec.question, None))
         personal = route.personal and spec.method is not GenerationMethod.SHARED
-        customer_data = await self._customers.fetch(customer, session_id) if personal else Customer()
+        customer_data = (
+            await self._customers.fetch(customer, session_id, Reads(history=False)) if personal else Customer()
+        )
         depends = {manga.manga_id: title_fingerprint(manga) for manga in [*similar, *([title] if title else [])]}
         if customer_data.orders and not route.retrieval:
             depends[ORDERS] = fingerprint(customer_data.orders)
         if spec.method is GenerationMethod.PREFETCH:
             return GenerationRequest(spec, ClaudeRequest(0, []), title, similar, depends)
-        request = build_model_request(spec, self._prompt(spec, release), title, similar, customer_data)
+        prompt = self._prompts.lookup(spec.topic.intent, release.prompt_versions.get(spec.topic.intent))
+        request = build_model_request(spec, prompt, title, similar, customer_data)
         return GenerationRequest(spec, request, title, similar, depends)
 
     async def generate(
@@ -94,7 +98,7 @@ class AnswerGenerator:
             tokens=tokens,
             request=request.model_request,
             depends={name: value for name, value in request.depends.items() if name in mentioned},
-            built_on=fingerprint(self._prompt(spec, release), spec.model_id),
+            built_on=prompt_fingerprint(self._prompts, release, spec.topic.intent, spec.model_id),
             need=spec.question.key,
             program=program,
             made_at_s=now_s,
@@ -112,22 +116,16 @@ class AnswerGenerator:
 
     async def _similar(self, text: str) -> list[Manga]:
         """The titles nearest to ``text``, with their current facts: those in the search index may be older."""
-        nearest = await self._search.nearest(text)
+        nearest = await self._search.nearest(text, self._models)
         current = await self._facts.titles([manga.manga_id for manga in nearest])
         return [current[manga.manga_id] for manga in nearest if manga.manga_id in current]
 
     async def _stream(self, request: GenerationRequest, write: WriteText) -> tuple[str, int]:
-        machine = StreamMachine(batch_size=1)
-        machine.invoked()
-        async with self._bedrock.stream(request.spec.model_id, request.model_request) as stream:
+        reply, pieces = ModelReply(), []
+        async with self._models.stream(request.spec.model_id, request.model_request) as stream:
             async for events in stream:
-                machine.receive(events, 0.0)
-                piece = machine.take()
-                if piece is not None:
+                if piece := "".join(reply.receive(events)):
+                    pieces.append(piece)
                     await write(piece)
-        if not machine.finished_by_model:
-            raise TransportError("model stream: ended before its last event", answered=True)
-        return machine.text, machine.metrics.tokens + machine.metrics.input_tokens
-
-    def _prompt(self, spec: GenerationSpec, release: Release) -> str:
-        return self._prompts.lookup(spec.topic.intent, release.prompt_versions.get(spec.topic.intent))
+        reply.require_complete()
+        return "".join(pieces), reply.tokens + reply.input_tokens

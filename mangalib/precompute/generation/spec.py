@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mangalib.aws import ClaudeRequest
-from mangalib.domain import ROUTES, Manga, Release
+from mangalib.domain import ROUTES, Intent, Manga, Release
 from mangalib.errors import BusyError
 from mangalib.nlu import Topic
-from mangalib.precompute.generated_answer import CanonicalQuestion
-from mangalib.serving import Customer, assemble
+from mangalib.precompute.generated_answer import CanonicalQuestion, fingerprint
+from mangalib.serving import Customer, PromptStore, assemble
 from mangalib.settings import PrecomputeSettings
 
 BROWSE = "category_browse"
@@ -98,6 +98,11 @@ def shared_answer_spec(
     """An answer for all customers, as a live one would be."""
     model_id = release.model_id(topic.intent, ROUTES[topic.intent], settings)
     return GenerationSpec(question, topic, GenerationMethod.SHARED, model_id, settings.max_answer_tokens)
+
+
+def prompt_fingerprint(prompts: PromptStore, release: Release, intent: Intent, model_id: str) -> str:
+    """The fingerprint of the model and of the prompt that ``release`` gives an intent; see ``GeneratedAnswer.built_on``."""
+    return fingerprint(prompts.lookup(intent, release.prompt_versions.get(intent)), model_id)
 
 
 def build_model_request(

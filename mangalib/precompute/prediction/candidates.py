@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mangalib.nlu import Topics
+from mangalib.precompute.conversation import ConversationState
 from mangalib.precompute.generated_answer import CanonicalQuestion
 from mangalib.precompute.generation.spec import GenerationMethod, follow_up_method, is_predictable
 from mangalib.precompute.prediction.transition_model import NextIntent, Relation
@@ -13,29 +14,6 @@ from mangalib.settings import CandidateSettings
 
 # Typical input tokens of a template or a summary.
 _INPUT_TOKENS = 250
-
-
-@dataclass
-class ConversationState:
-    """What is known of a session: its topics, current title, earlier titles, titles listed last, and its last answer."""
-
-    history: list[str] = field(default_factory=list)
-    current_title: str = ""
-    earlier_titles: list[str] = field(default_factory=list)
-    listed_titles: list[str] = field(default_factory=list)
-    language: str = "en"
-    # Language, label and probability of the last answer, if it was a similarity hit of the semantic cache.
-    similarity_hit: tuple[str, str, float] | None = None
-    # The warming program that generated the last answer, if one did.
-    program: str = ""
-
-    def relation_of(self, title: str) -> Relation:
-        """How a title relates to the session's titles."""
-        if not title:
-            return Relation.NONE
-        if title == self.current_title:
-            return Relation.SAME
-        return Relation.EARLIER if title in self.earlier_titles else Relation.NEW
 
 
 @dataclass(frozen=True)

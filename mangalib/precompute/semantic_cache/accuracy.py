@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mangalib.domain import Catalogue
 from mangalib.errors import DataError
-from mangalib.nlu import MeaningReader, Recogniser, embed, lowest_threshold
+from mangalib.nlu import MeaningReader, Recogniser, embed, embed_phrasing, lowest_threshold
 from mangalib.settings import CacheSettings
 
 _COLUMNS = ("part", "text", "answer")
@@ -123,7 +123,7 @@ def _cache_hits(
     hits, exact_hits = [], 0
     for row in asked:
         meaning = reader.read(row.text)
-        found = recogniser.recognise(row.text, meaning)
+        found = recogniser.recognise(row.text, meaning, embed_phrasing(meaning.phrasing, meaning.language))
         if found is None or not found.accepted:
             continue
         if found.exact or (found.label, meaning.values) in answered:

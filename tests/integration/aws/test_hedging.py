@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import boto3
 import pytest
 
-from mangalib.aws.bedrock import BedrockRuntime, ClaudeRequest, Turn, bedrock_endpoint, bedrock_pool
+from mangalib.aws import BedrockRuntime, ClaudeRequest, Turn, bedrock_endpoint, bedrock_pool
 from mangalib.aws.hedging import Hedge, hedged_stream
 from mangalib.aws.signing import Signer
 from mangalib.errors import TransportTimeoutError

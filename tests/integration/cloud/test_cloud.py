@@ -20,8 +20,8 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from mangalib.domain.intents import ROUTES, Intent
-from mangalib.jobs.schedule import DEFAULT, read_schedule
-from mangalib.serving.stream import StreamMetrics, StreamState
+from mangalib.jobs import Schedule, read_schedule
+from mangalib.serving.answer_record import StreamMetrics, StreamState
 from mangalib.serving.telemetry import publish_answer, publish_job
 from mangalib.settings import load_settings
 
@@ -72,6 +72,11 @@ def client(service: str, aws: str) -> Any:
     return boto3.client(service, endpoint_url=aws, region_name=REGION)
 
 
+def committed_schedule() -> Schedule:
+    settings = load_settings()
+    return read_schedule(settings.notebooks_dir / "schedule.yaml", settings)
+
+
 def test_the_linter_finds_nothing() -> None:
     command = [Path(sys.executable).with_name("cfn-lint"), "--non-zero-exit-code", "informational", str(TEMPLATE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -117,7 +122,7 @@ def test_it_deploys(aws: str, stack_name: str, template: dict[str, Any]) -> None
         assert target["EcsParameters"]["LaunchType"] == "FARGATE"
         (override,) = json.loads(target["Input"])["containerOverrides"]
         scheduled[override["command"][-1]] = rule["ScheduleExpression"]
-    jobs = {entry.name for entry in read_schedule(DEFAULT, load_settings()).entries}
+    jobs = {entry.name for entry in committed_schedule().entries}
     assert scheduled.keys() == jobs, "each job of the schedule has its rule, and no other"
 
     tables = set(client("dynamodb", aws).list_tables()["TableNames"])
@@ -144,7 +149,7 @@ def test_the_rules_say_the_same_times_as_the_schedule(template: dict[str, Any]) 
     from itertools import takewhile
 
     begin = datetime(2026, 11, 2, tzinfo=UTC) - timedelta(seconds=1)
-    known = read_schedule(DEFAULT, load_settings())
+    known = committed_schedule()
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::Events::Rule":
             target = resource["Properties"]["Targets"][0]

@@ -1,4 +1,4 @@
-"""A tiny notebook, a place for runs, and jobs made of them."""
+"""A tiny notebook, a folder for runs, and jobs that run it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pytest
 from distributed import Client, LocalCluster
 
 from mangalib.cluster import ON_LOOPBACK
-from mangalib.jobs import execute as jobs
 from mangalib.jobs.parameters import Job, job_of
-from mangalib.jobs.runs import Runs
+from mangalib.jobs.runs import Runs, open_runs
 from mangalib.settings import Settings, load_settings
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -30,8 +29,8 @@ def write_notebook(path: Path, *cells: str, parameters: str = "number = 1") -> P
 RECORD = "from mangalib.jobs.results import record\nrecord(headline=f'number {number}', number=number)"
 
 
-class Simulated:
-    """A clock that stands at the next due time as soon as nothing is to be done."""
+class SimulatedClock:
+    """A clock that jumps to the next due time instead of waiting."""
 
     def __init__(self, at: datetime) -> None:
         self.at = at
@@ -55,7 +54,7 @@ def tiny(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def runs(tmp_path: Path, settings: Settings) -> Runs:
-    return jobs.runs_in(tmp_path / "runs", settings)
+    return open_runs(tmp_path / "runs", settings)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Many runs on a real Dask cluster of worker processes, one of which is killed in the middle."""
+"""Many runs on a real Dask cluster of worker processes, one of which is killed while it works."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distributed import Client
 
 from mangalib.cluster import cluster
 from mangalib.errors import NotebookError, SettingsError
-from mangalib.jobs.grid import points_of, run_grid
+from mangalib.jobs.grid import grid_points, run_grid
 from mangalib.jobs.parameters import job_of
 from mangalib.jobs.runs import Runs
 from mangalib.precompute.prediction.distributed import learn_partitioned
@@ -24,31 +24,31 @@ from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.precompute.prediction.transition_model import TransitionModel, learn_from_log
 from mangalib.settings import Settings
 from tests.integration.jobs.conftest import RECORD, write_notebook
-from tests.integration.jobs.test_jobs import until
+from tests.integration.jobs.test_jobs import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 
 
 def pids(client: Client) -> dict[str, int]:
-    found: dict[str, int] = client.run(os.getpid)
-    return found
+    by_worker: dict[str, int] = client.run(os.getpid)
+    return by_worker
 
 
-def test_twelve_points_on_two_workers_one_killed_are_all_there_once(
+def test_a_grid_survives_a_killed_worker_and_each_point_finishes_once(
     two_workers: Client, tmp_path: Path, runs: Runs, settings: Settings
 ) -> None:
-    began = tmp_path / "began.txt"
+    starts = tmp_path / "starts.txt"
     source = write_notebook(
         tmp_path / "grid.ipynb",
-        f"with open({str(began)!r}, 'a') as file: print(number, file=file)\nimport time\ntime.sleep(1)",
+        f"with open({str(starts)!r}, 'a') as file: print(number, file=file)\nimport time\ntime.sleep(1)",
         RECORD,
     )
-    grid = [job_of(source, point, timeout_s=60) for point in points_of({"number": list(range(1, 13))})]
+    grid = [job_of(source, point, timeout_s=60) for point in grid_points({"number": list(range(1, 13))})]
     victim = next(iter(pids(two_workers).values()))
     killed = threading.Event()
 
     def kill() -> None:
-        until(lambda: len([line for line in runs.index() if line.status == "ok"]) >= 3)
+        wait_until(lambda: len([summary for summary in runs.index() if summary.status == "ok"]) >= 3)
         os.kill(victim, signal.SIGKILL)
         killed.set()
 
@@ -61,24 +61,24 @@ def test_twelve_points_on_two_workers_one_killed_are_all_there_once(
     assert killed.is_set()
     assert all(run.ok for run in done), [run.record.error for run in done]
     assert sorted(run.record.results["number"] for run in done) == list(range(1, 13))
-    lines = runs.index()
-    assert len(lines) == 12
-    assert {line.status for line in lines} == {"ok"}
-    started = Counter(began.read_text().split())
-    again = {number for number, times in started.items() if times > 1}
+    summaries = runs.index()
+    assert len(summaries) == 12
+    assert {summary.status for summary in summaries} == {"ok"}
+    started = Counter(starts.read_text().split())
+    restarted = {number for number, times in started.items() if times > 1}
     retried = {str(run.record.results["number"]) for run in done if run.record.attempt > 1}
     assert set(started) == {str(number) for number in range(1, 13)}
-    assert again <= retried, "only what was cut off was begun again"
+    assert restarted <= retried, "only the interrupted point was started again"
     assert len(retried) <= 1
 
 
-def test_without_a_cluster_the_same_code_runs_on_one_worker(tiny: Path, runs: Runs, settings: Settings) -> None:
-    grid = [job_of(tiny, point, timeout_s=60) for point in points_of({"number": [1, 2]})]
+def test_without_a_cluster_a_grid_runs_on_one_local_worker(tiny: Path, runs: Runs, settings: Settings) -> None:
+    grid = [job_of(tiny, point, timeout_s=60) for point in grid_points({"number": [1, 2]})]
     done = list(run_grid(grid, runs.storage.url(), settings, None, progress=False))
     assert sorted(run.record.results["number"] for run in done) == [1, 2]
 
 
-def test_nothing_listens_outside_this_machine() -> None:
+def test_a_local_cluster_listens_on_loopback_only() -> None:
     with cluster(None) as client:
         client.wait_for_workers(1, timeout=30)
         me = psutil.Process()
@@ -92,11 +92,9 @@ def test_nothing_listens_outside_this_machine() -> None:
     assert set(listening) == {"127.0.0.1"}
 
 
-def test_a_point_that_fails_is_a_failed_run_and_the_others_are_there(
-    tmp_path: Path, runs: Runs, settings: Settings
-) -> None:
+def test_a_failed_point_is_a_failed_run_and_the_others_finish(tmp_path: Path, runs: Runs, settings: Settings) -> None:
     source = write_notebook(tmp_path / "grid.ipynb", "assert number != 2, 'two'", RECORD)
-    grid = [job_of(source, point, timeout_s=60) for point in points_of({"number": [1, 2, 3]})]
+    grid = [job_of(source, point, timeout_s=60) for point in grid_points({"number": [1, 2, 3]})]
     done = {
         run.record.parameters["number"]: run
         for run in run_grid(grid, runs.storage.url(), settings, None, progress=False)
@@ -104,9 +102,11 @@ def test_a_point_that_fails_is_a_failed_run_and_the_others_are_there(
     assert [done[number].ok for number in (1, 2, 3)] == [True, False, True]
 
 
-def test_what_is_wrong_is_said_before_anything_starts(tiny: Path, runs: Runs, settings: Settings) -> None:
+def test_an_invalid_grid_or_scheduler_is_an_error_before_anything_starts(
+    tiny: Path, runs: Runs, settings: Settings
+) -> None:
     with pytest.raises(NotebookError, match="expected a JSON list"):
-        points_of({"number": 3})
+        grid_points({"number": 3})
     with pytest.raises(SettingsError, match="no Dask scheduler answers"):
         list(
             run_grid([job_of(tiny, {}, timeout_s=9)], runs.storage.url(), settings, "tcp://127.0.0.1:9", progress=False)
@@ -119,18 +119,17 @@ def model_of(path: Path, settings: Settings) -> TransitionModel:
     return learn_from_log(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)
 
 
-def test_counts_over_a_log_in_parts_are_those_of_the_log_in_one_piece(
+def test_transition_counts_of_a_partitioned_log_equal_those_of_the_whole_log(
     two_workers: Client, tmp_path: Path, settings: Settings
 ) -> None:
-    """By day, so that some sessions go on in the next file; one worker is killed in the middle."""
     whole = settings.data_dir / "example_sessions.csv"
     table = pd.read_csv(whole)
     parts = tmp_path / "parts"
     parts.mkdir()
-    # Cut where it hurts: in the middle of sessions.
+    # Sorted by time, so that parts begin and end in the middle of sessions.
     table = table.sort_values("at", kind="stable")
-    for number, places in enumerate(np.array_split(np.arange(len(table)), 12)):
-        table.iloc[places].to_csv(parts / f"part-{number:02d}.csv", index=False)
+    for number, positions in enumerate(np.array_split(np.arange(len(table)), 12)):
+        table.iloc[positions].to_csv(parts / f"part-{number:02d}.csv", index=False)
     os.kill(next(iter(pids(two_workers).values())), signal.SIGKILL)
     learned = learn_partitioned(two_workers, str(parts), settings, progress=False)
     expected = model_of(whole, settings)

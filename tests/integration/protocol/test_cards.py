@@ -30,7 +30,7 @@ TEXT = (
 
 
 def deck(question: str = "What should I read?", **changes: int) -> CardDeck:
-    return CardDeck(CATALOGUE, SETTINGS.model_copy(update=changes), question)
+    return CardDeck(CATALOGUE, SETTINGS.model_copy(update=changes), CATALOGUE.mentioned(question))
 
 
 @given(cuts=st.lists(st.integers(0, len(TEXT)), max_size=40))

@@ -16,8 +16,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from mangalib.local.stack import Stack
 from mangalib.protocol.frames import Chunk, Query, encode
-from mangalib.serving.replay_store import AnswerRecord, ReplayStore
-from mangalib.serving.stream import StreamState
+from mangalib.serving.answer_record import AnswerRecord, StreamState
+from mangalib.serving.replay_store import ReplayStore
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def test_frames_come_back_in_order_however_they_were_written(redis: Redis)
     recorded = await store.load("c", "order")
     assert recorded is not None
     assert recorded.frames == [b"0", b"1", b"2"]
-    assert recorded.head.query.text == "ab"
+    assert recorded.record.query.text == "ab"
 
 
 async def test_the_record_is_written_only_when_it_has_changed(redis: Redis) -> None:
@@ -49,7 +49,7 @@ async def test_the_record_is_written_only_when_it_has_changed(redis: Redis) -> N
     await store.save("c", "record", None, frames[1:], 1)
     recorded = await store.load("c", "record")
     assert recorded is not None
-    assert (recorded.head, recorded.frames, recorded.text) == (head("asked"), frames, "One Piece!")
+    assert (recorded.record, recorded.frames, recorded.text) == (head("asked"), frames, "One Piece!")
 
 
 class Counted(Redis):
@@ -68,7 +68,7 @@ async def test_what_comes_while_a_write_is_under_way_goes_out_with_the_next(stac
         await asyncio.gather(*(store.save("c", f"together {n}", head(f"{n}"), [b"0"], 0) for n in range(50)))
         assert redis.trips == 2
         found = [await store.load("c", f"together {n}") for n in range(50)]
-    assert [recorded.head.query.text for recorded in found if recorded is not None] == [f"{n}" for n in range(50)]
+    assert [recorded.record.query.text for recorded in found if recorded is not None] == [f"{n}" for n in range(50)]
 
 
 async def test_one_who_waits_no_longer_takes_nobody_with_it(redis: Redis) -> None:
@@ -183,7 +183,7 @@ class ReplayLife(RuleBasedStateMachine):
             return
         assert recorded is not None
         assert recorded.frames == kept
-        assert recorded.head.query.text == f"{len(kept)}"
+        assert recorded.record.query.text == f"{len(kept)}"
         assert recorded.lacks(seq) == (seq >= len(kept))
 
 

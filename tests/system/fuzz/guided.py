@@ -1,7 +1,7 @@
 """Coverage-guided: libFuzzer looks for inputs that reach new code, ``python -m tests.system.fuzz.guided TARGET --inputs N``.
 
 It runs in an environment that has Atheris beside the project's own libraries; `make fuzz` makes one. It pays where our own Python
-does the reading: the event stream, byte for byte, and the schedule's checks behind the YAML.
+does the reading: the event stream, byte for byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["mangalib", "yaml", "cronsim"]):
+with atheris.instrument_imports(include=["mangalib"]):
     from tests.system.fuzz.targets import TARGETS, a_folder
 
 MAX_BYTES = 2048

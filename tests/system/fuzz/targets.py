@@ -12,11 +12,9 @@ from pathlib import Path
 from zlib import crc32
 
 from mangalib.aws.event_stream import EventStreamDecoder, Message, encode_message
-from mangalib.errors import BadRequestError, DataError, ScheduleError, TransportError
-from mangalib.jobs.schedule import read_schedule
+from mangalib.errors import BadRequestError, DataError, TransportError
 from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.protocol.frames import encode, parse_client_message, parse_server_frame
-from mangalib.settings import load_settings
 
 Mend = Callable[[bytearray, random.Random], bytes]
 
@@ -161,68 +159,7 @@ SESSION_LOG = Target(
 )
 
 
-# Schedules
-
-
-def read_a_schedule(data: bytes) -> None:
-    """Read, or refused with an error that names the file, and is no book."""
-    path = _folder / "schedule.yaml"
-    path.write_bytes(data)
-    try:
-        schedule = read_schedule(path, _SETTINGS)
-    except ScheduleError as error:
-        assert str(path) in str(error)
-        assert len(str(error)) < 100 * len(data) + 10_000
-    else:
-        assert schedule.entries
-
-
-_SETTINGS = load_settings()
-_SCHEDULE = """jobs:
-  - name: verdict
-    cron: "*/15 * * * *"
-    time_zone: Asia/Tokyo
-    notebook: nowhere
-    parameters: {per_intent: 50, title: "One Piece", share: 0.5, when: 2024-01-01}
-    timeout_s: 600
-    retries: 1
-  - &a
-    name: other
-    cron: 0 3 * * 1
-    notebook: nowhere
-"""
-SCHEDULE = Target(
-    "schedule",
-    [_SCHEDULE.encode(), b"jobs: [{name: a, cron: '0 0 * * *', notebook: b}]\n"],
-    [
-        b"*a",
-        b"&a ",
-        b"<<: *a",
-        b"!!python/object",
-        b"!!int ",
-        b"0b_",
-        b"2024-13-45",
-        b"? ",
-        b"- ",
-        b"{",
-        b"[",
-        b"\t",
-        b"1e999",
-        b"!!binary ",
-        b"!!timestamp ",
-        b"!!set ",
-        b"99999999999999999999",
-        b"60 25 * * *",
-        b"\xff",
-        b"|",
-        b">",
-        b": ",
-        b"\n  ",
-    ],
-    read_a_schedule,
-)
-
-TARGETS = {target.name: target for target in (EVENTSTREAM, FRAMES, SESSION_LOG, SCHEDULE)}
+TARGETS = {target.name: target for target in (EVENTSTREAM, FRAMES, SESSION_LOG)}
 
 
 @contextmanager

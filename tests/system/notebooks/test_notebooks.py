@@ -9,8 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mangalib.jobs import execute as jobs
-from mangalib.jobs.parameters import NOTEBOOKS, find_notebooks, job_of
+from mangalib.jobs import find_notebooks, job_of, open_runs, run_job
 from mangalib.local.stack import Stack
 from mangalib.settings import load_settings
 
@@ -28,25 +27,25 @@ def test_the_walkthrough_runs_with_other_questions_from_any_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = load_settings()
-    runs = jobs.runs_in(tmp_path / "runs", settings)
+    runs = open_runs(tmp_path / "runs", settings)
     parameters = {"simple_question": "こんにちは", "retrieval_question": "Compare Naruto and Bleach"}
-    walkthrough = job_of(find_notebooks("01_streaming_walkthrough")[0], parameters, timeout_s=200, html=True)
-    run = jobs.run(walkthrough, runs, settings)
+    walkthrough = job_of(find_notebooks("01_streaming_walkthrough", settings)[0], parameters, timeout_s=200, html=True)
+    run = run_job(walkthrough, runs, settings)
     assert run.ok, run.record.error
-    record = json.loads(runs.place.read(f"{run.name}.json"))
+    record = json.loads(runs.storage.read(f"{run.name}.json"))
     assert record["parameters"] == parameters
     assert record["results"]["same_text"] is True
     assert record["results"]["frames"] > 5
     assert record["started_at"] < record["finished_at"]
-    executed = runs.place.read(f"{run.name}.ipynb")
+    executed = runs.storage.read(f"{run.name}.ipynb")
     assert os.environ["MANGA_TOKEN"] not in executed
     assert len(executed) < MAX_BYTES
-    page = runs.place.read(f"{run.name}.html")
+    page = runs.storage.read(f"{run.name}.html")
     assert "Plotly.newPlot" in page
     assert 'src="http' not in page, "the page is whole without a network"
 
 
-@pytest.mark.parametrize("path", find_notebooks("all"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", find_notebooks("all", load_settings()), ids=lambda path: path.stem)
 def test_a_committed_notebook_is_made_for_reading(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -60,5 +59,5 @@ def test_a_committed_notebook_is_made_for_reading(path: Path) -> None:
         if "nbval-ignore-output" in cell.metadata.get("tags", []):
             assert cell.outputs == [], "what differs each time is not committed"
     assert "record(" in code[-1].source
-    named = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
+    named = (load_settings().notebooks_dir / "README.md").read_text(encoding="utf-8")
     assert path.stem in named

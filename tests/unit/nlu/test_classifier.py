@@ -48,7 +48,7 @@ def test_intents_are_those_of_scikit_learn() -> None:
         LogisticRegression(C=20.0, max_iter=400),
     )
     pipeline.fit([training_text(phrasing) for phrasing in train], [phrasing.intent.value for phrasing in train])
-    ours = IntentClassifier(ClassifierModel.load(classifier_path(SETTINGS)), CATALOGUE, confidence_min=0.0)
+    ours = IntentClassifier(ClassifierModel.load(classifier_path(SETTINGS)), confidence_min=0.0)
     questions = [
         "where is my parcel",
         "good morning",
@@ -58,7 +58,7 @@ def test_intents_are_those_of_scikit_learn() -> None:
         "qwerty",
         *(phrasing.template for phrasing in PHRASINGS if "{" not in phrasing.template),
     ]
-    assert [ours.classify(text) for text in questions] == [Intent(found) for found in pipeline.predict(questions)]
+    assert [ours.classify(text)[0] for text in questions] == [Intent(found) for found in pipeline.predict(questions)]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_missing_or_broken_file_names_the_path_and_the_command(damage: object,
     path.write_bytes(classifier_path(SETTINGS).read_bytes())
     damage(path)  # type: ignore[operator]
     with pytest.raises(DataError, match=message) as raised:
-        IntentClassifier.from_data(settings, CATALOGUE)
+        IntentClassifier.from_data(settings)
     assert str(path) in str(raised.value)
     assert "tools.train_classifier" in str(raised.value)
 

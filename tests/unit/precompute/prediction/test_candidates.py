@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mangalib.domain import Catalogue
 from mangalib.nlu import MeaningReader, Topics
-from mangalib.precompute.prediction.candidates import ConversationState, follow_up_candidates
+from mangalib.precompute.conversation import ConversationState
+from mangalib.precompute.prediction.candidates import follow_up_candidates
 from mangalib.precompute.prediction.transition_model import Relation
 from mangalib.settings import load_settings
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from mangalib.cli import cli
 from mangalib.domain.catalogue import Catalogue
+from mangalib.nlu.embedding import embed_phrasing
 from mangalib.nlu.evidence import EvidenceModel, ObservedHit, lowest_threshold
 from mangalib.nlu.meaning import MeaningReader
 from mangalib.nlu.question_index import QuestionIndex
@@ -164,8 +165,9 @@ def test_topics_are_recognised_in_both_languages_and_other_questions_have_none()
     topics = Topics.from_data(SETTINGS, READER)
 
     def topic_of(text: str) -> str | None:
-        found = topics.of(text, READER.read(text))
-        return found[0].name if found else None
+        meaning = READER.read(text)
+        topic = topics.of(text, meaning, embed_phrasing(meaning.phrasing, meaning.language))
+        return topic.name if topic else None
 
     for text, topic in {
         "Where can I buy it?": "purchase",
