@@ -108,7 +108,7 @@ def warm(sessions: Path, program: str, count: int, hour: int | None, language: s
         Program.TIME_OF_DAY: lambda: plans.before_hour(log, next_hour if hour is None else hour, count, language),
     }[Program(program)]()
     _with_redis(settings, lambda redis: request_warming(redis, questions, program))
-    click.echo(f"{len(questions)} answers ordered for {program}")
+    click.echo(f"{len(questions)} answers requested for {program}")
 
 
 @click.command("catalogue-changed")
@@ -121,7 +121,7 @@ def catalogue_changed(titles: Path) -> None:
     settings = _settings_with_redis()
     items = Catalogue.load(titles).items
     dropped = _with_redis(settings, lambda redis: publish_change(redis, items))
-    click.echo(f"{len(items)} titles changed, {len(dropped)} answers ended and ordered anew")
+    click.echo(f"{len(items)} titles changed, {len(dropped)} answers dropped and requested again")
 
 
 @click.command("cache-learn")

@@ -101,11 +101,11 @@ class MeaningReader:
         return self.read_marked(self.mark_titles(text))
 
     def mark_titles(self, text: str) -> MarkedText:
-        """``text``, with equivalent characters unified (NFKC), and the titles in it."""
+        """``text`` in Unicode normalisation form KC, with the titles in it marked."""
         return self._catalogue.mark_titles(unicodedata.normalize("NFKC", text).strip())
 
     def read_marked(self, marked: MarkedText) -> Meaning:
-        """The meaning of a text whose titles are found already."""
+        """The meaning of a text whose titles are marked already."""
         return _read(marked.text, marked.masked, tuple(title.manga_id for title in marked.titles))
 
     def read_phrasing(self, phrasing: str) -> Meaning:

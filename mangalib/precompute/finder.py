@@ -144,15 +144,18 @@ class AnswerFinder:
         self, context: QueryContext, question: CanonicalQuestion, stored: StoredWithFacts | None
     ) -> PrecomputedAnswer | None:
         """The stored answer, or else the one generation of it that all who ask share."""
-        first = self._batch.running(self._batch.generation_key(question)) is None
-        if first and stored is not None:
-            if stored.answer.program and held_out(context.session_id, self._settings.held_out_share):
+        key = self._batch.generation_key(question)
+        if self._batch.running(key) is None:
+            if stored is not None:
+                if stored.answer.program and held_out(context.session_id, self._settings.held_out_share):
+                    return None
+                if await self._is_current(context, stored):
+                    self._follow_ups.session(context).program = stored.answer.program
+                    return CachedAnswer(*stored)
+            if question.title and not await self._facts.titles([question.title]):
                 return None
-            if await self._is_current(context, stored):
-                self._follow_ups.session(context).program = stored.answer.program
-                return CachedAnswer(*stored)
-        if first and question.title and not await self._facts.titles([question.title]):
-            return None
+        # No await from here to the start of the generation, so that exactly one of concurrent questions is the first.
+        first = self._batch.running(key) is None
         generation = self._batch.start(self._live_generator, question)
         spec = shared_answer_spec(question, self._topics.by_name[question.topic], context.release, self._settings)
         source = "model" if first else SEMANTIC

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _QUESTIONS, USED_KEY, _LOG, _LEARNED = "shared:questions", "shared:used", "shared:log", "shared:learned"
 _DUE = "shared:due"
-_LOG_KEPT = 10_000
+_LOG_ENTRIES_MAX = 10_000
 _EVICTED_AT_ONCE = 100
 
 
@@ -81,7 +81,7 @@ class SharedAnswers:
             for key, (text, _, label) in zip(keys, questions, strict=True):
                 pipe.hset(_QUESTIONS, key, msgspec.json.encode(StoredQuestion(text, label)))
                 pipe.zadd(USED_KEY, {key: now_s})
-                pipe.xadd(_LOG, {"stored": key}, maxlen=_LOG_KEPT, approximate=True)
+                pipe.xadd(_LOG, {"stored": key}, maxlen=_LOG_ENTRIES_MAX, approximate=True)
             pipe.zcard(USED_KEY)
             *_, size = await pipe.execute()
         self._recogniser.add(questions)
@@ -97,7 +97,7 @@ class SharedAnswers:
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.hdel(_QUESTIONS, *evicted)
                 for question in evicted:
-                    pipe.xadd(_LOG, {"evicted": question}, maxlen=_LOG_KEPT, approximate=True)
+                    pipe.xadd(_LOG, {"evicted": question}, maxlen=_LOG_ENTRIES_MAX, approximate=True)
                 await pipe.execute()
         for question in evicted:
             self._recogniser.remove(question.decode())
@@ -126,7 +126,7 @@ class SharedAnswers:
 
     async def _publish(self) -> None:
         await self._redis.set(_LEARNED, self._recogniser.dump())
-        await self._redis.xadd(_LOG, {"learned": "1"}, maxlen=_LOG_KEPT, approximate=True)
+        await self._redis.xadd(_LOG, {"learned": "1"}, maxlen=_LOG_ENTRIES_MAX, approximate=True)
 
     # Mirroring
 

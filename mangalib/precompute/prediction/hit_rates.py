@@ -57,7 +57,7 @@ def split_by_time(events: Events, held_out: float = HELD_OUT_SHARE) -> tuple[Eve
 
 def hit_rate(log: SessionLog, *, order: int, half_life_days: float) -> HitRate:
     """Train on the first four fifths of the sessions and score on the last; raises ``DataError`` if either is empty."""
-    earlier, later = split_by_time(log.whole())
+    earlier, later = split_by_time(log.read_all())
     if not len(earlier):
         raise DataError(f"{log.path}: one session; expected at least two, to train on and to score")
     model = TransitionModel.learn([earlier], log.intents, order=order, half_life_days=half_life_days)

@@ -44,7 +44,7 @@ class Comparison:
 
 def learn_and_compare(log: SessionLog, path: Path, settings: PredictionSettings) -> Comparison:
     """Train on the earlier sessions and compare on the newest; if no worse, train on all of them and replace the file."""
-    events = log.whole()
+    events = log.read_all()
     live = TransitionModel.load(path) if path.exists() else None
     version = live.version + 1 if live is not None else 1
     earlier, newest = split_by_time(events)
@@ -58,9 +58,9 @@ def learn_and_compare(log: SessionLog, path: Path, settings: PredictionSettings)
     old = score(live, newest, log.intents) if live is not None else None
     adopted = old is None or new.log_loss <= old.log_loss + _LOG_LOSS_TOLERANCE
     if adopted:
-        whole = TransitionModel.learn([events], log.intents, order=order, half_life_days=half_life_days)
-        whole.version = version
-        whole.save(path)
+        final = TransitionModel.learn([events], log.intents, order=order, half_life_days=half_life_days)
+        final.version = version
+        final.save(path)
     return Comparison(version, adopted, new, old)
 
 

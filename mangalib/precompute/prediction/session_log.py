@@ -106,7 +106,7 @@ class SessionLog:
         if not self.repairs.rows:
             raise DataError(f"{self.path}: empty; expected at least one row")
 
-    def whole(self) -> Events:
+    def read_all(self) -> Events:
         """The whole log in memory, about 32 bytes a row."""
         parts = list(self)
         return Events(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
@@ -120,14 +120,14 @@ class SessionLog:
                 events = Events(*(np.concatenate([getattr(rest, n), getattr(events, n)]) for n in _FIELDS))
                 row = np.concatenate([rest_row, row])
             last_start = int(np.searchsorted(events.session, events.session[-1]))
-            whole = np.arange(len(events)) < last_start
+            complete = np.arange(len(events)) < last_start
             # The last session may continue in the next batch; of one longer than a batch only the beginning is kept.
-            rest, rest_row = events.where(~whole), row[~whole]
+            rest, rest_row = events.where(~complete), row[~complete]
             if len(rest) > BATCH_ROWS:
                 self.repairs.left_out_of_long_sessions += len(rest) - BATCH_ROWS
                 rest, rest_row = rest.where(np.arange(len(rest)) < BATCH_ROWS), rest_row[:BATCH_ROWS]
             if last_start:
-                yield self._repaired(events.where(whole), row[whole])
+                yield self._repaired(events.where(complete), row[complete])
         if rest is not None:
             yield self._repaired(rest, rest_row)
 

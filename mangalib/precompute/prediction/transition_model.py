@@ -33,7 +33,7 @@ FORMAT = 1
 _DAY_US = 86_400_000_000
 _BASE = INTENTS_MAX + 2
 _START, _FIRST_INTENT = 1, 2
-_KEPT_ROWS = 500_000
+_ROWS_MAX = 500_000
 
 
 class Relation(StrEnum):
@@ -292,7 +292,7 @@ def _added(table: pd.DataFrame, found: Transitions, k: int, weight: npt.NDArray[
     both = more if table.empty else pd.concat([table, more], ignore_index=True)
     counted: pd.DataFrame = both.groupby(["context", "outcome"], sort=False)["weight"].sum().reset_index()
     # Bound the memory: of the endless contexts of automated clients the rarest are dropped.
-    return counted.nlargest(_KEPT_ROWS, "weight") if len(counted) > 2 * _KEPT_ROWS else counted
+    return counted.nlargest(_ROWS_MAX, "weight") if len(counted) > 2 * _ROWS_MAX else counted
 
 
 def learn_from_log(log: SessionLog, *, order: int, half_life_days: float) -> TransitionModel:

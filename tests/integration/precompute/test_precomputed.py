@@ -31,7 +31,7 @@ from mangalib.precompute.shared_answers import about_key, answer_key
 from tests.conftest import QUICK, Connect, orchestrator_here
 
 HOUR_TOKENS = 300_000
-AHEAD = {
+PRECOMPUTING = {
     **QUICK,
     "answers_ahead": True,
     "held_out_share": 0,
@@ -46,14 +46,14 @@ AHEAD = {
 
 
 @pytest.fixture(scope="module")
-def ahead() -> Iterator[Stack]:
-    with running_stack(quiet=True, **AHEAD) as running:
+def precomputing() -> Iterator[Stack]:
+    with running_stack(quiet=True, **PRECOMPUTING) as running:
         yield running
 
 
 @pytest.fixture
-async def redis(ahead: Stack) -> AsyncIterator[Redis]:
-    client = Redis.from_url(ahead.addresses["redis_url"])
+async def redis(precomputing: Stack) -> AsyncIterator[Redis]:
+    client = Redis.from_url(precomputing.addresses["redis_url"])
     yield client
     await client.aclose()
 
@@ -92,32 +92,34 @@ async def generated_follow_up(
     return msgspec.json.decode(value, type=GeneratedAnswer)
 
 
-async def test_hit_rates_by_trigger_are_the_specifications_or_better(ahead: Stack, redis: Redis) -> None:
-    customers = Customers(ahead.settings, seed=5)
+async def test_hit_rates_by_trigger_are_the_specifications_or_better(precomputing: Stack, redis: Redis) -> None:
+    customers = Customers(precomputing.settings, seed=5)
     plans = customers.plans(50, datetime(2026, 11, 20, tzinfo=UTC), 1)
 
     def connect(session_id: str) -> Client:
-        addresses = ahead.addresses
-        return Client(addresses["websocket_url"], addresses["token"], session_id=session_id, settings=ahead.settings)
+        addresses = precomputing.addresses
+        return Client(
+            addresses["websocket_url"], addresses["token"], session_id=session_id, settings=precomputing.settings
+        )
 
     rows = await converse(connect, customers, plans, think_s=1.5, at_once=6)
-    table = hit_rates(rows, ahead.settings)
+    table = hit_rates(rows, precomputing.settings)
     assert (table["follow_ups"] >= 3).all()
     assert (table["hit_rate"] >= table["expected"]).all(), table.to_string()
     spent = sum(int(value) for value in (await redis.hgetall("budget:{follow-ups}:hour")).values())
     assert 0 < spent <= HOUR_TOKENS
     owners = await redis.keys("budget:{follow-ups}:[0-9a-f]*")
     assert owners
-    limit = ahead.settings.follow_up_session_tokens
+    limit = precomputing.settings.follow_up_session_tokens
     assert all(int(tokens) <= limit for tokens in await redis.mget(owners)), "no session spends more than its budget"
 
 
-async def test_other_wordings_of_a_question_find_the_follow_up(ahead: Stack, redis: Redis) -> None:
+async def test_other_wordings_of_a_question_find_the_follow_up(precomputing: Stack, redis: Redis) -> None:
     for number, words in enumerate(
         ("Where can I buy it?", "how do I get One Piece?", "I'd like to purchase One Piece")
     ):
         session = f"words-{number}"
-        async with connected_client(ahead, "customer-002", session) as client:
+        async with connected_client(precomputing, "customer-002", session) as client:
             await client.answer("Tell me about One Piece")
             answer = await generated_follow_up(
                 redis, "customer-002", session, CanonicalQuestion("purchase", "m001", "en")
@@ -130,9 +132,9 @@ async def test_other_wordings_of_a_question_find_the_follow_up(ahead: Stack, red
 
 
 async def test_a_question_that_asks_for_more_than_the_follow_up_is_answered_by_the_model(
-    ahead: Stack, redis: Redis
+    precomputing: Stack, redis: Redis
 ) -> None:
-    async with connected_client(ahead, "customer-003", "more") as client:
+    async with connected_client(precomputing, "customer-003", "more") as client:
         await client.answer("Tell me about One Piece")
         await generated_follow_up(redis, "customer-003", "more", CanonicalQuestion("purchase", "m001", "en"))
         for question in ("Where can I not buy One Piece?", "Where can I buy volume 3 of One Piece?"):
@@ -153,7 +155,7 @@ HOSTILE_IDS = [
 
 @pytest.mark.parametrize(("owner", "other"), HOSTILE_IDS)
 async def test_no_follow_up_is_served_to_another_customer_or_session(
-    owner: tuple[str, str], other: tuple[str, str], ahead: Stack, redis: Redis
+    owner: tuple[str, str], other: tuple[str, str], precomputing: Stack, redis: Redis
 ) -> None:
     question = CanonicalQuestion("order_eta", "", "en")
     assert follow_up_key(*owner, question) != follow_up_key(*other, question)
@@ -161,24 +163,24 @@ async def test_no_follow_up_is_served_to_another_customer_or_session(
     answer = GeneratedAnswer(text=secret, intent="order_status", source="precomputed")  # type: ignore[arg-type]
     await redis.set(follow_up_key(*owner, question), msgspec.json.encode(answer), ex=60)
     if all(part.isprintable() and part.isascii() for part in (*owner, *other)):
-        async with connected_client(ahead, other[0], other[1]) as client:
+        async with connected_client(precomputing, other[0], other[1]) as client:
             assert secret not in (await client.answer("When will it arrive?")).text
-        async with connected_client(ahead, owner[0], owner[1]) as client:
+        async with connected_client(precomputing, owner[0], owner[1]) as client:
             assert (await client.answer("When will it arrive?")).text == secret
     await redis.delete(follow_up_key(*owner, question))
 
 
 async def test_a_hundred_concurrent_questions_over_two_orchestrators_invoke_the_model_once(
-    ahead: Stack, monkeypatch: pytest.MonkeyPatch
+    precomputing: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = await asyncio.to_thread(ahead.bedrock_stats)
+    before = await asyncio.to_thread(precomputing.bedrock_stats)
     changes = {"follow_up_candidates": 1, "second_saved_usd": 1e-9}
     # Neither generates follow-ups, so only this question invokes the model.
-    async with orchestrator_here(ahead, monkeypatch, beside=True, **changes):
+    async with orchestrator_here(precomputing, monkeypatch, beside=True, **changes):
         replies: list[Reply] = []
 
         async def one(number: int) -> None:
-            async with connected_client(ahead, f"customer-{number % 40 + 1:03d}", f"crowd-{number}") as client:
+            async with connected_client(precomputing, f"customer-{number % 40 + 1:03d}", f"crowd-{number}") as client:
                 replies.append(await client.answer("Who wrote Vagabond?"))
 
         async with asyncio.TaskGroup() as group:
@@ -187,16 +189,16 @@ async def test_a_hundred_concurrent_questions_over_two_orchestrators_invoke_the_
     assert len({reply.text for reply in replies}) == 1
     sources = [source(reply) for reply in replies]
     assert sources.count("semantic_cache") >= 98, "at most the first in each process counts as a model answer"
-    transcripts = await asyncio.to_thread(ahead.local, "bedrock", "GET", "transcripts")
+    transcripts = await asyncio.to_thread(precomputing.local, "bedrock", "GET", "transcripts")
     asked = [entry for entry in transcripts if entry["question"] == "Who wrote Vagabond?"]
     assert len(asked) == 1
-    assert (await asyncio.to_thread(ahead.bedrock_stats))["invocations"] > before["invocations"]
+    assert (await asyncio.to_thread(precomputing.bedrock_stats))["invocations"] > before["invocations"]
 
 
-async def test_a_changed_price_invalidates_the_answers_about_that_title_only(ahead: Stack, redis: Redis) -> None:
-    catalogue = Catalogue.load(ahead.settings.data_dir / "catalogue.csv")
+async def test_a_changed_price_invalidates_the_answers_about_that_title_only(precomputing: Stack, redis: Redis) -> None:
+    catalogue = Catalogue.load(precomputing.settings.data_dir / "catalogue.csv")
     naruto = catalogue.by_id["m002"]
-    async with connected_client(ahead, "customer-006", "price") as client:
+    async with connected_client(precomputing, "customer-006", "price") as client:
         await client.answer("Tell me about Naruto")
         await client.answer("Tell me about Berserk")
         await generated_follow_up(redis, "customer-006", "price", CanonicalQuestion("purchase", "m287", "en"))
@@ -210,17 +212,17 @@ async def test_a_changed_price_invalidates_the_answers_about_that_title_only(ahe
             await publish_facts(redis, [naruto])
 
 
-async def test_a_changed_order_invalidates_the_follow_up(ahead: Stack, redis: Redis) -> None:
+async def test_a_changed_order_invalidates_the_follow_up(precomputing: Stack, redis: Redis) -> None:
     import boto3
 
     table = boto3.resource(
         "dynamodb",
-        endpoint_url=ahead.addresses["aws_url"],
-        region_name=ahead.settings.region,
-        aws_access_key_id=ahead.addresses["aws_access_key_id"],
-        aws_secret_access_key=ahead.addresses["aws_secret_access_key"],
-    ).Table(ahead.settings.orders_table)
-    async with connected_client(ahead, "customer-002", "moved") as client:
+        endpoint_url=precomputing.addresses["aws_url"],
+        region_name=precomputing.settings.region,
+        aws_access_key_id=precomputing.addresses["aws_access_key_id"],
+        aws_secret_access_key=precomputing.addresses["aws_secret_access_key"],
+    ).Table(precomputing.settings.orders_table)
+    async with connected_client(precomputing, "customer-002", "moved") as client:
         await client.answer("Where is my order?")
         await generated_follow_up(redis, "customer-002", "moved", CanonicalQuestion("order_eta", "", "en"))
         order = await asyncio.to_thread(
@@ -233,23 +235,23 @@ async def test_a_changed_order_invalidates_the_follow_up(ahead: Stack, redis: Re
         assert "lost" in reply.text
 
 
-async def test_a_question_before_its_answer_is_ready_joins_it(ahead: Stack, redis: Redis) -> None:
+async def test_a_question_before_its_answer_is_ready_joins_it(precomputing: Stack, redis: Redis) -> None:
     # The first stream is the live answer; every later one is held long enough to be joined half-way.
     for fault in (
         {"kind": "stall", "after_events": 8, "delay_ms": 10, "times": 1},
         {"kind": "stall", "after_events": 8, "delay_ms": 3000, "times": 20},
     ):
-        await asyncio.to_thread(ahead.local, "bedrock", "POST", "faults", fault)
+        await asyncio.to_thread(precomputing.local, "bedrock", "POST", "faults", fault)
     try:
-        async with connected_client(ahead, "customer-007", "join") as client:
+        async with connected_client(precomputing, "customer-007", "join") as client:
             await client.answer("Tell me about Vinland Saga")
-            question = CanonicalQuestion("purchase", title_of(ahead, "Vinland Saga"), "en")
+            question = CanonicalQuestion("purchase", title_of(precomputing, "Vinland Saga"), "en")
             await until(lambda: redis.exists("lock:" + follow_up_key("customer-007", "join", question)))
             reply = await client.answer("Where can I buy it?")
     finally:
-        await asyncio.to_thread(ahead.local, "bedrock", "DELETE", "faults")
+        await asyncio.to_thread(precomputing.local, "bedrock", "DELETE", "faults")
     assert source(reply) == "precomputed"
-    transcripts = await asyncio.to_thread(ahead.local, "bedrock", "GET", "transcripts")
+    transcripts = await asyncio.to_thread(precomputing.local, "bedrock", "GET", "transcripts")
     assert [entry["question"] for entry in transcripts].count("Where can I buy Vinland Saga?") == 1, (
         "joined, not repeated"
     )
@@ -260,11 +262,11 @@ def title_of(stack: Stack, title: str) -> str:
     return next(item.manga_id for item in items if item.title == title)
 
 
-async def test_no_follow_up_is_generated_for_a_closed_session(ahead: Stack, redis: Redis) -> None:
+async def test_no_follow_up_is_generated_for_a_closed_session(precomputing: Stack, redis: Redis) -> None:
     fault = {"kind": "slow_first_token", "delay_ms": 1500, "times": 20}
-    async with connected_client(ahead, "customer-008", "gone") as client:
+    async with connected_client(precomputing, "customer-008", "gone") as client:
         await client.answer("Tell me about Akira")
-        await asyncio.to_thread(ahead.local, "bedrock", "POST", "faults", fault)
+        await asyncio.to_thread(precomputing.local, "bedrock", "POST", "faults", fault)
         await client.answer("Tell me about Berserk")
     keys = [
         follow_up_key("customer-008", "gone", CanonicalQuestion(topic, "m287", "en"))
@@ -277,11 +279,11 @@ async def test_no_follow_up_is_generated_for_a_closed_session(ahead: Stack, redi
     # Clear the faults only afterwards: it would release the generations that they hold.
     await until(quiet)
     assert not await redis.exists(*keys)
-    await asyncio.to_thread(ahead.local, "bedrock", "DELETE", "faults")
+    await asyncio.to_thread(precomputing.local, "bedrock", "DELETE", "faults")
 
 
-async def test_personal_answers_are_never_shared(ahead: Stack, redis: Redis) -> None:
-    async with connected_client(ahead, "customer-002", "personal") as client:
+async def test_personal_answers_are_never_shared(precomputing: Stack, redis: Redis) -> None:
+    async with connected_client(precomputing, "customer-002", "personal") as client:
         for question in (
             "Where is my order?",
             "My parcel is damaged, I want a refund!",
@@ -301,9 +303,9 @@ async def test_personal_answers_are_never_shared(ahead: Stack, redis: Redis) -> 
 
 
 async def test_without_redis_queries_go_on_and_it_recovers_by_itself(
-    ahead: Stack, redis: Redis, plain: Connect
+    precomputing: Stack, redis: Redis, plain: Connect
 ) -> None:
-    async with connected_client(ahead, "customer-009", "redis") as client:
+    async with connected_client(precomputing, "customer-009", "redis") as client:
         first = await client.answer("Tell me about Vagabond")
         await redis.config_set("maxmemory", "1mb")
         try:
@@ -327,12 +329,12 @@ async def _is(client: Client, question: str, wanted: str) -> bool:
     return reply.metadata is not None and reply.metadata.source == wanted
 
 
-async def test_requested_warming_is_generated_and_served(ahead: Stack, redis: Redis) -> None:
+async def test_requested_warming_is_generated_and_served(precomputing: Stack, redis: Redis) -> None:
     """With the product's own command."""
     from mangalib.precompute.warming import WarmingMeasurement
     from mangalib.precompute.warming.plans import popular
 
-    log = ahead.settings.data_dir / "example_sessions.csv"
+    log = precomputing.settings.data_dir / "example_sessions.csv"
     command = [
         sys.executable,
         "-m",
@@ -345,16 +347,16 @@ async def test_requested_warming_is_generated_and_served(ahead: Stack, redis: Re
         "--count",
         "3",
     ]
-    environment = {"MANGA_REDIS_URL": ahead.addresses["redis_url"], "PATH": "/usr/bin:/bin"}
+    environment = {"MANGA_REDIS_URL": precomputing.addresses["redis_url"], "PATH": "/usr/bin:/bin"}
     for key in await redis.keys("answer:*"):
         await redis.delete(key)
     done = await asyncio.to_thread(
         subprocess.run, command, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.stdout == "3 answers ordered for popular\n", done.stderr
-    catalogue = Catalogue.load(ahead.settings.data_dir / "catalogue.csv")
+    assert done.stdout == "3 answers requested for popular\n", done.stderr
+    catalogue = Catalogue.load(precomputing.settings.data_dir / "catalogue.csv")
     reader = MeaningReader(catalogue)
-    topics = await asyncio.to_thread(Topics.from_data, ahead.settings, reader)
+    topics = await asyncio.to_thread(Topics.from_data, precomputing.settings, reader)
     canonical = popular(await asyncio.to_thread(read_table, log), 3)
     questions = {question: standard_wording(question, catalogue.by_id[question.title]) for question in canonical}
     keys = [
@@ -365,9 +367,9 @@ async def test_requested_warming_is_generated_and_served(ahead: Stack, redis: Re
     async def all_there() -> bool:
         return await redis.exists(*keys) == len(keys)
 
-    async with _frequent_batches(ahead):
+    async with _frequent_batches(precomputing):
         await until(all_there, within_s=40)
-    async with connected_client(ahead, "customer-010", "warmed") as client:
+    async with connected_client(precomputing, "customer-010", "warmed") as client:
         for text in questions.values():
             assert source(await client.answer(text)) in {"semantic_cache", "trending"}
     learn = [sys.executable, "-m", "mangalib.cli", "cache-learn"]
@@ -384,10 +386,10 @@ async def test_requested_warming_is_generated_and_served(ahead: Stack, redis: Re
 
 
 async def test_a_catalogue_change_regenerates_exactly_the_answers_that_mention_the_title(
-    ahead: Stack, redis: Redis, tmp_path: Path
+    precomputing: Stack, redis: Redis, tmp_path: Path
 ) -> None:
     """With the product's own command."""
-    rows = (ahead.settings.data_dir / "catalogue.csv").read_text(encoding="utf-8").splitlines()
+    rows = (precomputing.settings.data_dir / "catalogue.csv").read_text(encoding="utf-8").splitlines()
     old = next(row for row in rows if row.startswith("m287,"))
     fields = old.rsplit(",", 2)
     (tmp_path / "old.csv").write_text("\n".join([rows[0], old]), encoding="utf-8")
@@ -395,14 +397,14 @@ async def test_a_catalogue_change_regenerates_exactly_the_answers_that_mention_t
 
     async def publish(file: str) -> str:
         command = [sys.executable, "-m", "mangalib.cli", "catalogue-changed", "--titles", str(tmp_path / file)]
-        environment = {"MANGA_REDIS_URL": ahead.addresses["redis_url"], "PATH": "/usr/bin:/bin"}
+        environment = {"MANGA_REDIS_URL": precomputing.addresses["redis_url"], "PATH": "/usr/bin:/bin"}
         done = await asyncio.to_thread(
             subprocess.run, command, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    async with connected_client(ahead, "customer-010", "hook") as client:
+    async with connected_client(precomputing, "customer-010", "hook") as client:
         await client.answer("How much does Berserk cost?")
         await client.answer("How much does Vinland Saga cost?")
         about_title = {key for key in await answers_about(redis, "m287") if await redis.exists(key)}
@@ -414,7 +416,7 @@ async def test_a_catalogue_change_regenerates_exactly_the_answers_that_mention_t
         async def all_regenerated() -> bool:
             return await answers_about(redis, "m287") >= about_title
 
-        async with _frequent_batches(ahead):
+        async with _frequent_batches(precomputing):
             await until(all_regenerated, within_s=20)
         (new,) = Catalogue.load(tmp_path / "new.csv").items
         for key in await answers_about(redis, "m287"):
