@@ -1,4 +1,4 @@
-"""The laboratory on AWS: its stack as a template, what an operator watches, and a check of what is missing in an account."""
+"""The laboratory on AWS: a check of what an account lacks. The templates are in ``deploy/aws/``."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What is missing in an AWS account before anything runs there: each thing asked for, and said in one line with what to do."""
+"""What an AWS account and the settings lack before the laboratory can run there, each with what to do about it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mangalib.settings import Settings
+from mangalib.settings import Settings, TableSettings
+
+_MESSAGE_CHARS = 120
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was asked for: whether it is there, and what was found or is to be done."""
+    """One requirement: its name, whether it is met, and what was found or what to do. The fields are those of ``--json``."""
 
     what: str
     ok: bool
@@ -24,49 +26,32 @@ class Finding:
 
 
 def check_account(settings: Settings) -> Iterator[Finding]:
-    """Ask for one thing after the other; nothing is changed."""
-    yield from _addresses(settings)
+    """Check one requirement after the other; changes nothing. Without valid credentials, only the settings are checked."""
+    yield from _check_settings(settings)
     session = boto3.Session(region_name=settings.region)
     if session.get_credentials() is None:
-        yield Finding(
-            "credentials", False, "none found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
+        expected = "none found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        yield Finding("credentials", False, expected)
         return
-    quick = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
+    config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
 
     def client(service: str) -> Any:
-        return session.client(service, endpoint_url=settings.aws_url, config=quick)
+        return session.client(service, endpoint_url=settings.aws_url, config=config)
 
-    who = _asked("credentials", "the keys are not accepted", client("sts").get_caller_identity)
-    yield who
-    if not who.ok:
-        return
-    dynamodb = client("dynamodb")
-    for table in _tables(settings):
-        yield _asked(f"table {table}", "deploy deploy/aws/stack.yaml", dynamodb.describe_table, TableName=table)
-    for bucket in _buckets(settings):
-        yield _asked(f"bucket {bucket}", "not there, or not ours", client("s3").head_bucket, Bucket=bucket)
-    if settings.sns_topic_arn is not None:
-        topic = settings.sns_topic_arn
-        yield _asked(f"topic {topic}", "no such topic", client("sns").get_topic_attributes, TopicArn=topic)
-    pager = settings.sns_topic_arn is not None or settings.pagerduty_routing_key is not None
-    yield Finding(
-        "pages", pager, "somebody is paged" if pager else "set MANGA_SNS_TOPIC_ARN or MANGA_PAGERDUTY_ROUTING_KEY"
-    )
-    bedrock = client("bedrock")
-    for model in (settings.haiku_model_id, settings.sonnet_model_id, settings.embedding_model_id):
-        otherwise = "ask for access to it in Bedrock's console, in this region"
-        yield _asked(f"model {model}", otherwise, bedrock.get_foundation_model, modelIdentifier=model)
+    credentials = _check_call("credentials", "the keys are not accepted", client("sts").get_caller_identity)
+    yield credentials
+    if credentials.ok:
+        yield from _check_resources(settings, client)
 
 
-def _addresses(settings: Settings) -> Iterator[Finding]:
-    task = "a task's disk is gone with it"
+def _check_settings(settings: Settings) -> Iterator[Finding]:
+    no_disk = "a task's disk is deleted with the task"
     wanted: list[tuple[str, str | None, tuple[str, ...], str]] = [
         ("MANGA_TARGET", settings.target, ("aws",), "expected aws"),
         ("MANGA_WEBSOCKET_URL", settings.websocket_url, ("wss://",), "expected wss://…"),
         ("MANGA_REDIS_URL", settings.redis_url, ("rediss://",), "expected rediss://…"),
-        ("MANGA_STORE", settings.store, ("s3://",), f"expected s3://…: {task}"),
-        ("MANGA_RUNS_URL", settings.runs_url, ("s3://",), f"expected s3://…: {task}"),
+        ("MANGA_STORE", settings.store, ("s3://",), f"expected s3://…: {no_disk}"),
+        ("MANGA_RUNS_URL", settings.runs_url, ("s3://",), f"expected s3://…: {no_disk}"),
         (
             "MANGA_JOB_LEASES",
             settings.job_leases,
@@ -74,15 +59,33 @@ def _addresses(settings: Settings) -> Iterator[Finding]:
             "expected redis or dynamodb: tasks share no disk",
         ),
     ]
-    for name, value, begins, expected in wanted:
-        ok = value is not None and value.startswith(begins)
-        # What it is is not shown: an address may hold a password.
-        yield Finding(name, ok, "as it should be" if ok else f"{'something else' if value else 'not set'}; {expected}")
-    there = settings.token is not None
-    yield Finding("MANGA_TOKEN", there, "set" if there else "not set; expected the benchmark customer's token")
+    for name, value, prefixes, expected in wanted:
+        ok = value is not None and value.startswith(prefixes)
+        # The value is not shown, as a URL may hold a password.
+        yield Finding(name, ok, "OK" if ok else f"{'another value' if value else 'not set'}; {expected}")
+    ok = settings.token is not None
+    yield Finding("MANGA_TOKEN", ok, "set" if ok else "not set; expected the benchmark customer's token")
 
 
-def _tables(settings: Settings) -> list[str]:
+def _check_resources(settings: Settings, client: Callable[[str], Any]) -> Iterator[Finding]:
+    dynamodb, s3, sns, bedrock = (client(service) for service in ("dynamodb", "s3", "sns", "bedrock"))
+    for table in _tables(settings):
+        yield _check_call(f"table {table}", "deploy deploy/aws/stack.yaml", dynamodb.describe_table, TableName=table)
+    for bucket in sorted(
+        {urlsplit(url).netloc for url in (settings.store, settings.runs_url) if url.startswith("s3://")}
+    ):
+        yield _check_call(f"bucket {bucket}", "missing, or not accessible", s3.head_bucket, Bucket=bucket)
+    topic = settings.sns_topic_arn
+    if topic is not None:
+        yield _check_call(f"topic {topic}", "no such topic", sns.get_topic_attributes, TopicArn=topic)
+    ok = topic is not None or settings.pagerduty_routing_key is not None
+    yield Finding("pages", ok, "OK" if ok else "set MANGA_SNS_TOPIC_ARN or MANGA_PAGERDUTY_ROUTING_KEY")
+    for model in (settings.haiku_model_id, settings.sonnet_model_id, settings.embedding_model_id):
+        remedy = "request access to it in the Bedrock console, in this region"
+        yield _check_call(f"model {model}", remedy, bedrock.get_foundation_model, modelIdentifier=model)
+
+
+def _tables(settings: TableSettings) -> list[str]:
     return [
         settings.prompts_table,
         settings.customers_table,
@@ -94,16 +97,13 @@ def _tables(settings: Settings) -> list[str]:
     ]
 
 
-def _buckets(settings: Settings) -> list[str]:
-    return sorted({urlsplit(url).netloc for url in (settings.store, settings.runs_url) if url.startswith("s3://")})
-
-
-def _asked(what: str, otherwise: str, call: Callable[..., Any], **arguments: Any) -> Finding:
+def _check_call(what: str, remedy: str, call: Callable[..., Any], **arguments: Any) -> Finding:
     try:
-        answer = call(**arguments)
+        response = call(**arguments)
     except ClientError as error:
-        said = error.response.get("Error", {})
-        return Finding(what, False, f"{otherwise} ({said.get('Code')}: {str(said.get('Message'))[:120]})")
+        details = error.response.get("Error", {})
+        message = str(details.get("Message"))[:_MESSAGE_CHARS]
+        return Finding(what, False, f"{remedy} ({details.get('Code')}: {message})")
     except BotoCoreError as error:
         return Finding(what, False, f"AWS could not be reached: {error}")
-    return Finding(what, True, str(answer.get("Arn", "there")))
+    return Finding(what, True, str(response.get("Arn", "OK")))

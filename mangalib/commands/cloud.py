@@ -1,4 +1,4 @@
-"""``mangalib cloud``: before anything runs on AWS."""
+"""``mangalib cloud``: checks before the laboratory runs on AWS."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def cloud() -> None:
     """The laboratory on AWS."""
 
 
-@cloud.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON list.")
-def check(as_json: bool) -> None:
-    """Say what is missing in the account and the settings; exit 1 if anything is. Changes nothing."""
-    from mangalib.cloud import check_account as checked
+@cloud.command("check")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def check_command(as_json: bool) -> None:
+    """List what the account and the settings lack; exit 1 if anything is missing. Changes nothing."""
+    from mangalib.cloud import check_account
 
-    found = []
-    for finding in checked(load_settings()):
-        found.append(finding)
+    findings = []
+    for finding in check_account(load_settings()):
+        findings.append(finding)
         if not as_json:
             click.echo(f"{'✓' if finding.ok else '✗'} {finding.what:44} {finding.said}")
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in found], ensure_ascii=False))
-    if not all(finding.ok for finding in found):
+        click.echo(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))
+    if not all(finding.ok for finding in findings):
         sys.exit(1)

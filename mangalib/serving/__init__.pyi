@@ -20,3 +20,4 @@ from .services import Breakers as Breakers
 from .services import Services as Services
 from .telemetry import log_as_json as log_as_json
 from .telemetry import publish_job as publish_job
+from .text_batcher import TextBatcher as TextBatcher

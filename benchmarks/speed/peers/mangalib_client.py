@@ -1,4 +1,4 @@
-"""Ours without the post to the gateway: warm pool, lean transport, streaming machine, frames encoded."""
+"""Ours without the post to the gateway: warm pool, lean transport, text batched, frames encoded."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import boto3
 from rounds import Ask, Heard, Where, serve
 
-from mangalib.aws import BedrockRuntime, ClaudeRequest, Signer, Turn, bedrock_endpoint, bedrock_pool
+from mangalib.aws import BedrockRuntime, ClaudeRequest, ModelReply, Signer, Turn, bedrock_endpoint, bedrock_pool
 from mangalib.protocol import Chunk, encode
-from mangalib.serving import StreamMachine
+from mangalib.serving import TextBatcher
 from mangalib.settings import load_settings
 
 
@@ -21,20 +21,18 @@ async def connected(where: Where) -> AsyncIterator[Ask]:
     endpoint = bedrock_endpoint(settings)
     signer = Signer(boto3.Session(region_name=where.region), where.region)
     async with bedrock_pool(endpoint, settings) as pool:
-        bedrock = BedrockRuntime(pool, signer, endpoint, settings)
+        models = BedrockRuntime(pool, signer, endpoint, settings)
 
         async def ask(question: str, heard: Heard) -> None:
-            machine, seq = StreamMachine(batch_size=settings.chunk_batch_size), 0
-            machine.invoked()
-            async with bedrock.stream(where.model, ClaudeRequest(400, [Turn("user", question)])) as stream:
+            reply, batcher, seq = ModelReply(), TextBatcher(batch_size=settings.chunk_batch_size), 0
+            async with models.stream(where.model, ClaudeRequest(400, [Turn("user", question)])) as stream:
                 async for events in stream:
-                    machine.receive(events, 0.0)
-                    if (text := machine.take()) is not None:
+                    for text in reply.receive(events):
+                        batcher.add(text)
+                    if (text := batcher.take(everything=reply.complete)) is not None:
                         encode(Chunk(text, question, seq))
                         seq += 1
                         heard.take(text)
-            machine.complete(0.0)
-            heard.take(machine.take() or "")
 
         yield ask
 

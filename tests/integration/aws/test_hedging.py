@@ -105,7 +105,7 @@ async def test_who_is_still_waiting_when_there_is_budget_again_gets_it(
     stack: Stack, bedrock: BedrockRuntime, settings: Settings
 ) -> None:
     hedge = known(settings, first_token_s=0.05)
-    assert hedge.take(), "the burst"
+    assert hedge.withdraw(), "the burst"
     asked = stack.bedrock_stats()["invocations"]
     stack.local("bedrock", "POST", "faults", {"kind": "slow_first_token", "delay_ms": SLOW_MS})
     waiting = asyncio.create_task(ask(bedrock, hedge, settings))

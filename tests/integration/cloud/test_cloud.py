@@ -1,4 +1,4 @@
-"""The laboratory on AWS: a template that lints and deploys, alarms on what is really published, and what an operator is told."""
+"""The laboratory on AWS: its template, the alarms on published metrics, the container images, and `mangalib cloud check`."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ from mangalib.serving.answer_record import StreamMetrics, StreamState
 from mangalib.serving.telemetry import publish_answer, publish_job
 from mangalib.settings import load_settings
 
-# What moto says of resources that it does not know.
+# Moto warns of resources that it does not support.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS.*Alarm")
 
+PROJECT = tomllib.loads((Path(__file__).resolve().parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 FOLDER = Path(__file__).resolve().parents[3] / "deploy" / "aws"
 TEMPLATE = FOLDER / "stack.yaml"
 REGION = "us-west-2"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with CloudFormation's short functions: `!Ref x` as `{"Ref": "x"}`."""
+    """Reads CloudFormation's short functions: `!Ref x` as `{"Ref": "x"}`."""
 
 
 def _function(loader: Any, suffix: str, node: yaml.Node) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def committed_schedule() -> Schedule:
     return read_schedule(settings.notebooks_dir / "schedule.yaml", settings)
 
 
-def test_the_linter_finds_nothing() -> None:
+def test_the_template_passes_the_linter() -> None:
     command = [Path(sys.executable).with_name("cfn-lint"), "--non-zero-exit-code", "informational", str(TEMPLATE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout
@@ -106,8 +107,8 @@ def stack_name(aws: str) -> str:
     return "lab"
 
 
-def test_it_deploys(aws: str, stack_name: str, template: dict[str, Any]) -> None:
-    """To moto, which knows no alarms in CloudFormation; those are put by their own API below."""
+def test_the_template_deploys(aws: str, stack_name: str, template: dict[str, Any]) -> None:
+    """To moto, whose CloudFormation has no alarms; the fixture `alarms` creates these by their own API."""
     known = client("cloudformation", aws).describe_stack_resources(StackName=stack_name)["StackResources"]
     there = {resource.get("LogicalResourceId") for resource in known}
     skipped = {name for name in template["Resources"] if name not in there}
@@ -134,17 +135,17 @@ def minutes(fields: str, days: int = 28) -> set[tuple[int, int, int]]:
     """The (day of the week, hour, minute) in UTC of an EventBridge expression, Sunday as 0."""
     minute, hour, _, _, day, _ = fields.split()
 
-    def spread(text: str, size: int) -> set[int]:
+    def values_of(text: str, size: int) -> set[int]:
         if text in {"*", "?"}:
             return set(range(size))
         start, _, step = text.partition("/")
         return set(range(int(start), size, int(step))) if step else {int(start)}
 
-    week = {"SUN": {0}}.get(day) or spread(day, 7)
-    return {(d, h, m) for d in week for h in spread(hour, 24) for m in spread(minute, 60)}
+    week = {"SUN": {0}}.get(day) or values_of(day, 7)
+    return {(d, h, m) for d in week for h in values_of(hour, 24) for m in values_of(minute, 60)}
 
 
-def test_the_rules_say_the_same_times_as_the_schedule(template: dict[str, Any]) -> None:
+def test_each_rule_has_the_due_times_of_its_job(template: dict[str, Any]) -> None:
     from datetime import UTC, datetime, timedelta
     from itertools import takewhile
 
@@ -160,7 +161,7 @@ def test_the_rules_say_the_same_times_as_the_schedule(template: dict[str, Any]) 
             assert dues == minutes(expression[1]), target["Id"]
 
 
-def test_figures_of_the_template_are_those_of_the_settings(template: dict[str, Any]) -> None:
+def test_defaults_of_the_template_equal_the_settings(template: dict[str, Any]) -> None:
     settings, defaults = load_settings(), {k: v.get("Default") for k, v in template["Parameters"].items()}
     assert defaults["SimpleFirstTokenMs"] == round(settings.simple_first_token_budget_ms * (1 + settings.target_sev2))
     assert defaults["RetrievalFirstTokenMs"] == round(
@@ -175,7 +176,7 @@ def test_figures_of_the_template_are_those_of_the_settings(template: dict[str, A
         assert f'"value": {defaults[name]}' in grafana
 
 
-def test_roles_may_do_no_more_than_they_must(template: dict[str, Any]) -> None:
+def test_roles_allow_named_actions_on_named_resources_only(template: dict[str, Any]) -> None:
     statements = [
         (name, statement)
         for name, resource in template["Resources"].items()
@@ -188,14 +189,14 @@ def test_roles_may_do_no_more_than_they_must(template: dict[str, Any]) -> None:
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         assert not [action for action in actions if "*" in action], name
         if statement["Resource"] == "*":
-            assert actions == ["ecr:GetAuthorizationToken"], "the one action that knows no resources"
+            assert actions == ["ecr:GetAuthorizationToken"], "the one action that cannot be limited to resources"
 
 
 Published = dict[tuple[str, str, frozenset[tuple[str, str]]], list[float]]
 
 
 def records(capsys: pytest.CaptureFixture[str]) -> Published:
-    """What CloudWatch makes of what was printed: a series for each metric and each set of dimensions."""
+    """The metrics that CloudWatch reads from the printed records: a series for each metric and set of dimensions."""
     found: Published = {}
     for line in capsys.readouterr().out.splitlines():
         record = json.loads(line)
@@ -225,7 +226,7 @@ def answers(count: int, *, intent: Intent, first_ms: float, total_ms: float = 90
 
 
 def firing(alarms: list[dict[str, Any]], published: Published) -> set[str]:
-    """The alarms that one period of these series sets off, worked out as CloudWatch does from an alarm's definition."""
+    """The alarms that fire after one period with these metrics, evaluated as CloudWatch does."""
     return {alarm["AlarmName"] for alarm in alarms if _breaches(alarm, published)}
 
 
@@ -233,13 +234,13 @@ def _breaches(alarm: dict[str, Any], published: Published) -> bool:
     if alarm.get("Metrics"):
         values = {q["Id"]: _statistic(q["MetricStat"], published) for q in alarm["Metrics"] if "MetricStat" in q}
         (expression,) = [query["Expression"] for query in alarm["Metrics"] if "Expression" in query]
-        here = {name: value for name, value in values.items() if value is not None}
+        present = {name: value for name, value in values.items() if value is not None}
         if expression.startswith("MAX"):
-            value = max(here.values(), default=None)
+            value = max(present.values(), default=None)
         else:
             match = re.fullmatch(r"100 \* (\w+)", expression)
             assert match is not None
-            value = 100 * here[match[1]] if match[1] in here else None
+            value = 100 * present[match[1]] if match[1] in present else None
     else:
         stat = {"Metric": alarm, "Stat": alarm.get("ExtendedStatistic") or alarm["Statistic"]}
         value = _statistic(stat, published)
@@ -261,7 +262,7 @@ def _statistic(stat: dict[str, Any], published: Published) -> float | None:
 
 @pytest.fixture(scope="module")
 def alarms(aws: str, template: dict[str, Any]) -> list[dict[str, Any]]:
-    """As CloudWatch's API has taken them: its own checks of an alarm are passed."""
+    """As returned by CloudWatch's API, which has validated them."""
     cloudwatch = client("cloudwatch", aws)
     defaults = {name: parameter.get("Default") for name, parameter in template["Parameters"].items()}
     topic = client("sns", aws).create_topic(Name="manga-pages")["TopicArn"]
@@ -281,7 +282,9 @@ def alarms(aws: str, template: dict[str, Any]) -> list[dict[str, Any]]:
     return known
 
 
-def test_with_all_well_no_alarm_fires(alarms: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_alarm_fires_while_all_metrics_are_ok(
+    alarms: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert len(alarms) == 6
     for intent in Intent:
         answers(50, intent=intent, first_ms=300 if not ROUTES[intent].large_model else 950)
@@ -292,37 +295,39 @@ def test_with_all_well_no_alarm_fires(alarms: list[dict[str, Any]], capsys: pyte
         stats = [q["MetricStat"] for q in alarm.get("Metrics") or [] if "MetricStat" in q] or [
             {"Metric": alarm, "Stat": "SampleCount"}
         ]
-        assert all(_statistic(stat, published) is not None for stat in stats), "each alarm looks at what is published"
+        assert all(_statistic(stat, published) is not None for stat in stats), "each alarm's metrics are published"
 
 
-def test_each_alarm_fires_on_what_it_is_for(alarms: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_alarm_fires_on_its_own_failure_only(
+    alarms: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     namespace = load_settings().jobs_metrics_namespace
 
-    def well() -> None:
+    def publish_ok() -> None:
         answers(50, intent=Intent("faq"), first_ms=300)
         answers(50, intent=Intent("comparison"), first_ms=950)
         publish_job(namespace, job="benchmark", ok=True, duration_s=60)
 
-    well()
+    publish_ok()
     answers(50, intent=Intent("greeting"), first_ms=600)
     assert firing(alarms, records(capsys)) == {"manga-first-token-simple"}
-    well()
+    publish_ok()
     answers(50, intent=Intent("recommendation"), first_ms=1500)
     assert firing(alarms, records(capsys)) == {"manga-first-token-retrieval"}
-    well()
+    publish_ok()
     answers(50, intent=Intent("other"), first_ms=300, total_ms=4000)
     assert firing(alarms, records(capsys)) == {"manga-whole-answer"}
-    well()
+    publish_ok()
     answers(50, intent=Intent("other"), first_ms=300, failed=8)
     assert firing(alarms, records(capsys)) == {"manga-errors"}
-    well()
+    publish_ok()
     publish_job(namespace, job="hit-rates", ok=False, duration_s=3)
     assert firing(alarms, records(capsys)) == {"manga-jobs"}
     answers(50, intent=Intent("faq"), first_ms=300)
     assert firing(alarms, records(capsys)) == {"manga-no-benchmark"}
 
 
-def test_grafana_looks_at_what_is_published(capsys: pytest.CaptureFixture[str]) -> None:
+def test_grafana_reads_only_published_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     for intent in Intent:
         answers(2, intent=intent, first_ms=300)
     publish_job(load_settings().jobs_metrics_namespace, job="benchmark", ok=True, duration_s=60)
@@ -334,15 +339,15 @@ def test_grafana_looks_at_what_is_published(capsys: pytest.CaptureFixture[str]) 
         assert (target["namespace"], target["metricName"], frozenset(target["dimensions"])) in published
 
 
-def checked(aws: str, **more: str) -> tuple[int, list[dict[str, Any]], str]:
+def cloud_check(aws: str, **more: str) -> tuple[int, list[dict[str, Any]], str]:
     environment = {**os.environ, "MANGA_AWS_URL": aws, "MANGA_REGION": REGION, **more}
     command = [sys.executable, "-m", "mangalib.cli", "cloud", "check", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     return done.returncode, json.loads(done.stdout), done.stdout
 
 
-def test_an_operator_is_told_what_is_missing_and_then_nothing(aws: str, stack_name: str, alarms: object) -> None:
-    code, found, _ = checked(aws, MANGA_JOBS_TABLE="not-there")
+def test_cloud_check_lists_what_is_missing_and_shows_no_secret(aws: str, stack_name: str, alarms: object) -> None:
+    code, found, _ = cloud_check(aws, MANGA_JOBS_TABLE="not-there")
     missing = {finding["what"]: finding["said"] for finding in found if not finding["ok"]}
     assert code == 1
     assert "deploy deploy/aws/stack.yaml" in missing["table not-there"]
@@ -363,19 +368,31 @@ def test_an_operator_is_told_what_is_missing_and_then_nothing(aws: str, stack_na
         "MANGA_SNS_TOPIC_ARN": topic,
         "MANGA_TOKEN": "secret-token",
     }
-    _, found, shown = checked(aws, **right)
+    _, found, shown = cloud_check(aws, **right)
     assert [finding["what"] for finding in found if not finding["ok"] and not finding["what"].startswith("model")] == []
     assert "hunter2" not in shown
     assert "secret-token" not in shown
 
 
-def test_the_container_file_has_what_the_job_needs() -> None:
-    lines = (FOLDER / "Containerfile").read_text(encoding="utf-8").splitlines()
-    root = FOLDER.parents[1]
+IMAGES: dict[str, dict[str, Any]] = {
+    "jobs": {"extras": {"lab", "cluster"}, "entry": ["mangalib"]},
+    "serving": {"extras": set(), "entry": ["python", "-m", "mangalib.server"]},
+}
+
+
+def instructions(image: str) -> list[str]:
+    return (FOLDER / f"Containerfile.{image}").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_copies_what_exists_installs_its_extras_and_runs_as_no_root(image: str) -> None:
+    lines, root = instructions(image), FOLDER.parents[1]
     copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
     assert [name for name in copied if not (root / name).exists()] == []
     assert {"mangalib", "notebooks", "data", "requirements.lock"} <= set(copied)
-    assert "USER lab" in lines, "not as root"
-    scripts = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-    assert 'ENTRYPOINT ["mangalib"]' in lines
-    assert "mangalib" in scripts
+    assert "USER manga" in lines
+    assert f"ENTRYPOINT {json.dumps(IMAGES[image]['entry'])}" in lines
+    (install,) = [line for line in lines if "pip install" in line]
+    extras = re.search(r"\.\[([\w,]+)\]", install)
+    assert set(extras[1].split(",") if extras else []) == IMAGES[image]["extras"]
+    assert "mangalib" in PROJECT["scripts"]

@@ -481,7 +481,7 @@ class AnswerLife(RuleBasedStateMachine):
         self.frames_kept: list[bytes] = []
         self.record: AnswerRecord | None = None
 
-    @precondition(lambda self: not self.answer.state.final)
+    @precondition(lambda self: not self.answer.finished)
     @rule(text=st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=5))
     def text_comes(self, text: str) -> None:
         self.answer.model_events([delta(text)], 5.0)
@@ -524,7 +524,7 @@ class AnswerLife(RuleBasedStateMachine):
             self.answer.invoked(2.0)
             self.model_said = kept.text
 
-    @precondition(lambda self: self.answer.state is StreamState.STREAMING)
+    @precondition(lambda self: self.answer.state is StreamState.STREAMING and not self.answer.finished)
     @rule(how=st.sampled_from(["completed", "failed", "cancelled"]))
     def it_ends(self, how: str) -> None:
         if how == "completed":
