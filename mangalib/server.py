@@ -1,6 +1,6 @@
-"""The orchestrator's process: connects it to everything it uses, and serves it over HTTP.
+"""The orchestrator's process: connects to everything the orchestrator uses and serves it over HTTP.
 
-Run by ``python -m mangalib.server``; on AWS that is the task's command.
+Run it with ``python -m mangalib.server``; on AWS that is the task's command.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import boto3
 import uvloop
@@ -22,6 +23,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.driver_info import DriverInfo
 
 from mangalib.aws import (
+    CREDENTIALS_REFRESH_S,
     BedrockRuntime,
     DocumentTable,
     FreshConnections,
@@ -39,7 +41,7 @@ from mangalib.domain import Catalogue, ReleaseFollower, ReleaseStore
 from mangalib.errors import MangaError, ReleaseError
 from mangalib.nlu import IntentClassifier, MeaningReader, QuestionParser, Topics
 from mangalib.precompute import ServingResources, running_precompute
-from mangalib.resilience import RetryBudget
+from mangalib.resilience import RetryBudget, refresh_periodically, try_refresh
 from mangalib.serving import (
     Breakers,
     CustomerData,
@@ -59,6 +61,7 @@ from mangalib.settings import Settings, load_settings
 log = logging.getLogger(__name__)
 
 _REDIS_WITHIN_S = 2
+_PROMPTS, _RELEASE = "reading prompts", "reading the active release"
 
 
 @contextlib.asynccontextmanager
@@ -70,11 +73,11 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
     dynamodb = dynamodb_client(settings)
     catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
     prompts = PromptStore(dynamodb, settings.prompts_table)
-    await prompts.refresh()
+    await try_refresh(_PROMPTS, prompts.refresh)
     releases = ReleaseFollower(
         ReleaseStore(DocumentTable(dynamodb, settings.releases_table, key="release", error=ReleaseError))
     )
-    await releases.refresh()
+    await try_refresh(_RELEASE, releases.refresh)
     bedrock_at, management_at = bedrock_endpoint(settings), management_endpoint(settings)
     async with contextlib.AsyncExitStack() as stack:
         redis = _redis(settings)
@@ -122,7 +125,7 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
         )
         orchestrator = await stack.enter_async_context(Orchestrator(services, redis, settings))
         async with asyncio.TaskGroup() as background:
-            tasks = [background.create_task(signer.keep_fresh()), *_keeping_up(background, services, settings)]
+            tasks = [background.create_task(task) for task in _background_tasks(signer, services, settings)]
             yield orchestrator
             for task in tasks:
                 task.cancel()
@@ -131,7 +134,7 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
 async def _warm_and_load(
     models: ModelTransport, reader: MeaningReader, settings: Settings
 ) -> tuple[IntentClassifier, Topics]:
-    """The models are called once while the classifier and the topics are loaded."""
+    """Warm the models while the classifier and the topics are prepared."""
     _, classifier, topics = await asyncio.gather(
         warm_once(models, settings),
         asyncio.to_thread(IntentClassifier.from_data, settings),
@@ -140,26 +143,25 @@ async def _warm_and_load(
     return classifier, topics
 
 
-def _keeping_up(background: asyncio.TaskGroup, services: Services, settings: Settings) -> list[asyncio.Task[None]]:
-    """What runs beside the answers: fresh prompts, the active release, a warm model, the query log."""
+def _background_tasks(signer: Signer, services: Services, settings: Settings) -> list[Coroutine[Any, Any, None]]:
+    """Credentials, prompts and the active release are refreshed, the models kept warm, sampled questions logged."""
     releases = services.releases
     tasks = [
-        background.create_task(services.prompts.keep_fresh(settings.prompt_refresh_s)),
-        background.create_task(releases.follow(settings.release_refresh_s)),
-        background.create_task(
-            keep_warm(services.models, settings, lambda: releases.current.optimisations.model_warmup)
-        ),
+        refresh_periodically("renewing AWS credentials", CREDENTIALS_REFRESH_S, signer.refresh),
+        refresh_periodically(_PROMPTS, settings.prompt_refresh_s, services.prompts.refresh),
+        refresh_periodically(_RELEASE, settings.release_refresh_s, releases.refresh),
+        keep_warm(services.models, settings, lambda: releases.current.optimisations.model_warmup),
     ]
     if services.query_log is not None:
-        tasks.append(background.create_task(services.query_log.write()))
+        tasks.append(services.query_log.write())
     return tasks
 
 
 def _redis(settings: Settings) -> Redis:
     url = settings.redis_url or "redis://127.0.0.1:6379"
-    # Made once here: by default every new connection looks the library's version up on disk, on the event loop.
+    # Created once, because by default each new connection reads the library's version from disk, on the event loop.
     driver = DriverInfo(lib_version=redis_version)
-    # Who finds all connections in use waits for one: the default pool would refuse, and a crowd would do without its Redis.
+    # When all connections are in use this pool waits for one; the default pool raises, and under load Redis would be skipped.
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=settings.redis_connections,
@@ -173,7 +175,7 @@ def _redis(settings: Settings) -> Redis:
 
 def _opensearch(settings: Settings, session: boto3.Session) -> AsyncOpenSearch:
     url = settings.opensearch_url or "http://127.0.0.1:9200"
-    # OpenSearch Serverless wants signed requests; the local service takes any.
+    # OpenSearch Serverless requires signed requests; the local service does not check.
     auth = (
         AWSV4SignerAsyncAuth(session.get_credentials(), settings.region, "aoss") if settings.target == "aws" else None
     )
@@ -181,9 +183,9 @@ def _opensearch(settings: Settings, session: boto3.Session) -> AsyncOpenSearch:
 
 
 async def serve(settings: Settings, announce: Callable[[dict[str, str]], None]) -> None:
-    """Run until cancelled; ``announce`` gets the address as soon as requests are answered."""
+    """Run until cancelled; ``announce`` is called with the address as soon as requests are served."""
     async with running_orchestrator(settings) as orchestrator:
-        # Larger bodies than the gateway lets through are refused.
+        # Bodies larger than the gateway would pass on are refused.
         app = web.Application(client_max_size=2 * settings.max_message_bytes)
         app.router.add_post("/", orchestrator.handle)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
@@ -191,22 +193,22 @@ async def serve(settings: Settings, announce: Callable[[dict[str, str]], None]) 
         try:
             site = web.TCPSite(runner, settings.orchestrator_host, settings.orchestrator_port, backlog=1024)
             await site.start()
-            # A full collection of garbage would walk every object of every library, and stop all streams meanwhile
-            # (60 to 140 ms seen): what is there by now lives as long as the process, and need not be walked.
+            # A full garbage collection visits every object of every library and stalls all streams for 60 to 140 ms
+            # (measured). What exists by now lives as long as the process, so it is exempted.
             gc.collect()
             gc.freeze()
             host, port = runner.addresses[0][:2]
             announce({"orchestrator_url": f"http://{host}:{port}"})
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            # Told to end. Told a second time, this is cut short, and what runs is kept for another to go on with.
+            # A first signal starts draining. A second one cuts it short; running answers are then resumed by another server.
             await orchestrator.drain()
             raise
         finally:
             await runner.cleanup()
 
 
-async def _until_told(settings: Settings) -> None:
+async def _until_signalled(settings: Settings) -> None:
     service = asyncio.ensure_future(serve(settings, lambda at: log.info("ready at %s", at["orchestrator_url"])))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, service.cancel)
@@ -215,10 +217,10 @@ async def _until_told(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Exits 1 with one line on a wrong setting or a service that cannot be reached."""
+    """Run the orchestrator; exits with status 1 and one line on a wrong setting or an unreachable service."""
     log_as_json()
     try:
-        uvloop.run(_until_told(load_settings()))
+        uvloop.run(_until_signalled(load_settings()))
     except (MangaError, OSError) as error:
         sys.exit(f"orchestrator: {error}")
 

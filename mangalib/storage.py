@@ -1,9 +1,10 @@
-"""A folder on this machine or on S3, by its URL: what is written there is there whole or not at all."""
+"""Files in a folder of this machine or under an ``s3://`` prefix; a reader sees a file completely written or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from mangalib.settings import AwsSettings
 
 
 def filesystem(url: str, settings: AwsSettings) -> tuple[pafs.FileSystem, str]:
-    """The file system of ``url``, and its path there; raises ``DataError`` unless it is a folder or ``s3://bucket/prefix``."""
+    """The file system of ``url``, and the path on it; raises ``DataError`` unless it is a folder or ``s3://bucket/prefix``."""
     if "://" not in url:
         return pafs.LocalFileSystem(), str(Path(url).expanduser().resolve())
     if urlsplit(url).scheme == "s3":
@@ -24,41 +25,42 @@ def filesystem(url: str, settings: AwsSettings) -> tuple[pafs.FileSystem, str]:
     raise DataError(f"{url!r}: expected a folder or s3://bucket/prefix")
 
 
-def write_atomically(path: Path, content: str) -> None:
-    """Write a file so that a reader sees all of it or nothing; only its owner may read it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o600) -> None:
+    """Write a file under a temporary name and rename it; ``mode`` (less the umask) is by default for its owner only."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    data = content.encode() if isinstance(content, str) else content
     try:
-        partial.touch(mode=0o600)
-        partial.write_text(content, encoding="utf-8")
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 class Storage:
-    """Texts by name; a name has slashes between folders. Raises ``OSError`` as files do."""
+    """Text files by name; a name may contain slashes. Methods raise ``OSError`` as files do."""
 
     def __init__(self, url: str | Path, settings: AwsSettings) -> None:
         self._fs, self._base = filesystem(str(url), settings)
         self.local = isinstance(self._fs, pafs.LocalFileSystem)
 
     def url(self, name: str = "") -> str:
-        """Where that is: a path on this machine, or ``s3://…``."""
+        """The path of a file on this machine, or its ``s3://`` URL."""
         path = f"{self._base}/{name}" if name else self._base
         return path if self.local else f"s3://{path}"
 
     def make(self, folder: str) -> None:
-        """See to it that a folder is there; S3 has none."""
+        """Create a folder and its parents; does nothing on S3, which has no folders."""
         if self.local:
             Path(self.url(folder)).mkdir(parents=True, exist_ok=True)
 
     def read(self, name: str) -> str:
-        """The text; raises ``FileNotFoundError``."""
+        """The text of a file; raises ``FileNotFoundError``."""
         with self._fs.open_input_stream(f"{self._base}/{name}") as stream:
             return bytes(stream.read()).decode()
 
     def fetch(self, name: str, folder: Path) -> Path:
-        """A file as one on this machine: itself, or a copy in ``folder``."""
+        """A local path of a file: its own, or that of a copy in ``folder``."""
         if self.local:
             return Path(self.url(name))
         copy = folder / name.rsplit("/", 1)[-1]
@@ -67,21 +69,22 @@ class Storage:
         return copy
 
     def write(self, name: str, text: str) -> None:
-        """Write, or write anew."""
+        """Create or replace a file."""
         if self.local:
             write_atomically(Path(self.url(name)), text)
         else:
+            # An S3 object becomes visible when its upload is complete.
             with self._fs.open_output_stream(f"{self._base}/{name}") as stream:
                 stream.write(text.encode())
 
     def names(self, under: str = "") -> list[str]:
-        """All that is there, in all folders below."""
+        """The sorted names of all files in the folder ``under`` and below it."""
         selector = pafs.FileSelector(f"{self._base}/{under}".rstrip("/"), recursive=True, allow_not_found=True)
         found = self._fs.get_file_info(selector)
         start = len(self._base) + 1
         return sorted(entry.path[start:] for entry in found if entry.type == pafs.FileType.File)
 
     def delete(self, name: str) -> None:
-        """Take it away, if it is there."""
+        """Delete a file if it exists."""
         if self._fs.get_file_info(f"{self._base}/{name}").type == pafs.FileType.File:
             self._fs.delete_file(f"{self._base}/{name}")

@@ -5,6 +5,7 @@ from .bedrock import bedrock_pool as bedrock_pool
 from .connection_pool import WarmPool as WarmPool
 from .dynamodb import DocumentTable as DocumentTable
 from .dynamodb import dynamodb_client as dynamodb_client
+from .dynamodb import scan as scan
 from .event_stream import encode_message as encode_message
 from .hedging import Hedge as Hedge
 from .hedging import hedged_stream as hedged_stream
@@ -24,4 +25,5 @@ from .model_messages import Turn as Turn
 from .model_messages import Usage as Usage
 from .model_messages import continuing as continuing
 from .model_transport import ModelTransport as ModelTransport
+from .signing import CREDENTIALS_REFRESH_S as CREDENTIALS_REFRESH_S
 from .signing import Signer as Signer

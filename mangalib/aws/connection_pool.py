@@ -1,8 +1,8 @@
-"""Warm pool: connections that are open, and through their TLS handshake, before a request wants one.
+"""Warm pool: connections that are open, TLS handshake included, before a request needs one.
 
-``size`` connections are kept warm; under load the pool grows to ``max_size`` and shrinks back. Waiters are served in the
-order they came, and after ``acquire_timeout_s`` they get a ``BusyError``. The keep-alive only ever takes an idle
-connection, never the last one, so a query never waits for it.
+``size`` connections are kept warm; under load the pool grows to ``max_size`` and shrinks back. Waiters are served first
+come, first served, and get a ``BusyError`` after ``acquire_timeout_s``. The keep-alive uses idle connections only, and
+never the last one, so that no query waits for it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from mangalib.aws.http1 import HttpConnection
 from mangalib.errors import BusyError, TransportError
+from mangalib.resilience import NO_JITTER, backoff
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ REFILL_BACKOFF_MAX_S = 10.0
 
 @dataclass
 class PoolStats:
-    """Counts since the start: what a pool did, for tests, logs and notebooks."""
+    """Counts since the pool was opened."""
 
     opened: int = 0
     discarded: int = 0
@@ -42,7 +43,7 @@ class WarmPool:
     """Use as ``async with WarmPool(...) as pool: async with pool.lease() as connection: ...``.
 
     Entering opens ``size`` connections and raises ``TransportError`` when none can be opened; leaving closes all of
-    them and ends the pool's tasks. ``opener`` makes a connection, ``keep_alive`` sends something harmless over one.
+    them and cancels the pool's tasks. ``opener`` opens a connection, ``keep_alive`` sends a harmless request over one.
     """
 
     def __init__(
@@ -71,18 +72,18 @@ class WarmPool:
         self._tasks: asyncio.TaskGroup | None = None
         self._background: list[asyncio.Task[None]] = []
         self._refill_wanted = asyncio.Event()
-        # Told whenever somebody has to wait for a connection.
+        # Called whenever a request has to wait for a connection.
         self.on_wait: Callable[[], None] | None = None
         self.stats = PoolStats()
 
     @property
     def idle(self) -> int:
-        """Connections that are warm and free."""
+        """The number of idle connections."""
         return len(self._idle)
 
     @property
     def total(self) -> int:
-        """All connections: idle, leased and being opened."""
+        """The number of connections: idle, leased and being opened."""
         return len(self._idle) + len(self._leased) + self._opening
 
     async def __aenter__(self) -> WarmPool:
@@ -104,7 +105,7 @@ class WarmPool:
         self._closed = True
         for waiter in self._waiters:
             if not waiter.done():
-                waiter.set_exception(TransportError("the pool is closed"))
+                waiter.set_exception(TransportError("the connection pool was closed while waiting for a connection"))
         await self._tasks.__aexit__(None, None, None)
         for connection in [*self._idle, *self._leased]:
             connection.on_lost = None
@@ -113,7 +114,7 @@ class WarmPool:
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[HttpConnection]:
-        """One connection for the length of the block; closed instead of returned unless its answer was read whole.
+        """Lease a connection for the block; it is closed instead of returned unless its response was read completely.
 
         Raises ``BusyError`` after ``acquire_timeout_s``, ``TransportError`` when a new connection was needed and failed.
         """
@@ -144,7 +145,7 @@ class WarmPool:
         except TimeoutError:
             self._abandon(waiter)
             self.stats.time_outs += 1
-            raise BusyError(f"no connection became free within {self._acquire_timeout_s:g} s; try again") from None
+            raise BusyError(f"no free connection within {self._acquire_timeout_s:g} s; try again") from None
         except asyncio.CancelledError:
             self._abandon(waiter)
             raise
@@ -153,7 +154,7 @@ class WarmPool:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
         elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-            # A connection was handed over in the very moment its waiter gave up.
+            # The connection was handed over at the moment its waiter gave up.
             self._release(waiter.result())
 
     def _release(self, connection: HttpConnection) -> None:
@@ -179,7 +180,7 @@ class WarmPool:
             self._refill_wanted.set()
 
     def _lost(self, connection: HttpConnection) -> None:
-        """A connection was closed by the far side; leased ones are dealt with where they are used."""
+        """The peer closed a connection; leased ones are handled by their users."""
         if connection in self._idle:
             self._idle.remove(connection)
             self._discard(connection)
@@ -201,7 +202,7 @@ class WarmPool:
             and self._opening < len(self._waiters)
             and self.total < self._max_size
         ):
-            # Counted here, since the task itself starts only at the next turn of the loop.
+            # Counted here because the task starts only in the next iteration of the event loop.
             self._opening += 1
             self._tasks.create_task(self._open_for_waiter())
 
@@ -217,21 +218,20 @@ class WarmPool:
                     return
 
     async def _refill(self) -> None:
-        """Bring the pool back to ``size`` after connections were lost, with growing pauses while that fails."""
-        backoff_s = REFILL_BACKOFF_S
+        """Restore ``size`` connections after some were lost, with back-off while that fails."""
+        pauses = backoff(REFILL_BACKOFF_S, REFILL_BACKOFF_MAX_S, jitter=NO_JITTER)
         while True:
             await self._refill_wanted.wait()
             self._refill_wanted.clear()
             try:
                 while self.total < self._size:
                     await self._open()
-                backoff_s = REFILL_BACKOFF_S
+                pauses = backoff(REFILL_BACKOFF_S, REFILL_BACKOFF_MAX_S, jitter=NO_JITTER)
             except TransportError as error:
-                log.warning("warm pool: %d of %d connections, %s", self.total, self._size, error)
+                log.warning("warm pool: %d of %d connections: %s", self.total, self._size, error)
                 self._refill_wanted.set()
-                backoff_s = min(2 * backoff_s, REFILL_BACKOFF_MAX_S)
-            # A far side that accepts and closes at once must not turn this into a busy loop.
-            await asyncio.sleep(backoff_s)
+            # Also after success: a peer that accepts and closes at once must not turn this into a busy loop.
+            await asyncio.sleep(next(pauses))
 
     async def _maintain(self) -> None:
         while True:

@@ -1,10 +1,10 @@
-"""A DynamoDB table of documents that several machines change: every change says what it changes from."""
+"""DynamoDB: the client, paging, and tables of documents that several machines change (optimistic locking)."""
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import boto3
@@ -12,21 +12,28 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mangalib.errors import MangaError
+from mangalib.resilience import backoff
 from mangalib.settings import AwsSettings
 
 _CONTENDED_S = 10.0
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
+_BACKOFF_S, _BACKOFF_MAX_S = 0.05, 1.0
 
 
 def dynamodb_client(settings: AwsSettings) -> Any:
-    """A boto3 client of DynamoDB that takes plain Python values; blocking, safe to share between threads."""
+    """A boto3 client of DynamoDB that takes plain Python values; its calls block, threads may share it."""
     quick = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2}, max_pool_connections=20)
     session = boto3.Session(region_name=settings.region)
     return session.resource("dynamodb", endpoint_url=settings.aws_url, config=quick).meta.client
 
 
+def scan(dynamodb: Any, table: str) -> list[dict[str, Any]]:
+    """All items of a table, from all its pages (DynamoDB returns at most 1 MB at once). Raises botocore's errors."""
+    pages = dynamodb.get_paginator("scan").paginate(TableName=table)
+    return [item for page in pages for item in page["Items"]]
+
+
 class DocumentTable:
-    """Items by one key. ``dynamodb`` is a boto3 client that takes plain Python values; all calls block.
+    """Items by one key. ``dynamodb`` is a client as of :func:`dynamodb_client`; all calls block.
 
     Raises ``error`` when the table cannot be reached.
     """
@@ -38,23 +45,19 @@ class DocumentTable:
         self._error = error
 
     def get(self, value: str | int) -> dict[str, Any] | None:
-        """The item as it is now, not as it was a moment ago."""
-        item: dict[str, Any] | None = self._call("get_item", Key={self._key: value}, ConsistentRead=True).get("Item")
+        """The item with that key, by a consistent read; ``None`` if there is none."""
+        with self._translated():
+            answer = self._dynamodb.get_item(TableName=self._name, Key={self._key: value}, ConsistentRead=True)
+        item: dict[str, Any] | None = answer.get("Item")
         return item
 
     def all(self) -> list[dict[str, Any]]:
-        """Every item, page by page."""
-        items: list[dict[str, Any]] = []
-        more: dict[str, Any] = {}
-        while True:
-            page = self._call("scan", **more)
-            items += page["Items"]
-            if "LastEvaluatedKey" not in page:
-                return items
-            more = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+        """All items."""
+        with self._translated():
+            return scan(self._dynamodb, self._name)
 
     def put(self, item: dict[str, Any], *, instead_of: dict[str, Any] | None) -> bool:
-        """Write ``item`` if what is there is still ``instead_of`` (``None``: nothing); whether it was written.
+        """Write ``item`` if the table still holds ``instead_of`` (``None``: no such item); returns whether it was written.
 
         Items are compared by their ``body``.
         """
@@ -65,27 +68,28 @@ class DocumentTable:
         options: dict[str, Any] = {"ConditionExpression": condition, "ExpressionAttributeNames": names}
         if values:
             options["ExpressionAttributeValues"] = values
-        try:
-            self._call("put_item", Item=item, **options)
-        except self._dynamodb.exceptions.ConditionalCheckFailedException:
-            return False
+        with self._translated():
+            try:
+                self._dynamodb.put_item(TableName=self._name, Item=item, **options)
+            except self._dynamodb.exceptions.ConditionalCheckFailedException:
+                return False
         return True
 
     def attempts(self) -> Iterator[None]:
-        """Turns to read, change and ``put`` again what others change too: the first at once, the next after growing random
-        waits ("full jitter", Brooker 2015), for ten seconds. Leave the loop when written; it ends when none was."""
-        until_s = time.monotonic() + _CONTENDED_S
-        longest_s = _FIRST_WAIT_S
-        while time.monotonic() < until_s:
-            yield
-            time.sleep(random.uniform(0, longest_s))
-            longest_s = min(2 * longest_s, _LONGEST_WAIT_S)
+        """Yield once for each attempt to read, change and ``put`` an item that others change too.
 
-    def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        The first attempt is at once, the others after back-off, for ten seconds in all. Leave the loop when ``put`` succeeds.
+        """
+        until_s = time.monotonic() + _CONTENDED_S
+        for pause_s in backoff(_BACKOFF_S, _BACKOFF_MAX_S):
+            if time.monotonic() >= until_s:
+                return
+            yield
+            time.sleep(pause_s)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         try:
-            answer: dict[str, Any] = getattr(self._dynamodb, operation)(TableName=self._name, **arguments)
-        except self._dynamodb.exceptions.ConditionalCheckFailedException:
-            raise
+            yield
         except (ClientError, BotoCoreError) as error:
             raise self._error(f"table {self._name}: {error}") from error
-        return answer

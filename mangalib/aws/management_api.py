@@ -1,29 +1,29 @@
-"""The way back to the client: frames through API Gateway's management API (``POST /@connections/{id}``)."""
+"""API Gateway's management API (``POST /@connections/{id}``): how frames reach a client."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 
 from mangalib.aws.connection_pool import WarmPool
 from mangalib.aws.http1 import Endpoint, HttpConnection
 from mangalib.aws.signing import Signer, path_segment
 from mangalib.errors import BusyError, ConnectionGoneError, MangaError, SettingsError, SlowClientError, TransportError
-from mangalib.resilience import CircuitBreaker, RetryBudget
-from mangalib.settings import Settings
+from mangalib.resilience import CircuitBreaker, RetryBudget, backoff
+from mangalib.settings import AddressSettings, PoolSettings, TransportSettings
 
 SIGNING_NAME = "execute-api"
+_BACKOFF_MAX_S = 1.0
 
 
 class ManagementApi:
     """Posts frames and closes connections.
 
-    Callers keep one post in flight per connection: two may arrive in either order. A post that fails in a way that may
-    pass is repeated with back-off; a frame's ``seq`` lets the client drop one that came twice.
+    Callers keep one post in flight per connection, because two concurrent ones may arrive in either order. A post that
+    fails in a way that may be temporary is retried with back-off; a frame's ``seq`` lets the client drop duplicates.
     """
 
-    def __init__(self, pool: WarmPool, signer: Signer, endpoint: Endpoint, settings: Settings) -> None:
+    def __init__(self, pool: WarmPool, signer: Signer, endpoint: Endpoint, settings: TransportSettings) -> None:
         self._pool = pool
         self._signer = signer
         self._endpoint = endpoint
@@ -37,34 +37,33 @@ class ManagementApi:
         Raises
         ------
         ConnectionGoneError
-            The client is not there any more.
+            The client is no longer connected.
         SlowClientError
-            Its buffer stayed full until the deadline.
+            The client's buffer stayed full until the deadline.
         TransportError
-            The gateway could not be reached, or failed, on each of ``send_attempts``, or on as many as the retry
-            allowance of all posts together left.
+            The gateway could not be reached, or failed, on all ``send_attempts``, or on as many as the retry budget that
+            all posts share allowed.
         MangaError
-            It refused the frame for good: not allowed, or too large.
+            The gateway refused the frame for good: not authorised, or too large.
         """
         failures = 0
         self._retries.deposit()
-        backoff_s = self._settings.send_backoff_ms / 1000
-        while True:
+        for pause_s in backoff(self._settings.send_backoff_ms / 1000, _BACKOFF_MAX_S, jitter=(0.5, 1.0)):
             try:
-                return await self._request("POST", connection_id, frame)
+                await self._request("POST", connection_id, frame)
+                return
             except SlowClientError:
-                if time.monotonic() + backoff_s > deadline_s:
+                if time.monotonic() + pause_s > deadline_s:
                     raise
             except (TransportError, BusyError) as error:
                 failures += 1
-                over = failures >= self._settings.send_attempts or time.monotonic() + backoff_s > deadline_s
-                if over or not self._retries.withdraw():
+                last = failures >= self._settings.send_attempts or time.monotonic() + pause_s > deadline_s
+                if last or not self._retries.withdraw():
                     raise TransportError(f"frame not delivered after {failures} attempts: {error}") from error
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
-            backoff_s = min(2 * backoff_s, 1.0)
+            await asyncio.sleep(pause_s)
 
     async def close(self, connection_id: str) -> None:
-        """Close the client's connection; one that is gone already is as good as closed."""
+        """Close the client's connection; does nothing if it is closed already."""
         try:
             await self._request("DELETE", connection_id, b"")
         except ConnectionGoneError:
@@ -79,17 +78,17 @@ class ManagementApi:
                 status = await connection.send(method, target, signed, body, timeout_s=timeout_s)
                 answer = await connection.read_all(timeout_s=timeout_s)
             if status >= 500:
-                raise TransportError(f"the management API answered {status}: {answer[:200]!r}", answered=True)
+                raise TransportError(f"the management API returned {status}: {answer[:200]!r}", answered=True)
         if status == 410:
             raise ConnectionGoneError(f"connection {connection_id} is gone")
         if status == 429:
-            raise SlowClientError(f"connection {connection_id} takes no more frames for now")
+            raise SlowClientError(f"connection {connection_id} has a full buffer")
         if status >= 300:
-            raise MangaError(f"the management API refused a frame with {status}: {answer[:200]!r}")
+            raise MangaError(f"the management API refused the request with {status}: {answer[:200]!r}")
 
 
-def management_endpoint(settings: Settings) -> Endpoint:
-    """Where the management API answers; there is no default, since the API's id is part of it."""
+def management_endpoint(settings: AddressSettings) -> Endpoint:
+    """The management API's address; it has no default because it contains the API's id. Raises ``SettingsError``."""
     if not settings.management_url:
         raise SettingsError(
             "MANGA_MANAGEMENT_URL is not set; expected https://{api}.execute-api.{region}.amazonaws.com/{stage}"
@@ -97,8 +96,8 @@ def management_endpoint(settings: Settings) -> Endpoint:
     return Endpoint.from_url(settings.management_url)
 
 
-def management_pool(endpoint: Endpoint, settings: Settings) -> WarmPool:
-    """The warm pool towards the gateway; idle connections that it closes are replaced."""
+def management_pool(endpoint: Endpoint, settings: PoolSettings) -> WarmPool:
+    """The warm pool of connections to the gateway; idle ones that it closes are replaced."""
     return WarmPool(
         lambda: HttpConnection.open(endpoint, timeout_s=settings.connect_timeout_s),
         size=settings.management_pool_size,

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import logging
 import re
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 
 from mangalib.errors import DataError
 from mangalib.settings import Settings
-from mangalib.storage import filesystem
+from mangalib.storage import filesystem, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -181,13 +180,7 @@ class Store:
         try:
             if self._local:
                 self._fs.create_dir(f"{self._base}/{folder}", recursive=True)
-                partial = f"{self._base}/{folder}/.{name}.{uuid.uuid4().hex}"
-                try:
-                    with self._fs.open_output_stream(partial) as stream:
-                        stream.write(buffer.getvalue())
-                    self._fs.move(partial, path)
-                finally:
-                    Path(partial).unlink(missing_ok=True)
+                write_atomically(Path(path), buffer.getvalue().to_pybytes(), mode=0o666)
             else:
                 # On S3 an object is there when its upload is complete, and not before.
                 with self._fs.open_output_stream(path) as stream:

@@ -5,6 +5,7 @@ from .intents import ROUTES as ROUTES
 from .intents import Intent as Intent
 from .intents import Route as Route
 from .intents import named_intent as named_intent
+from .orders import ORDER_NUMBER as ORDER_NUMBER
 from .query_templates import Phrasing as Phrasing
 from .query_templates import load_phrasings as load_phrasings
 from .releases import OPTIMISATIONS as OPTIMISATIONS

@@ -1,4 +1,4 @@
-"""Routing: what a question can be about, and which way it takes because of that."""
+"""Intents, and the route that each of them takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mangalib.settings import BudgetSettings, ModelSettings
 
 
 class Intent(StrEnum):
-    """What a customer wants. ``DEFAULT`` is no intent of its own: it is the way taken when the classifier is unsure."""
+    """What a customer wants. ``DEFAULT`` stands for an uncertain classification."""
 
     RECOMMENDATION = "recommendation"
     PRODUCT_SEARCH = "product_search"
@@ -25,7 +25,7 @@ class Intent(StrEnum):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """The way of one intent: Haiku or Sonnet, with retrieval or without, with the customer's own data or without."""
+    """How an intent is answered: small or large model, with or without retrieval, with or without the customer's own data."""
 
     large_model: bool
     retrieval: bool
@@ -34,20 +34,20 @@ class Route(msgspec.Struct, frozen=True):
 
     @property
     def shareable(self) -> bool:
-        """The answer is the same for every customer, so a shared cache may hold it."""
+        """Whether the answer is the same for every customer, so that a shared cache may hold it."""
         return not self.personal
 
     @property
     def knows_customer(self) -> bool:
-        """The customer's record is looked up: for its own sake, or for what was said before."""
+        """Whether the customer's record is read, for personal data or for the conversation history."""
         return self.personal or self.retrieval
 
     def first_token_budget_ms(self, settings: BudgetSettings) -> float:
-        """When the first token should be there: the small model's budget, or the large one's."""
+        """The first-token budget of the route's model."""
         return settings.retrieval_first_token_budget_ms if self.large_model else settings.simple_first_token_budget_ms
 
     def model_id(self, settings: ModelSettings) -> str:
-        """The model that answers on this route."""
+        """The id of the model that answers on this route."""
         return settings.sonnet_model_id if self.large_model else settings.haiku_model_id
 
 
@@ -60,13 +60,13 @@ ROUTES: dict[Intent, Route] = {
     Intent.FAQ: Route(False, False, False, "Let me find that answer..."),
     Intent.GREETING: Route(False, False, False, ""),
     Intent.OTHER: Route(False, False, False, "Working on your request..."),
-    # When unsure, the careful way: the large model, with everything that may help it.
+    # An uncertain question gets the large model and all the context there is.
     Intent.DEFAULT: Route(True, True, True, "Working on your request..."),
 }
 
 
 def named_intent(name: str) -> Intent:
-    """The intent that a client asked for by name; raises ``BadRequestError`` for one that does not exist."""
+    """The intent that a client named; raises ``BadRequestError`` for an unknown one."""
     try:
         return Intent(name)
     except ValueError:

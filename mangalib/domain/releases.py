@@ -1,8 +1,8 @@
-"""Releases: everything about the chat that can be changed without a new build, as versions that can be taken back.
+"""Releases: versions of everything about the chat that can be changed without a new build, and rolled back.
 
-A release says which model and prompt version each intent gets, how many deltas make a chunk, and which of the ten
-optimisations are on. Releases are kept in DynamoDB and never changed; one item, number 0, says which is active and what was
-before. Orchestrators follow it within ``release_refresh_s``.
+A release says which model and prompt version each intent uses, how many deltas make a chunk, and which of the ten
+optimisations are on. Releases are stored in DynamoDB and never changed; item number 0, the pointer, names the active one and
+those that were active before. Orchestrators read it every ``release_refresh_s``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _KEPT_ACTIVATIONS = 200
 class Optimisations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ten optimisations, on or off.
 
-    ``follow_up_prediction`` makes for one session what it is likely to ask next; ``trending_answers`` makes, and keeps,
-    answers about titles for everybody; ``semantic_cache`` keeps all other shared answers.
+    ``follow_up_prediction`` generates the answers that one session is likely to ask for next; ``trending_answers`` generates
+    and caches shared answers about titles; ``semantic_cache`` caches all other shared answers.
     """
 
     warm_pool: bool = True
@@ -48,8 +48,10 @@ OPTIMISATIONS = Optimisations.__struct_fields__
 
 
 class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One release. ``models`` is intent to model id, ``prompt_versions`` intent to version; what they do not name, and a
-    ``chunk_batch_size`` of ``None``, is as in the code and the settings."""
+    """One release. ``models`` maps intents to model ids, ``prompt_versions`` intents to versions.
+
+    Intents that are not named, and a ``chunk_batch_size`` of ``None``, use the defaults of code and settings.
+    """
 
     number: int = 0
     note: str = ""
@@ -76,7 +78,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         off: Sequence[str] = (),
         on: Sequence[str] = (),
     ) -> Release:
-        """This release with other models, prompts, batch size or optimisations; raises ``ReleaseError`` naming what is wrong."""
+        """A copy of this release with the given changes, not stored yet; raises ``ReleaseError`` naming the invalid value."""
         for name in (*off, *on):
             if name not in OPTIMISATIONS:
                 raise ReleaseError(f"optimisation {name!r}; expected one of {', '.join(OPTIMISATIONS)}")
@@ -90,7 +92,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def route(self, intent: Intent, usual: Route) -> Route:
-        """An intent's way under this release: without model routing all take the careful one."""
+        """The route of an intent under this release: without model routing, every intent uses the large model and retrieval."""
         if self.optimisations.model_routing:
             return usual
         return msgspec.structs.replace(usual, large_model=True, retrieval=True)
@@ -100,14 +102,14 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.models.get(intent) or route.model_id(settings)
 
     def batch_size(self, settings: AnswerSettings) -> int:
-        """Deltas in a chunk."""
+        """The number of deltas in a chunk."""
         if not self.optimisations.chunk_batching:
             return 1
         return self.chunk_batch_size or settings.chunk_batch_size
 
 
 class Activation(msgspec.Struct, frozen=True):
-    """That a release became active: when, and why."""
+    """One activation of a release: when (UTC, ISO 8601) and why."""
 
     release: int
     at: str
@@ -115,7 +117,7 @@ class Activation(msgspec.Struct, frozen=True):
 
 
 class Pointer(msgspec.Struct, frozen=True):
-    """Which release is active (0: none was made yet), all activations, the newest last, and releases that were taken back."""
+    """The active release (0: none yet), the activations, newest last, and the releases that were rolled back (``bad``)."""
 
     active: int = 0
     activations: list[Activation] = []
@@ -123,19 +125,19 @@ class Pointer(msgspec.Struct, frozen=True):
 
 
 class Documents(Protocol):
-    """What a release store needs of a table that several machines change: ``aws.DocumentTable`` in the product."""
+    """The table that a release store needs; ``aws.DocumentTable`` in production."""
 
     def get(self, value: str | int) -> dict[str, Any] | None:
-        """The item with that key."""
+        """The item with that key, or ``None``."""
 
     def all(self) -> list[dict[str, Any]]:
-        """Every item."""
+        """All items."""
 
     def put(self, item: dict[str, Any], *, instead_of: dict[str, Any] | None) -> bool:
-        """Write ``item`` if what is stored is still ``instead_of``; whether it was written."""
+        """Write ``item`` if the table still holds ``instead_of``; returns whether it was written."""
 
     def attempts(self) -> Iterator[None]:
-        """Attempts to read, change and ``put``, for as long as others change the same item."""
+        """Yield once for each attempt to read, change and ``put`` an item that others change too."""
 
 
 class ReleaseStore:
@@ -148,64 +150,64 @@ class ReleaseStore:
         self._table = table
 
     def pointer(self) -> Pointer:
-        """Which release is active."""
+        """The pointer to the active release."""
         return _pointer_in(self._table.get(_POINTER))
 
     def all(self) -> list[Release]:
-        """All releases, the oldest first."""
+        """All releases, oldest first."""
         releases = [_decoded(item) for item in self._table.all() if int(item["release"]) != _POINTER]
         return sorted(releases, key=lambda release: release.number)
 
     def get(self, number: int) -> Release:
-        """One release; number 0 is how things are without any."""
+        """One release; number 0 is the one with all defaults."""
         if number == _POINTER:
             return Release()
         item = self._table.get(number)
         if item is None:
             known = ", ".join(str(release.number) for release in self.all()) or "none"
-            raise ReleaseError(f"no release {number}; there are: {known}")
+            raise ReleaseError(f"release {number} does not exist; expected one of: {known}")
         return _decoded(item)
 
     def create(self, release: Release) -> Release:
-        """Keep a new release, numbered next, and return it; it is not active yet."""
+        """Store a new release under the next number and return it; it is not active yet."""
         for _ in self._table.attempts():
             number = max((known.number for known in self.all()), default=_POINTER) + 1
             numbered = msgspec.structs.replace(release, number=number, created_at=_now())
             item = {"release": number, "body": msgspec.json.encode(numbered).decode()}
             if self._table.put(item, instead_of=None):
                 return numbered
-        raise ReleaseError("others are making releases at the same time; try again")
+        raise ReleaseError("not created: other releases are being created at the same time; try again")
 
     def activate(self, number: int, why: str) -> Release:
-        """Make a release active; one that was taken back before counts as good again."""
+        """Make a release active; one that was rolled back before is no longer marked bad."""
         release = self.get(number)
         for _ in self._table.attempts():
             item = self._table.get(_POINTER)
             bad = [other for other in _pointer_in(item).bad if other != number]
             if self._point(item, number, why, bad):
                 return release
-        raise ReleaseError("others are changing the active release at the same time; try again")
+        raise ReleaseError("not activated: others are changing the active release at the same time; try again")
 
     def rollback(self, why: str, *, bad: int | None = None) -> tuple[int, Release]:
-        """Take the active release back: the last one before it that was not taken back is active again.
+        """Mark the active release bad and activate the last one before it that is not marked bad.
 
-        ``bad`` is the release that is meant, by default whichever is active; if another is active by now, nothing is done.
-        Returns the number that was taken back and the release that is active.
+        With ``bad``, this happens only if that release is still the active one. Returns the number of the bad release and
+        the release that is active afterwards. Raises ``ReleaseError`` when there is no earlier good release.
         """
         for _ in self._table.attempts():
             item = self._table.get(_POINTER)
             before = _pointer_in(item)
-            meant = before.active if bad is None else bad
-            if before.active != meant:
-                return meant, self.get(before.active)
-            spoilt = {*before.bad, meant}
-            good = [past.release for past in before.activations if past.release not in spoilt]
+            target_bad = before.active if bad is None else bad
+            if before.active != target_bad:
+                return target_bad, self.get(before.active)
+            known_bad = {*before.bad, target_bad}
+            good = [earlier.release for earlier in before.activations if earlier.release not in known_bad]
             if not good:
-                raise ReleaseError(f"release {meant} is the first: there is no good one before it to go back to")
+                raise ReleaseError(f"release {target_bad} cannot be rolled back: no earlier release is good")
             target = self.get(good[-1])
-            if self._point(item, target.number, why, sorted(spoilt)):
-                return meant, target
-        raise ReleaseError("others are changing the active release at the same time; try again")
+            if self._point(item, target.number, why, sorted(known_bad)):
+                return target_bad, target
+        raise ReleaseError("not activated: others are changing the active release at the same time; try again")
 
     def _point(self, item: dict[str, Any] | None, number: int, why: str, bad: list[int]) -> bool:
         before = _pointer_in(item)
@@ -215,27 +217,18 @@ class ReleaseStore:
 
 
 class ReleaseFollower:
-    """The active release, looked at without any I/O; an answer keeps the one it began with."""
+    """The active release, in memory; an answer keeps the one that it started with."""
 
     def __init__(self, store: ReleaseStore) -> None:
         self._store = store
         self.current = Release()
 
     async def refresh(self) -> None:
-        """Look which release is active; while that fails, the last known one stays in force, and the failure is logged."""
-        try:
-            number = await asyncio.to_thread(lambda: self._store.pointer().active)
-            if number != self.current.number:
-                self.current = await asyncio.to_thread(self._store.get, number)
-                log.info("release %d is active: %s", number, self.current.note)
-        except (ReleaseError, msgspec.MsgspecError) as error:
-            log.warning("the active release could not be read, release %d stays: %s", self.current.number, error)
-
-    async def follow(self, every_s: float) -> None:
-        """Refresh in the background; runs until cancelled."""
-        while True:
-            await asyncio.sleep(every_s)
-            await self.refresh()
+        """Read which release is active. When that raises, the last known one stays in force."""
+        number = await asyncio.to_thread(lambda: self._store.pointer().active)
+        if number != self.current.number:
+            self.current = await asyncio.to_thread(self._store.get, number)
+            log.info("release %d is active: %s", number, self.current.note)
 
 
 def _pointer_in(item: dict[str, Any] | None) -> Pointer:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import papermill
@@ -28,7 +26,7 @@ from mangalib.jobs.parameters import Job
 from mangalib.jobs.records import Run
 from mangalib.jobs.results import RESULTS_VARIABLE
 from mangalib.jobs.runs import Runs
-from mangalib.settings import JobSettings
+from mangalib.settings import JobSettings, changed_environment
 from mangalib.storage import write_atomically
 
 log = logging.getLogger(__name__)
@@ -95,7 +93,8 @@ def _execute(job: Job, output: str, results_file: Path, lost: threading.Event, s
         return max(0.1, deadline_s - time.monotonic())
 
     try:
-        with _environment({RESULTS_VARIABLE: str(results_file), "BOTO3_ENDPOINT_URL": settings.aws_url}):
+        boto3_endpoint = {"BOTO3_ENDPOINT_URL": settings.aws_url} if settings.aws_url else {}
+        with changed_environment({RESULTS_VARIABLE: str(results_file), **boto3_endpoint}):
             _run_notebook(job, output, remaining_s, results_file.with_name("kernel.json"))
     except PapermillExecutionError as failure:
         return f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
@@ -125,17 +124,3 @@ def _run_notebook(job: Job, output: str, remaining_s: Callable[[object], float],
         store_widget_state=False,
         config=Config({"KernelManager": kernel}),
     )
-
-
-@contextmanager
-def _environment(values: dict[str, str | None]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update({name: value for name, value in values.items() if value is not None})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -27,7 +27,7 @@ from mangalib.local import seed
 from mangalib.local.service import SERVICES, make_stack_folder, remove_stack_folder
 from mangalib.local.tls import make_certificates
 from mangalib.serving import issue_token
-from mangalib.settings import Settings, environment, load_settings
+from mangalib.settings import Settings, changed_environment, environment, load_settings
 
 START_WITHIN_S = 60.0
 STOP_WITHIN_S = 8.0
@@ -113,7 +113,7 @@ def _started(folder: Path, settings: dict[str, object], quiet: bool) -> Iterator
             for name in first:
                 values |= _ready(name, folder / f"{name}.json", processes[name])
                 bar.update()
-            with _environment(keys):
+            with changed_environment(keys):
                 _seed(_settings_of(values), bar)
             at = folder / "orchestrator.json"
             processes["orchestrator"] = _start("orchestrator", at, values, keys)
@@ -160,7 +160,7 @@ def _start(
     with ready_file.with_suffix(".log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, *(command or ("-m", "mangalib.local.service", name)), str(ready_file)],
-            env={**environment(known), **keys, "AWS_EC2_METADATA_DISABLED": "true"},
+            env=environment(known, **keys, AWS_EC2_METADATA_DISABLED="true"),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -192,20 +192,6 @@ def _seed(settings: Settings, bar: Any) -> None:
         thread.submit(asyncio.run, seed.seed_redis(settings)).result()
     _call(url, "POST", {"embedding_ms": profile["embedding_ms"]}, ca)
     bar.update()
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _stop(processes: dict[str, subprocess.Popen[bytes]]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mangalib.domain import Intent, Phrasing
+from mangalib.domain import ORDER_NUMBER, Intent, Phrasing
 from mangalib.errors import DataError
 from mangalib.nlu.character_ngrams import ngrams_within_words
 from mangalib.nlu.logistic_regression import probabilities
@@ -28,7 +28,6 @@ CLASSIFIED_CHARS = 400
 NGRAM_SIZES = range(1, 6)
 
 _SLOT = re.compile(r"\{(\w+)\}")
-_ORDER = re.compile(r"\b(?:MA-?)?\d{5,}\b", re.IGNORECASE)
 _SLOT_WORDS = {
     **dict.fromkeys(("title", "title2", "title_ja", "title2_ja"), "TITLE"),
     "order": "ORDER",
@@ -95,7 +94,7 @@ class IntentClassifier:
 
         ``Intent.DEFAULT`` where that is below ``confidence_min``.
         """
-        columns, tf_idf = self._features(_ORDER.sub("ORDER", masked[:CLASSIFIED_CHARS]))
+        columns, tf_idf = self._features(ORDER_NUMBER.sub("ORDER", masked[:CLASSIFIED_CHARS]))
         intents = probabilities(tf_idf[None], self._model.weights[columns], self._model.intercepts)[0]
         best = intents.argmax()
         confidence = float(intents[best])

@@ -11,7 +11,7 @@ import unicodedata
 
 import msgspec
 
-from mangalib.domain import Catalogue, MarkedText
+from mangalib.domain import ORDER_NUMBER, Catalogue, MarkedText
 
 _KANJI_DIGITS = {digit: value for value, digit in enumerate("〇一二三四五六七八九")}
 _WORDS = {
@@ -38,7 +38,6 @@ _WORDS = {
 # "One" is a number only after these words; elsewhere it is a pronoun ("a new one").
 _ONE = re.compile(r"\b(volume|vol|book|chapter|part|number|no)\.?\s+one\b", re.I)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_ORDER = re.compile(r"\b(?:MA-?)?\d{5,}\b", re.I)
 _WORD_NUMBER = re.compile(rf"\b(?:{'|'.join(_WORDS)}|last|latest|newest|next|previous|final|half|double)\b", re.I)
 _KANJI_NUMBER = re.compile(r"第?([〇一二三四五六七八九十百]+)(?=[巻冊話章部日月年人番円個件])")
 _ORDINAL_JA = re.compile(r"最新|最終|最初|最後|次の|前の|全巻")
@@ -117,8 +116,8 @@ class MeaningReader:
 def _read(folded: str, masked: str, titles: tuple[str, ...]) -> Meaning:
     rest = masked
     quoted = tuple(name.casefold() for name in _QUOTED.findall(rest) if name != "TITLE")
-    orders = tuple(order.upper() for order in _ORDER.findall(rest))
-    rest = _ORDER.sub("ORDER", rest)
+    orders = tuple(order.upper() for order in ORDER_NUMBER.findall(rest))
+    rest = ORDER_NUMBER.sub("ORDER", rest)
     numbers = [number.replace(",", "") for number in _NUMBER.findall(rest)]
     numbers += ["1"] * len(_ONE.findall(rest))
     numbers += [_WORDS.get(word.lower(), word.lower()) for word in _WORD_NUMBER.findall(rest)]

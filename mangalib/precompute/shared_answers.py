@@ -8,27 +8,24 @@ memory and follows a log of changes, so a look-up is one step in memory and one 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from mangalib.domain import Intent
 from mangalib.nlu import Meaning, MeaningReader, ParsedQuestion, Recognised, Recogniser, exact_key, folded_question
 from mangalib.precompute.generated_answer import GeneratedAnswer, scope_key
-from mangalib.resilience import end_if_cancelled
+from mangalib.resilience import refresh_periodically, try_refresh
 from mangalib.settings import CacheSettings
-
-log = logging.getLogger(__name__)
 
 _QUESTIONS, USED_KEY, _LOG, _LEARNED = "shared:questions", "shared:used", "shared:log", "shared:learned"
 _DUE = "shared:due"
 _LOG_ENTRIES_MAX = 10_000
 _EVICTED_AT_ONCE = 100
+_SYNC = "mirroring the semantic cache"
 
 
 class StoredQuestion(msgspec.Struct, frozen=True):
@@ -47,6 +44,7 @@ class SharedAnswers:
         self._settings = settings
         self._recogniser = Recogniser(settings)
         self._seen = "0"
+        self._loaded = False
 
     def __len__(self) -> int:
         return len(self._recogniser)
@@ -149,20 +147,17 @@ class SharedAnswers:
     async def follow(self) -> None:
         """Apply what other processes store, evict and learn, until cancelled.
 
-        After a failure of Redis everything is loaded again.
+        At first, and after a failure, everything is loaded again.
         """
-        loaded = False
-        while True:
-            try:
-                if not loaded:
-                    await self.load()
-                    loaded = True
-                await self._catch_up()
-            except (RedisError, OSError, TimeoutError) as error:
-                log.warning("mirroring the semantic cache failed: %s", type(error).__name__)
-                loaded = False
-            end_if_cancelled()
-            await asyncio.sleep(self._settings.cache_sync_s)
+        await try_refresh(_SYNC, self._sync)
+        await refresh_periodically(_SYNC, self._settings.cache_sync_s, self._sync)
+
+    async def _sync(self) -> None:
+        loaded, self._loaded = self._loaded, False
+        if not loaded:
+            await self.load()
+        await self._catch_up()
+        self._loaded = True
 
     async def _catch_up(self) -> None:
         changes = await self._redis.xrange(_LOG, min=f"({self._seen}" if self._seen != "0" else "-", count=1000)

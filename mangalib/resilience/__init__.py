@@ -1,4 +1,4 @@
-"""How to bear what fails: circuit breakers, retry budgets, back-off, periodic refresh."""
+"""Living with failures: circuit breakers, retry budgets, back-off, periodic refresh."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""A cancellation that comes while redis-py works may be swallowed there; it is made good at the next step."""
+"""Cancellation that redis-py swallows while it disconnects takes effect at the next check."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 def end_if_cancelled() -> None:
-    """Raise ``CancelledError`` when the running task was told to end and has not yet."""
+    """Raise ``CancelledError`` if the running task has been cancelled but is still running."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

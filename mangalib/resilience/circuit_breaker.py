@@ -1,6 +1,8 @@
-"""Circuit breaker: what fails again and again is not asked for a while, so that nobody waits for it (Nygard 2007).
+"""Circuit breaker: a dependency that keeps failing is not called for a while, so that no request waits for it (Nygard 2007).
 
-closed -> open after ``failures`` in a row -> half open after ``pause_s``: one is let through -> closed, or open again
+closed -> open            after ``failures`` consecutive failures
+open -> half open         after ``pause_s``: one request is admitted
+half open -> closed       if it succeeds, else open again
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from mangalib.settings import ResilienceSettings
 
 
 class BreakerState(StrEnum):
-    """Whether requests pass."""
+    """Open refuses all requests, half open admits one."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -23,13 +25,13 @@ class BreakerState(StrEnum):
 
 
 class CircuitBreaker:
-    """One dependency's. Without I/O; ``clock`` gives seconds that only go forward."""
+    """The breaker of one dependency. No I/O; ``clock`` returns monotonic seconds."""
 
     def __init__(
         self, name: str, *, failures: int, pause_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.name = name
-        self._allowed = failures
+        self._failures_max = failures
         self._pause_s = pause_s
         self._clock = clock
         self._failures = 0
@@ -37,26 +39,26 @@ class CircuitBreaker:
 
     @classmethod
     def from_settings(cls, name: str, settings: ResilienceSettings) -> CircuitBreaker:
-        """With the figures that hold for all dependencies alike."""
+        """A breaker with the thresholds that all dependencies share."""
         return cls(name, failures=settings.breaker_failures, pause_s=settings.breaker_pause_s)
 
     @property
     def state(self) -> BreakerState:
-        """As of now."""
-        if self._failures < self._allowed:
+        """The state at this moment of the clock."""
+        if self._failures < self._failures_max:
             return BreakerState.CLOSED
         return BreakerState.OPEN if self._clock() < self._next_s else BreakerState.HALF_OPEN
 
     @contextmanager
     def watch(self, is_failure: Callable[[Exception], bool] = lambda error: True) -> Iterator[None]:
-        """Around one request. What is cancelled, or fails in a way that is not the dependency's fault, counts as nothing.
+        """Wrap one request. Cancellation, and errors for which ``is_failure`` is false, count neither as failure nor success.
 
-        Raises ``DependencyDownError`` at once, without a request, while the breaker is open.
+        Raises ``DependencyDownError`` without making the request while the breaker is open.
         """
         if self.state is BreakerState.OPEN:
             left_ms = round((self._next_s - self._clock()) * 1000)
-            raise DependencyDownError(f"{self.name} keeps failing and is not asked", retry_after_ms=left_ms)
-        # Half open, this is the one that is let through; the next one is when this one has not come back by then.
+            raise DependencyDownError(f"{self.name} keeps failing; not called for {left_ms} ms", retry_after_ms=left_ms)
+        # While half open, this is the one request that is admitted; the next follows if it has not returned by then.
         self._next_s = self._clock() + self._pause_s
         try:
             yield

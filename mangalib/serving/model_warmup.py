@@ -1,17 +1,15 @@
-"""Model warm-up: three tiers of small calls that keep models warm, and what they cost a month."""
+"""Model warm-up: three tiers of small calls that keep the models warm, and their monthly cost."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from mangalib.aws import ClaudeRequest, ModelTransport, Turn
-from mangalib.errors import MangaError
-from mangalib.settings import Settings
-
-log = logging.getLogger(__name__)
+from mangalib.resilience import refresh_periodically, try_refresh
+from mangalib.settings import WarmupSettings
 
 SECONDS_A_MONTH = 30 * 24 * 3600
 _TOKENS_PER_MTOK = 1_000_000
@@ -19,7 +17,7 @@ _TOKENS_PER_MTOK = 1_000_000
 
 @dataclass(frozen=True)
 class Tier:
-    """One kind of warm-up call: how often, how many tokens, at which prices (US dollars per million tokens)."""
+    """One kind of warm-up call: interval, tokens, and prices in US dollars per million tokens."""
 
     name: str
     model_id: str
@@ -34,13 +32,13 @@ class Tier:
 
     @property
     def month_usd(self) -> float:
-        """Cost of 30 days of it for one task: calls × (input tokens × price + output tokens × price)."""
+        """Cost of 30 days for one orchestrator: calls × (input tokens × price + output tokens × price)."""
         call = self.input_tokens * self.input_usd_per_mtok + self.output_tokens * self.output_usd_per_mtok
         return SECONDS_A_MONTH / self.every_s * call / _TOKENS_PER_MTOK
 
 
-def tiers(settings: Settings) -> list[Tier]:
-    """The three tiers of the product."""
+def tiers(settings: WarmupSettings) -> list[Tier]:
+    """The three tiers, from most to least frequent."""
     haiku = (settings.haiku_input_usd_per_mtok, settings.haiku_output_usd_per_mtok)
     sonnet = (settings.sonnet_input_usd_per_mtok, settings.sonnet_output_usd_per_mtok)
     return [
@@ -80,39 +78,34 @@ def tiers(settings: Settings) -> list[Tier]:
     ]
 
 
-async def warm_once(models: ModelTransport, settings: Settings) -> None:
-    """One short call to each model, side by side: after it, none is cold."""
+async def warm_once(models: ModelTransport, settings: WarmupSettings) -> None:
+    """Make one short call to each model, concurrently, so that none is cold afterwards; failures are logged."""
     async with asyncio.TaskGroup() as group:
         for tier in tiers(settings):
             if not tier.streamed:
-                group.create_task(warm(models, tier))
+                group.create_task(try_refresh(f"warm-up {tier.name}", partial(warm, models, tier)))
 
 
-async def keep_warm(models: ModelTransport, settings: Settings, wanted: Callable[[], bool]) -> None:
-    """Make all tiers' calls at their intervals, while they are ``wanted``; runs until cancelled."""
+async def keep_warm(models: ModelTransport, settings: WarmupSettings, enabled: Callable[[], bool]) -> None:
+    """Make all tiers' calls at their intervals, as long as ``enabled`` returns true; runs until cancelled."""
+
+    async def warm_if_enabled(tier: Tier) -> None:
+        if enabled():
+            await warm(models, tier)
+
     async with asyncio.TaskGroup() as group:
         for tier in tiers(settings):
-            group.create_task(_repeat(models, tier, wanted))
+            group.create_task(
+                refresh_periodically(f"warm-up {tier.name}", tier.every_s, partial(warm_if_enabled, tier))
+            )
 
 
-async def warm(models: ModelTransport, tier: Tier) -> bool:
-    """Make one call of a tier; a failure is logged, and told by returning false."""
+async def warm(models: ModelTransport, tier: Tier) -> None:
+    """Make one call of a tier; raises as :class:`ModelTransport` does."""
     request = ClaudeRequest(tier.output_tokens, [Turn("user", tier.prompt)])
-    try:
-        if tier.streamed:
-            async with models.stream(tier.model_id, request) as stream:
-                async for _ in stream:
-                    continue
-        else:
-            await models.invoke(tier.model_id, request)
-    except MangaError as error:
-        log.warning("warm-up %s failed: %s", tier.name, error)
-        return False
-    return True
-
-
-async def _repeat(models: ModelTransport, tier: Tier, wanted: Callable[[], bool]) -> None:
-    while True:
-        await asyncio.sleep(tier.every_s)
-        if wanted():
-            await warm(models, tier)
+    if tier.streamed:
+        async with models.stream(tier.model_id, request) as stream:
+            async for _ in stream:
+                continue
+    else:
+        await models.invoke(tier.model_id, request)

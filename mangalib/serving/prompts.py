@@ -1,19 +1,15 @@
-"""System prompts, loaded before they are needed: a lookup is a look into memory and does no I/O."""
+"""System prompts: loaded into memory in advance, so that a lookup does no I/O; and the model's request built from them."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from mangalib.aws import ClaudeRequest, Turn
+from mangalib.aws import ClaudeRequest, Turn, scan
 from mangalib.domain import Intent, Manga, Route
+from mangalib.resilience import try_refresh
 from mangalib.serving.retrieval import Customer
-
-log = logging.getLogger(__name__)
 
 BUILT_IN_PROMPT = (
     "You are MangaAssist, the assistant of a Japanese manga shop. Answer briefly and only from what you are given. "
@@ -24,8 +20,7 @@ BUILT_IN_PROMPT = (
 class PromptStore:
     """All active prompts of a DynamoDB table (``intent``, ``version``, ``prompt_text``, ``active``).
 
-    ``dynamodb`` is a boto3 client that takes plain Python values, used in worker threads. :meth:`refresh` replaces the
-    whole set at once; when it fails, the last good set stays and the failure is logged.
+    ``dynamodb`` is a client as of :func:`mangalib.aws.dynamodb_client`, used in worker threads.
     """
 
     def __init__(self, dynamodb: Any, table: str) -> None:
@@ -35,7 +30,7 @@ class PromptStore:
         self._newest: Mapping[str, int] = {}
 
     def lookup(self, intent: Intent, version: int | None = None) -> str:
-        """The prompt of that version, else the intent's newest active one, else the default's, else the built-in one."""
+        """The prompt of that version, else the intent's newest active one, else the newest default one, else the built-in one."""
         for name, wanted in ((intent, version), (intent, None), (Intent.DEFAULT, None)):
             number = self._newest.get(name) if wanted is None else wanted
             text = self._prompts.get((name, number)) if number is not None else None
@@ -44,46 +39,24 @@ class PromptStore:
         return BUILT_IN_PROMPT
 
     async def fetch(self, intent: Intent, version: int | None = None) -> str:
-        """As :meth:`lookup`, but from a table that is read for this one lookup: only to measure what that costs."""
-        await self.refresh()
+        """As :meth:`lookup`, after reading the table for this one lookup: to measure what preloading saves."""
+        await try_refresh("reading prompts", self.refresh)
         return self.lookup(intent, version)
 
-    async def refresh(self) -> bool:
-        """Load every page of the table; returns whether it worked."""
-        try:
-            items = await asyncio.to_thread(self._scan)
-            prompts = {(str(i["intent"]), int(i["version"])): str(i["prompt_text"]) for i in items if i["active"]}
-        except (ClientError, BotoCoreError, KeyError, ValueError) as error:
-            log.warning("prompts could not be loaded, the last good set stays in use: %s", error)
-            return False
-        newest: dict[str, int] = {}
-        for intent, version in sorted(prompts):
-            newest[intent] = version
-        self._prompts, self._newest = prompts, newest
-        return True
-
-    async def keep_fresh(self, every_s: float) -> None:
-        """Refresh in the background; runs until cancelled."""
-        while True:
-            await asyncio.sleep(every_s)
-            await self.refresh()
-
-    def _scan(self) -> list[dict[str, Any]]:
-        page = self._dynamodb.scan(TableName=self._table)
-        items: list[dict[str, Any]] = list(page["Items"])
-        # A page holds at most 1 MB; the table is read when there is no next key.
-        while "LastEvaluatedKey" in page:
-            page = self._dynamodb.scan(TableName=self._table, ExclusiveStartKey=page["LastEvaluatedKey"])
-            items += page["Items"]
-        return items
+    async def refresh(self) -> None:
+        """Replace all prompts by the table's; when it cannot be read or an item is malformed, raises and changes nothing."""
+        items = await asyncio.to_thread(scan, self._dynamodb, self._table)
+        prompts = {(str(i["intent"]), int(i["version"])): str(i["prompt_text"]) for i in items if i["active"]}
+        self._newest = {intent: version for intent, version in sorted(prompts)}
+        self._prompts = prompts
 
 
 def assemble(
     prompt: str, question: str, *, route: Route, titles: list[Manga], customer: Customer, max_tokens: int
 ) -> ClaudeRequest:
-    """The request to the model: the intent's prompt, what was looked up, what was said before, and the question.
+    """The request to the model: prompt, retrieved titles, conversation history and question.
 
-    The customer's name, tastes and orders are given on personal routes only.
+    The customer's name, favourite genres and orders are included on personal routes only.
     """
     parts = [prompt]
     if titles:

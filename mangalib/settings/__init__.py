@@ -1,7 +1,7 @@
 """Every figure of the product, once: typed, with its unit in its name, overridable by ``MANGA_<NAME>``.
 
-The figures stand in small groups, one for each kind of reader, and a function asks for the group that it reads. All groups
-together are :class:`Settings`, which can be handed to any of them.
+The figures are in small groups, one for each kind of reader; a function takes the group that it reads. :class:`Settings`
+inherits from all groups, so that it can be passed wherever one group is wanted.
 
 >>> PoolSettings().pool_size
 5
@@ -12,6 +12,8 @@ together are :class:`Settings`, which can be handed to any of them.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from pydantic import ValidationError
 
@@ -103,6 +105,7 @@ __all__ = [
     "WarmingSettings",
     "WarmupSettings",
     "WorkloadSettings",
+    "changed_environment",
     "environment",
     "load_settings",
 ]
@@ -127,7 +130,7 @@ class Settings(
     JobSettings,
     LocalSettings,
 ):
-    """All groups in one. See :func:`load_settings` for the readable error on a wrong value."""
+    """All groups in one. :func:`load_settings` reads them with a readable error on a wrong value."""
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -150,9 +153,27 @@ def _describe(name: str, value: object, expected: str) -> str:
     return f"MANGA_{name.upper()}={'***' if secret else repr(value)}: {expected}"
 
 
-def environment(values: dict[str, object]) -> dict[str, str]:
-    """The environment for a child process in which ``values`` (setting name to value) hold."""
+def environment(values: Mapping[str, object], **variables: str) -> dict[str, str]:
+    """The environment for a child process: this process's, the settings in ``values`` by name, and other ``variables``.
+
+    Raises ``SettingsError`` for a name that is not a setting.
+    """
     unknown = values.keys() - Settings.model_fields.keys()
     if unknown:
-        raise SettingsError(f"no such settings: {', '.join(sorted(unknown))}")
-    return {**os.environ, **{f"MANGA_{name.upper()}": str(value) for name, value in values.items()}}
+        raise SettingsError(f"unknown settings: {', '.join(sorted(unknown))}; expected fields of Settings")
+    return {**os.environ, **{f"MANGA_{name.upper()}": str(value) for name, value in values.items()}, **variables}
+
+
+@contextmanager
+def changed_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables of this process for the block, and restore them afterwards."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

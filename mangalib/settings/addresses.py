@@ -1,30 +1,30 @@
-"""Where things are, and what they are called there."""
+"""Addresses of services, names of tables, folders of data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import DirectoryPath, Field, SecretStr
 
-from mangalib.settings.group import PROJECT, Count, Group
+from mangalib.settings.group import Count, Group, project_folder
 
 
 class AwsSettings(Group):
-    """Where AWS is: the region, and one URL for all of boto3's services where a stand-in takes their place."""
+    """The AWS region, and one URL that replaces the endpoints of all of boto3's services (local stack)."""
 
     region: str = "us-west-2"
     aws_url: str | None = None
 
 
 class DataSettings(Group):
-    """Where the project's own data files lie: catalogue, prompts, topics, query templates."""
+    """The folder of the data files: catalogue, prompts, topics, query templates."""
 
-    data_dir: Path = PROJECT / "data"
+    data_dir: DirectoryPath = project_folder() / "data"
 
 
-class AddressSettings(AwsSettings, DataSettings):
-    """The addresses. With `local` they come from `mangalib up`; with `aws`, unset ones come from boto3's own rules."""
+class AddressSettings(AwsSettings):
+    """Addresses of all services. With target ``local``, ``mangalib up`` sets them; with ``aws``, boto3 finds the unset ones."""
 
     target: Literal["local", "aws"] = "local"
     websocket_url: str | None = None
@@ -40,7 +40,7 @@ class AddressSettings(AwsSettings, DataSettings):
 
 
 class TableSettings(Group):
-    """Names of the DynamoDB tables and of the search index."""
+    """Names of the DynamoDB tables and of the OpenSearch index."""
 
     prompts_table: str = "manga-prompts"
     customers_table: str = "manga-customers"
@@ -53,6 +53,6 @@ class TableSettings(Group):
 
 
 class ShopSettings(Group):
-    """Where the shop is, for links to its titles."""
+    """The shop's address, for links to titles."""
 
     shop_url: str = "https://shop.mangaassist.example"

@@ -1,4 +1,4 @@
-"""The benchmark: a run, its baseline, and when a change counts."""
+"""The benchmark: workload, baseline, severity bands, paging."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pydantic import Field, SecretStr
 
 from mangalib.settings.addresses import AwsSettings, DataSettings
 from mangalib.settings.budgets import BudgetSettings
-from mangalib.settings.group import PROJECT, Count, Group, NonNegative, Positive
+from mangalib.settings.group import Count, Group, NonNegative, Positive, Share, output_folder
 
 
 class WorkloadSettings(DataSettings):
-    """What is asked in a run, and how."""
+    """The queries of one run: how many, how fast, of which kind."""
 
     benchmark_every_s: Positive = 900
     per_intent: Count = 50
     discarded_per_intent: Annotated[int, Field(ge=0)] = 5
     benchmark_rate_per_s: Positive = 8
     follow_up_after_s: Positive = 4
-    follow_up_share: Annotated[float, Field(ge=0, le=1)] = 0.3
-    japanese_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    follow_up_share: Share = 0.3
+    japanese_share: Share = 0.3
     title_zipf_exponent: NonNegative = 1.0
     connect_ahead_s: Positive = 2
     clock_tolerance_s: Positive = 60
@@ -29,9 +29,9 @@ class WorkloadSettings(DataSettings):
 
 
 class DetectorSettings(BudgetSettings):
-    """The store, the baseline, and the severity bands; bands are shares: 0.25 is 25 % over."""
+    """The benchmark store, the baseline, and the severity bands as relative excess: 0.25 means 25 % over the baseline."""
 
-    store: str = str(PROJECT / "papermill_runs" / "benchmark")
+    store: str = str(output_folder() / "benchmark")
     baseline_days: Positive = 7
     look_back_days: Positive = 35
     improvement_lasts_h: Positive = 24
@@ -49,7 +49,7 @@ class DetectorSettings(BudgetSettings):
 
 
 class SavingSettings(Group):
-    """What each of the ten optimisations is expected to save."""
+    """The expected saving of each of the ten optimisations, per query."""
 
     expected_warm_pool_saving_ms: Positive = 150
     expected_prompts_saving_ms: Positive = 50
@@ -64,7 +64,7 @@ class SavingSettings(Group):
 
 
 class PagerSettings(AwsSettings):
-    """Who is paged, and how hard it is tried."""
+    """PagerDuty and SNS: addresses, time-out, attempts."""
 
     pagerduty_url: str = "https://events.pagerduty.com/v2/enqueue"
     pagerduty_routing_key: SecretStr | None = None

@@ -1,4 +1,4 @@
-"""By when what must be on the screen: the north star, one query phase by phase, and progressive rendering."""
+"""Latency budgets: the overall targets, one query phase by phase, and progressive rendering."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mangalib.settings.group import Group, Positive
 
 
 class BudgetSettings(Group):
-    """Targets in ms since the customer's send. They are drawn and compared with, never waited for."""
+    """Targets in ms since the customer sent the query, for comparison in plots and tables; none of them is a time-out."""
 
     simple_first_token_budget_ms: Positive = 400
     retrieval_first_token_budget_ms: Positive = 1100

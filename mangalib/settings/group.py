@@ -1,4 +1,4 @@
-"""A group of settings: typed, frozen, each field overridable by ``MANGA_<NAME>``."""
+"""The base of all groups of settings, the number types they share, and the folders that their defaults lie in."""
 
 from __future__ import annotations
 
@@ -11,11 +11,26 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
-PROJECT = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class Group(BaseSettings):
-    """What one kind of reader needs; immutable once read. Values come from environment variables, then from a ``.env`` file."""
+    """The settings that one kind of reader needs; immutable. Values come from ``MANGA_<NAME>``, then from a ``.env`` file."""
 
     model_config = SettingsConfigDict(env_prefix="MANGA_", env_file=".env", extra="ignore", frozen=True)
+
+
+def _is_checkout(folder: Path) -> bool:
+    return (folder / "pyproject.toml").is_file() and (folder / "data").is_dir()
+
+
+def project_folder(package: Path = _PACKAGE) -> Path:
+    """The folder that holds ``data/`` and ``notebooks/``: the checkout, or ``mangalib/share/`` of an installed package."""
+    return package.parent if _is_checkout(package.parent) else package / "share"
+
+
+def output_folder(package: Path = _PACKAGE) -> Path:
+    """The folder that runs and benchmark results are written to: in the checkout, else in the current directory."""
+    return (package.parent if _is_checkout(package.parent) else Path.cwd()) / "papermill_runs"

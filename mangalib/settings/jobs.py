@@ -9,20 +9,20 @@ from pydantic import Field
 
 from mangalib.settings.addresses import AddressSettings, AwsSettings, TableSettings
 from mangalib.settings.benchmark import PagerSettings
-from mangalib.settings.group import PROJECT, Count, Group, Positive
+from mangalib.settings.group import Count, Group, Positive, output_folder, project_folder
 
 
 class ScheduleSettings(Group):
     """Where the notebooks and ``schedule.yaml`` are, and the time-out of a job for which the schedule names none."""
 
-    notebooks_dir: Path = PROJECT / "notebooks"
+    notebooks_dir: Path = project_folder() / "notebooks"
     job_timeout_s: Positive = 900
 
 
 class RunSettings(AwsSettings):
     """Where runs are kept (a folder or ``s3://bucket/prefix``), and for how long."""
 
-    runs_url: str = str(PROJECT / "papermill_runs")
+    runs_url: str = str(output_folder())
     keep_runs_days: Positive = 90
     keep_runs: Count = 3_000
 

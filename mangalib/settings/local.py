@@ -1,4 +1,4 @@
-"""The local stand-ins."""
+"""The local stand-ins of the AWS services."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mangalib.settings.group import Count, Group, NonNegative, Positive
 
 
 class LocalSettings(Group):
-    """Their model of latency (medians; log-normal). These are assumptions, not measurements."""
+    """Folder, seed and latency model of the stand-ins: medians and sigmas of log-normal distributions, assumed, not measured."""
 
     local_dir: Path = Path()
     local_seed: int = 1

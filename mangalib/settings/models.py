@@ -1,4 +1,4 @@
-"""The models: their ids, prices and warm-up."""
+"""Models: ids, prices, warm-up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mangalib.settings.group import Count, Group, Positive
 
 
 class ModelSettings(Group):
-    """Model ids, embeddings, and prices in US dollars per million tokens."""
+    """Model ids, size of the embedding, and prices in US dollars per million tokens."""
 
     haiku_model_id: str = "anthropic.claude-3-haiku-20240307-v1:0"
     sonnet_model_id: str = "anthropic.claude-3-sonnet-20240229-v1:0"
@@ -22,7 +22,7 @@ class ModelSettings(Group):
 
 
 class WarmupSettings(ModelSettings):
-    """The three tiers of warm-up calls, and what the specification says they cost a month."""
+    """The three tiers of warm-up calls, and the specification's monthly cost of each."""
 
     haiku_ping_every_s: Positive = 30
     haiku_ping_tokens: Count = 1

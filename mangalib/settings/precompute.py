@@ -1,4 +1,4 @@
-"""Pre-computation: what comes next, what is worth generating, within which budgets."""
+"""Pre-computation: prediction of follow-ups, warming, token budgets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mangalib.settings.benchmark import SavingSettings
-from mangalib.settings.group import PROJECT, Count, Group, NonNegative, Positive
+from mangalib.settings.group import Count, Group, NonNegative, Positive, project_folder
 from mangalib.settings.models import ModelSettings
 from mangalib.settings.serving import ReplaySettings
 from mangalib.settings.understanding import CacheSettings
@@ -17,14 +17,14 @@ from mangalib.settings.understanding import CacheSettings
 class PredictionSettings(Group):
     """The transition model and the session logs it is trained on."""
 
-    transition_model: Path = PROJECT / "data" / "transitions.json"
+    transition_model: Path = project_folder() / "data" / "transitions.json"
     transition_order: Annotated[int, Field(ge=1, le=4)] = 4
     transition_half_life_days: Positive = 60
     session_events_max: Count = 200
 
 
 class FollowUpSettings(PredictionSettings):
-    """Follow-ups for one session."""
+    """Follow-up answers generated for one session, and their token budgets."""
 
     follow_up_ttl_s: Count = 300
     follow_up_candidates: Count = 4
@@ -46,7 +46,7 @@ class WarmingSettings(Group):
 
 
 class HitRateSettings(Group):
-    """The specification's hit rates and latencies on a hit."""
+    """The specification's hit rates, and its first-token latencies on a hit."""
 
     precomputed_first_token_ms: Positive = 100
     prefetch_first_token_ms: Positive = 150

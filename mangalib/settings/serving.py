@@ -1,4 +1,4 @@
-"""One answer, and what one orchestrator takes on."""
+"""Serving: one answer, the capacity of one orchestrator, what it refreshes and logs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mangalib.settings.transport import TimeoutSettings
 
 
 class ReplaySettings(Group):
-    """How long a step of the replay store, or of another optional write to Redis, may take."""
+    """The time-out of one step of the replay store, or of another optional write to Redis."""
 
     replay_timeout_ms: Positive = 250
 
 
 class SearchSettings(ModelSettings, TableSettings):
-    """Looking up titles and customers."""
+    """Title search and the customer's records."""
 
     knn_top: Count = 5
     history_turns: Count = 6
@@ -40,7 +40,7 @@ class AnswerSettings(ShopSettings, ReplaySettings, TimeoutSettings, ModelSetting
 
 
 class CapacitySettings(Group):
-    """What one orchestrator takes on, and for how long it drains."""
+    """How much work one orchestrator, and one connection, may have at once, and how long shutting down may take."""
 
     capacity_answers: Count = 200
     busy_retry_ms: Positive = 1000
@@ -50,7 +50,7 @@ class CapacitySettings(Group):
 
 
 class RefreshSettings(Group):
-    """How often what changes outside is read again."""
+    """Intervals at which an orchestrator reads prompts, the active release and the transition model again."""
 
     prompt_refresh_s: Positive = 300
     release_refresh_s: Positive = 5
@@ -58,11 +58,11 @@ class RefreshSettings(Group):
 
 
 class QueryLogSettings(Group):
-    """The sample of production questions."""
+    """The log of sampled production questions; off without a path."""
 
     query_log: Path | None = None
     query_log_share: Annotated[float, Field(gt=0, le=1)] = 0.01
 
 
 class OrchestratorSettings(CapacitySettings, AuthSettings, GatewaySettings, ReplaySettings):
-    """What the orchestrator itself reads, beside what its answers read."""
+    """What the orchestrator itself reads, apart from the settings of its answers."""

@@ -1,4 +1,4 @@
-"""The WebSocket gateway, the session's life, and who may connect."""
+"""The WebSocket gateway, the life of a session, authentication."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mangalib.settings.transport import TimeoutSettings
 
 
 class AuthSettings(Group):
-    """JSON Web Tokens. The algorithm is fixed in `serving/auth.py` on purpose."""
+    """JSON Web Tokens. The algorithm is not a setting on purpose; see ``serving/auth.py``."""
 
     jwt_secret: SecretStr = SecretStr("")
     jwt_audience: str = "manga-assist"
@@ -20,7 +20,7 @@ class AuthSettings(Group):
 
 
 class FrameSettings(Group):
-    """The gateway's limits for messages and frames."""
+    """The gateway's size limits for messages and frames."""
 
     max_message_bytes: Count = 128 * 1024
     max_frame_bytes: Count = 32 * 1024
@@ -28,7 +28,7 @@ class FrameSettings(Group):
 
 
 class SessionSettings(Group):
-    """The session's life, on both sides of the connection."""
+    """Time limits of a session, on both sides of the connection."""
 
     idle_timeout_s: Positive = 600
     session_idle_after_s: Positive = 300
@@ -37,7 +37,7 @@ class SessionSettings(Group):
 
 
 class GatewaySettings(FrameSettings, SessionSettings):
-    """The quotas of API Gateway."""
+    """API Gateway's quotas."""
 
     max_connections: Count = 10_000
     new_connections_per_second: Count = 500
@@ -47,7 +47,7 @@ class GatewaySettings(FrameSettings, SessionSettings):
 
 
 class ClientSettings(FrameSettings, SessionSettings, TimeoutSettings):
-    """How a client waits, comes back and resumes."""
+    """How a client waits, reconnects and resumes."""
 
     reconnect_backoff_ms: Positive = 200
     reconnect_backoff_max_ms: Positive = 3000
@@ -55,7 +55,7 @@ class ClientSettings(FrameSettings, SessionSettings, TimeoutSettings):
 
 
 class ChatSettings(ShopSettings, ClientSettings, BudgetSettings):
-    """What the chat in a browser must know."""
+    """What the chat in a browser reads."""
 
     exchanges_max: Count = 100
     timeline_rows_max: Count = 5_000

@@ -1,4 +1,4 @@
-"""Connections, time-outs, and how much failing is borne."""
+"""Connections, time-outs, retries."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mangalib.settings.group import Count, Group, Positive
+from mangalib.settings.group import Count, Group, Positive, Share
 
 
 class TimeoutSettings(Group):
-    """How long one step may take."""
+    """Time-outs of single steps: connecting, one read, one whole answer, sending one frame."""
 
     connect_timeout_s: Positive = 5
     read_timeout_s: Positive = 60
@@ -19,7 +19,7 @@ class TimeoutSettings(Group):
 
 
 class PoolSettings(TimeoutSettings):
-    """The warm connection pools: to Bedrock, to the gateway, and for background work."""
+    """The warm connection pools: to Bedrock, to the gateway, and one for background work."""
 
     pool_size: Count = 5
     pool_max_size: Count = 256
@@ -37,16 +37,16 @@ class ResilienceSettings(Group):
     throttled_rate_min_per_s: Positive = 10
     breaker_failures: Count = 5
     breaker_pause_s: Positive = 1
-    retry_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    retry_share: Share = 0.1
     retry_burst: Count = 50
     send_attempts: Count = 5
     send_backoff_ms: Positive = 50
 
 
 class HedgeSettings(Group):
-    """When a late model is asked a second time, and for how many of all requests."""
+    """When a second request is sent to a late model, and for which share of all requests."""
 
-    hedge_share: Annotated[float, Field(ge=0, le=1)] = 0.02
+    hedge_share: Share = 0.02
     hedge_burst: Count = 5
     hedge_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.95
     hedge_answers: Count = 200
@@ -54,4 +54,4 @@ class HedgeSettings(Group):
 
 
 class TransportSettings(PoolSettings, ResilienceSettings):
-    """What a client of an AWS service over our own HTTP reads."""
+    """What a client of an AWS service over our own HTTP/1.1 reads."""

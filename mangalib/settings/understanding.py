@@ -1,4 +1,4 @@
-"""What a question means, and when a known answer may be given to it."""
+"""Understanding a question: intent classifier and semantic cache."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Annotated
 from pydantic import Field
 
 from mangalib.settings.addresses import DataSettings
-from mangalib.settings.group import Count, Positive
+from mangalib.settings.group import Count, Positive, Share
 
 
 class ClassifierSettings(DataSettings):
     """The intent classifier."""
 
-    intent_confidence_min: Annotated[float, Field(ge=0, le=1)] = 0.30
+    intent_confidence_min: Share = 0.30
 
 
 class CacheSettings(DataSettings):
-    """The semantic cache: entries, evidence, and the bound on wrong answers."""
+    """The semantic cache: number and age of entries, evidence for a match, and the bound on the share of wrong answers."""
 
     cache_fresh_s: Count = 3_600
     cache_stale_max_s: Count = 4_200

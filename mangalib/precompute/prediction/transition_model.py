@@ -16,6 +16,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ import pandas as pd
 
 from mangalib.errors import DataError
 from mangalib.precompute.prediction.session_log import INTENTS_MAX, Events, SessionLog, positions_in_session
+from mangalib.resilience import refresh_periodically
 from mangalib.storage import write_atomically
 
 log = logging.getLogger(__name__)
@@ -328,6 +330,4 @@ class LiveModel:
 
     async def follow(self, every_s: float) -> None:
         """Refresh in the background; runs until cancelled."""
-        while True:
-            await asyncio.sleep(every_s)
-            await asyncio.to_thread(self.refresh)
+        await refresh_periodically("reading the transition model", every_s, partial(asyncio.to_thread, self.refresh))

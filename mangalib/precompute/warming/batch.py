@@ -7,13 +7,11 @@ answer once.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from mangalib.domain import ROUTES, Manga, Release
 from mangalib.nlu import MeaningReader, Topics
@@ -33,10 +31,8 @@ from mangalib.precompute.shared_answers import SharedAnswers, answer_key, drop_a
 from mangalib.precompute.token_budget import TokenBudget
 from mangalib.precompute.warming.demand import Demand
 from mangalib.precompute.warming.plans import Program
-from mangalib.resilience import end_if_cancelled
+from mangalib.resilience import refresh_periodically
 from mangalib.settings import PrecomputeSettings
-
-log = logging.getLogger(__name__)
 
 _LOCK = "lock:batch"
 _REQUESTS = "warming:wanted"
@@ -88,15 +84,12 @@ class WarmingBatch:
 
     async def repeat(self) -> None:
         """Look for work every ``trending_every_s`` until cancelled."""
-        while True:
-            end_if_cancelled()
-            await asyncio.sleep(self._settings.trending_every_s)
-            try:
-                if self._release().optimisations.trending_answers and await self._acquire_lock():
-                    await self._queue_trending_and_expiring()
-                    await self._queue_requested()
-            except (RedisError, OSError, TimeoutError) as error:
-                log.warning("warming skipped: Redis: %s", type(error).__name__)
+        await refresh_periodically("warming", self._settings.trending_every_s, self._look_for_work)
+
+    async def _look_for_work(self) -> None:
+        if self._release().optimisations.trending_answers and await self._acquire_lock():
+            await self._queue_trending_and_expiring()
+            await self._queue_requested()
 
     async def _queue_trending_and_expiring(self) -> None:
         """Queue trending answers that are missing, and those in demand that expire soon."""

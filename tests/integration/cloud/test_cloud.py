@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from mangalib.domain.intents import ROUTES, Intent
 from mangalib.jobs import Schedule, read_schedule
 from mangalib.serving.answer_record import StreamMetrics, StreamState
 from mangalib.serving.telemetry import publish_answer, publish_job
-from mangalib.settings import load_settings
+from mangalib.settings import environment, load_settings
 
 # Moto warns of resources that it does not support.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS.*Alarm")
@@ -197,7 +196,7 @@ Published = dict[tuple[str, str, frozenset[tuple[str, str]]], list[float]]
 
 def records(capsys: pytest.CaptureFixture[str]) -> Published:
     """The metrics that CloudWatch reads from the printed records: a series for each metric and set of dimensions."""
-    found: Published = {}
+    published: Published = {}
     for line in capsys.readouterr().out.splitlines():
         record = json.loads(line)
         for directive in record["_aws"]["CloudWatchMetrics"]:
@@ -205,9 +204,9 @@ def records(capsys: pytest.CaptureFixture[str]) -> Published:
                 dimensions = frozenset((name, record[name]) for name in names)
                 for metric in directive["Metrics"]:
                     value = record[metric["Name"]]
-                    series = found.setdefault((directive["Namespace"], metric["Name"], dimensions), [])
+                    series = published.setdefault((directive["Namespace"], metric["Name"], dimensions), [])
                     series += value if isinstance(value, list) else [value]
-    return found
+    return published
 
 
 def answers(count: int, *, intent: Intent, first_ms: float, total_ms: float = 900, failed: int = 0) -> None:
@@ -340,15 +339,20 @@ def test_grafana_reads_only_published_metrics(capsys: pytest.CaptureFixture[str]
 
 
 def cloud_check(aws: str, **more: str) -> tuple[int, list[dict[str, Any]], str]:
-    environment = {**os.environ, "MANGA_AWS_URL": aws, "MANGA_REGION": REGION, **more}
     command = [sys.executable, "-m", "mangalib.cli", "cloud", "check", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment({"aws_url": aws, "region": REGION}, **more),
+    )
     return done.returncode, json.loads(done.stdout), done.stdout
 
 
 def test_cloud_check_lists_what_is_missing_and_shows_no_secret(aws: str, stack_name: str, alarms: object) -> None:
-    code, found, _ = cloud_check(aws, MANGA_JOBS_TABLE="not-there")
-    missing = {finding["what"]: finding["said"] for finding in found if not finding["ok"]}
+    code, findings, _ = cloud_check(aws, MANGA_JOBS_TABLE="not-there")
+    missing = {finding["what"]: finding["said"] for finding in findings if not finding["ok"]}
     assert code == 1
     assert "deploy deploy/aws/stack.yaml" in missing["table not-there"]
     assert "MANGA_TARGET" in missing
@@ -368,10 +372,12 @@ def test_cloud_check_lists_what_is_missing_and_shows_no_secret(aws: str, stack_n
         "MANGA_SNS_TOPIC_ARN": topic,
         "MANGA_TOKEN": "secret-token",
     }
-    _, found, shown = cloud_check(aws, **right)
-    assert [finding["what"] for finding in found if not finding["ok"] and not finding["what"].startswith("model")] == []
-    assert "hunter2" not in shown
-    assert "secret-token" not in shown
+    _, findings, output = cloud_check(aws, **right)
+    assert [
+        finding["what"] for finding in findings if not finding["ok"] and not finding["what"].startswith("model")
+    ] == []
+    assert "hunter2" not in output
+    assert "secret-token" not in output
 
 
 IMAGES: dict[str, dict[str, Any]] = {

@@ -19,6 +19,7 @@ from mangalib.domain.releases import OPTIMISATIONS, Optimisations, Pointer, Rele
 from mangalib.errors import ReleaseError
 from mangalib.local.stack import Stack
 from mangalib.protocol.frames import Chunk, Status
+from mangalib.resilience import try_refresh
 
 WITHIN_S = 10.0
 
@@ -75,7 +76,7 @@ def test_rollback_goes_to_the_last_good_one(store: ReleaseStore) -> None:
         store.activate(store.create(Release(note=note)).number, note)
     assert store.rollback("bad")[1].note == "two"
     assert store.rollback("bad too")[1].note == "one", "three was taken back, so it is no good one"
-    with pytest.raises(ReleaseError, match="release 1 is the first"):
+    with pytest.raises(ReleaseError, match="release 1 cannot be rolled back: no earlier release is good"):
         store.rollback("and this")
     assert store.pointer().bad == [2, 3]
     store.activate(3, "mended")
@@ -111,8 +112,8 @@ def test_of_many_made_at_once_each_has_its_number(store: ReleaseStore) -> None:
 @pytest.mark.parametrize(
     ("act", "says"),
     [
-        (lambda s: s.get(7), "no release 7; there are: none"),
-        (lambda s: s.activate(7, ""), "no release 7"),
+        (lambda s: s.get(7), "release 7 does not exist; expected one of: none"),
+        (lambda s: s.activate(7, ""), "release 7 does not exist"),
         (
             lambda s: Release().changed("", {}, {}, None, off=["speed"]),
             "optimisation 'speed'; expected one of warm_pool",
@@ -120,7 +121,7 @@ def test_of_many_made_at_once_each_has_its_number(store: ReleaseStore) -> None:
         (lambda s: Release().changed("", {"nonsense": "m"}, {}, None), "intent 'nonsense'"),
         (lambda s: Release().changed("", {}, {"nonsense": 1}, None), "intent 'nonsense'"),
         (lambda s: Release().changed("", {}, {}, 0), "chunk_batch_size 0"),
-        (lambda s: s.rollback(""), "there is no good one before it"),
+        (lambda s: s.rollback(""), "no earlier release is good"),
     ],
 )
 def test_what_cannot_be_is_named(store: ReleaseStore, act: Callable[[ReleaseStore], Any], says: str) -> None:
@@ -136,7 +137,7 @@ async def test_a_table_that_fails_leaves_the_last_release_in_force(store: Releas
     follower._store = ReleaseStore(
         DocumentTable(dynamodb_of(stack), "no-such-table", key="release", error=ReleaseError)
     )
-    await follower.refresh()
+    assert not await try_refresh("reading the active release", follower.refresh)
     assert follower.current.chunk_batch_size == 7
 
 

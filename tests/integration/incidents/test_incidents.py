@@ -186,7 +186,7 @@ def test_the_release_under_which_it_got_worse_is_taken_back(tables: tuple[Incide
     assert releases.pointer().active == 2
     guilty = incident_of(now, now + timedelta(minutes=1))
     assert actions.roll_back(guilty, releases, slack) == "release 2 taken back, release 1 is active again"
-    with pytest.raises(ActionError, match="release 1 is the first"):
+    with pytest.raises(ActionError, match="release 1 cannot be rolled back"):
         actions.roll_back(incident_of(now, datetime.now(UTC) + timedelta(minutes=1)), releases, slack)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +87,32 @@ def test_a_missing_or_broken_file_names_the_path_and_the_command(damage: object,
 def _with_fewer_weights(path: Path) -> None:
     model = ClassifierModel.load(path)
     dataclasses.replace(model, weights=model.weights[:, 1:]).save(path)
+
+
+def held_out_questions() -> list[tuple[Intent, str]]:
+    rng = random.Random(3)
+    questions = []
+    for phrasing in PHRASINGS:
+        if phrasing.split == "held_out":
+            one, other = rng.sample(CATALOGUE.items, 2)
+            slots = {"title": one.title, "title_ja": one.title_ja, "title2": other.title, "title2_ja": other.title_ja}
+            text = phrasing.template.format(**slots, genre="horror", author=one.author.split(",")[0], order="MA-10023")
+            questions.append((phrasing.intent, text))
+    return questions
+
+
+def test_held_out_phrasings_get_their_intent() -> None:
+    """The second notebook shows the confusion matrix; these are its lower limits."""
+    classifier = IntentClassifier.from_data(SETTINGS)
+    questions = held_out_questions()
+    confusion = Counter(
+        (intent, classifier.classify(CATALOGUE.mark_titles(text).masked)[0]) for intent, text in questions
+    )
+    right = sum(count for (intent, found), count in confusion.items() if intent is found)
+    wrong = sum(count for (intent, found), count in confusion.items() if found not in {intent, Intent.DEFAULT})
+    assert right / len(questions) >= 0.85
+    assert wrong / len(questions) <= 0.12, "uncertain is better than wrong"
+
+
+def test_noise_is_an_uncertain_question() -> None:
+    assert IntentClassifier.from_data(SETTINGS).classify("qwx zzkv 9")[0] is Intent.DEFAULT
