@@ -329,5 +329,5 @@ class LiveModel:
             log.warning("transition model not reloaded; keeping the last good one: %s", error)
 
     async def follow(self, every_s: float) -> None:
-        """Refresh in the background; runs until cancelled."""
+        """Refresh every ``every_s`` seconds until cancelled."""
         await refresh_periodically("reading the transition model", every_s, partial(asyncio.to_thread, self.refresh))
