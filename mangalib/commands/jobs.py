@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from tqdm.auto import tqdm
 
 from mangalib.commands.running import sigterm_as_interrupt
 from mangalib.errors import ScheduleError
@@ -88,6 +87,8 @@ def run_command(
 def _run_all(
     jobs: Sequence[Job], runs: Runs, settings: JobSettings, on_cluster: bool, scheduler: str | None, *, progress: bool
 ) -> Iterator[Run]:
+    from tqdm.auto import tqdm
+
     from mangalib.jobs import run_grid, run_job
 
     if on_cluster:
