@@ -1,4 +1,4 @@
-"""Notebooks run headless: by hand, on a schedule, over a grid; what ran and what it found."""
+"""Notebooks executed headless, by command, on a schedule or over a parameter grid; and the records of their runs."""
 
 import lazy_loader
 

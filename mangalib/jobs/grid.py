@@ -1,7 +1,7 @@
 """A notebook run once for each point of a parameter grid, on a cluster.
 
 The name of each point's run is chosen in advance. If a worker dies, its point goes to another worker, which looks for a run of
-that name first: a finished one is not repeated, and one that was cut off is run again under the same name.
+that name first: a finished one is not repeated, and one that was interrupted is run again under the same name.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def report_html(notebook: str) -> str:
-    """The page of a notebook, given as JSON."""
+    """The page of a notebook; ``notebook`` is its JSON."""
     contents = nbformat.reads(notebook, as_version=4)
     for cell in contents.cells:
         for output in cell.get("outputs", []):

@@ -28,7 +28,7 @@ def write_page(runs: Runs) -> None:
 
 
 def index_html(runs: list[RunSummary], now: datetime) -> str:
-    """The page of these runs, given the newest first."""
+    """The page of these runs; ``runs`` are the newest first."""
     latest: dict[str, RunSummary] = {}
     for run in runs:
         latest.setdefault(run.notebook, run)

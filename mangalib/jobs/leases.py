@@ -1,6 +1,6 @@
 """Leases: at most one run of a job at a time, even when a machine dies in the middle of one.
 
-A lease carries the job's schedule cursor, the due time that was started last, so that whoever takes the job next, on any
+A lease carries the job's schedule cursor, the due time that was started last, so that the next owner of the lease, on any
 machine, knows what has been done. On one machine a lease is a locked file, which the operating system unlocks however the
 process ends. Several machines share leases in Redis or DynamoDB; these expire unless they are renewed.
 """

@@ -43,7 +43,7 @@ def job_of(
         digest = hashlib.sha256(json.dumps(dict(parameters), sort_keys=True).encode()).hexdigest()[:8]
         name = f"{notebook.stem}-{digest}"
     if not _NAME.fullmatch(name):
-        raise NotebookError(f"job {name!r}: expected up to 100 letters, digits, dots, dashes and underscores")
+        raise NotebookError(f"job {name!r}: expected up to 100 alphanumeric characters, dots, dashes and underscores")
     return Job(notebook, parameters, name, timeout_s, html)
 
 

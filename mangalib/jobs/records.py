@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 RUNNING, OK, FAILED = "running", "ok", "failed"
-KILLED = "killed: its process is gone"
+KILLED = "killed: its process died before it could record the result"
 _HEADLINE_CHARS = 160
 
 

@@ -1,7 +1,7 @@
 """Where runs are kept: `<notebook>/<UTC date>/<UTC time>-<id>.ipynb`, and beside it the record with the same name and `.json`.
 
 The records are the truth; ``runs.json`` caches their summaries. A record exists from a run's first moment, so that a run that
-is killed is found later: its record says running, and its lease is free.
+is killed can be detected later: its record says running, and its lease is free.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Runs:
         return Run(name, record)
 
     def finish(self, run: Run, *, error: str | None, results: dict[str, Any], html: bool = False) -> Run:
-        """Record how a run ended; in the temporary folder when its own place cannot be written to."""
+        """Record how a run ended; in the temporary folder if the storage cannot be written to."""
         record = msgspec.structs.replace(
             run.record,
             finished_at=datetime.now(UTC).isoformat(),

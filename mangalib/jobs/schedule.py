@@ -118,7 +118,7 @@ def read_schedule(path: Path, settings: ScheduleSettings) -> Schedule:
     try:
         schedule = Schedule(_Document.model_validate(content).jobs, path, settings)
     except ValidationError as error:
-        raise ScheduleError("\n".join(f"{path}{_described(found, content)}" for found in error.errors())) from None
+        raise ScheduleError("\n".join(f"{path}{_described(mistake, content)}" for mistake in error.errors())) from None
     counts = Counter(entry.name for entry in schedule.entries)
     wrong = [f"{path}, job {name!r}: name: is used {count} times" for name, count in counts.items() if count > 1]
     for entry in schedule.entries:
@@ -131,15 +131,15 @@ def read_schedule(path: Path, settings: ScheduleSettings) -> Schedule:
     return schedule
 
 
-def _described(found: Any, content: Any) -> str:
+def _described(mistake: Any, content: Any) -> str:
     """One of pydantic's errors: the job, the field, the value and what was expected."""
-    if len(found["loc"]) < 2:
+    if len(mistake["loc"]) < 2:
         return ": expected one key, jobs, with a list of jobs"
-    _, number, *field = found["loc"]
+    _, number, *field = mistake["loc"]
     job = content["jobs"][number]
     name = job.get("name") if isinstance(job, dict) else None
     where = f", job {name!r}" if isinstance(name, str) else f", job {number + 1}"
-    value = "" if found["type"] == "missing" else f"={found['input']!r}"
+    value = "" if mistake["type"] == "missing" else f"={mistake['input']!r}"
     known = f"unknown field; expected one of {', '.join(Entry.model_fields)}"
-    expected = {"extra_forbidden": known, "missing": "is missing"}.get(found["type"], found["msg"])
+    expected = {"extra_forbidden": known, "missing": "is missing"}.get(mistake["type"], mistake["msg"])
     return f"{where}: {'.'.join(map(str, field)) or 'job'}{value}: {expected.removeprefix('Value error, ')}"

@@ -23,7 +23,7 @@ from mangalib.jobs import job_of, open_runs, read_schedule, run_job
 from mangalib.local.stack import Stack
 from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.settings import Settings, load_settings
-from tests.integration.jobs.conftest import RECORD, write_notebook
+from tests.small_notebooks import RECORD, write_notebook
 
 PROJECT = Path(__file__).resolve().parents[2]
 LOOPBACK = {"127.0.0.1", "::1"}

@@ -196,7 +196,7 @@ Published = dict[tuple[str, str, frozenset[tuple[str, str]]], list[float]]
 
 def records(capsys: pytest.CaptureFixture[str]) -> Published:
     """The metrics that CloudWatch reads from the printed records: a series for each metric and set of dimensions."""
-    found: Published = {}
+    published: Published = {}
     for line in capsys.readouterr().out.splitlines():
         record = json.loads(line)
         for directive in record["_aws"]["CloudWatchMetrics"]:
@@ -204,9 +204,9 @@ def records(capsys: pytest.CaptureFixture[str]) -> Published:
                 dimensions = frozenset((name, record[name]) for name in names)
                 for metric in directive["Metrics"]:
                     value = record[metric["Name"]]
-                    series = found.setdefault((directive["Namespace"], metric["Name"], dimensions), [])
+                    series = published.setdefault((directive["Namespace"], metric["Name"], dimensions), [])
                     series += value if isinstance(value, list) else [value]
-    return found
+    return published
 
 
 def answers(count: int, *, intent: Intent, first_ms: float, total_ms: float = 900, failed: int = 0) -> None:
@@ -351,8 +351,8 @@ def cloud_check(aws: str, **more: str) -> tuple[int, list[dict[str, Any]], str]:
 
 
 def test_cloud_check_lists_what_is_missing_and_shows_no_secret(aws: str, stack_name: str, alarms: object) -> None:
-    code, found, _ = cloud_check(aws, MANGA_JOBS_TABLE="not-there")
-    missing = {finding["what"]: finding["said"] for finding in found if not finding["ok"]}
+    code, findings, _ = cloud_check(aws, MANGA_JOBS_TABLE="not-there")
+    missing = {finding["what"]: finding["said"] for finding in findings if not finding["ok"]}
     assert code == 1
     assert "deploy deploy/aws/stack.yaml" in missing["table not-there"]
     assert "MANGA_TARGET" in missing
@@ -372,10 +372,12 @@ def test_cloud_check_lists_what_is_missing_and_shows_no_secret(aws: str, stack_n
         "MANGA_SNS_TOPIC_ARN": topic,
         "MANGA_TOKEN": "secret-token",
     }
-    _, found, shown = cloud_check(aws, **right)
-    assert [finding["what"] for finding in found if not finding["ok"] and not finding["what"].startswith("model")] == []
-    assert "hunter2" not in shown
-    assert "secret-token" not in shown
+    _, findings, output = cloud_check(aws, **right)
+    assert [
+        finding["what"] for finding in findings if not finding["ok"] and not finding["what"].startswith("model")
+    ] == []
+    assert "hunter2" not in output
+    assert "secret-token" not in output
 
 
 IMAGES: dict[str, dict[str, Any]] = {

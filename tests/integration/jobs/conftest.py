@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from distributed import Client, LocalCluster
 
@@ -15,18 +14,7 @@ from mangalib.cluster import ON_LOOPBACK
 from mangalib.jobs.parameters import Job, job_of
 from mangalib.jobs.runs import Runs, open_runs
 from mangalib.settings import Settings, load_settings
-
-KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-
-
-def write_notebook(path: Path, *cells: str, parameters: str = "number = 1") -> Path:
-    code = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
-    code += [nbformat.v4.new_code_cell(cell) for cell in cells]
-    nbformat.write(nbformat.v4.new_notebook(cells=code, metadata=KERNEL), path)
-    return path
-
-
-RECORD = "from mangalib.jobs.results import record\nrecord(headline=f'number {number}', number=number)"
+from tests.small_notebooks import RECORD, write_notebook
 
 
 class SimulatedClock:
@@ -59,11 +47,11 @@ def runs(tmp_path: Path, settings: Settings) -> Runs:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Callable[..., Job]:
-    def made(*cells: str, timeout_s: float = 60, parameters: str = "number = 1", **values: Any) -> Job:
-        source = write_notebook(tmp_path / f"made{abs(hash(cells)) % 10_000}.ipynb", *cells, parameters=parameters)
+    def make(*cells: str, timeout_s: float = 60, parameters: str = "number = 1", **values: Any) -> Job:
+        source = write_notebook(tmp_path / f"job{abs(hash(cells)) % 10_000}.ipynb", *cells, parameters=parameters)
         return job_of(source, values, timeout_s=timeout_s)
 
-    return made
+    return make
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from mangalib.precompute.prediction.distributed import learn_partitioned
 from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.precompute.prediction.transition_model import TransitionModel, learn
 from mangalib.settings import Settings
-from tests.integration.jobs.conftest import RECORD, write_notebook
-from tests.integration.jobs.test_jobs import wait_until
+from tests.integration.jobs.test_execute import wait_until
+from tests.small_notebooks import RECORD, write_notebook
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 
@@ -122,8 +122,8 @@ def model_of(path: Path, settings: Settings) -> TransitionModel:
 def test_transition_counts_of_a_partitioned_log_equal_those_of_the_whole_log(
     two_workers: Client, tmp_path: Path, settings: Settings
 ) -> None:
-    whole = settings.data_dir / "example_sessions.csv"
-    table = pd.read_csv(whole)
+    path = settings.data_dir / "example_sessions.csv"
+    table = pd.read_csv(path)
     parts = tmp_path / "parts"
     parts.mkdir()
     # Sorted by time, so that parts begin and end in the middle of sessions.
@@ -131,11 +131,11 @@ def test_transition_counts_of_a_partitioned_log_equal_those_of_the_whole_log(
     for number, positions in enumerate(np.array_split(np.arange(len(table)), 12)):
         table.iloc[positions].to_csv(parts / f"part-{number:02d}.csv", index=False)
     os.kill(next(iter(pids(two_workers).values())), signal.SIGKILL)
-    learned = learn_partitioned(two_workers, str(parts), settings, progress=False)
-    expected = model_of(whole, settings)
-    assert learned.transitions == expected.transitions
-    assert set(learned.intents) == set(expected.intents)
+    model = learn_partitioned(two_workers, str(parts), settings, progress=False)
+    expected = model_of(path, settings)
+    assert model.transitions == expected.transitions
+    assert set(model.intents) == set(expected.intents)
     for history in (["product_inquiry"], ["recommendation", "product_inquiry"], ["order_status"]):
-        one, other = learned.next_intents(history), expected.next_intents(history)
+        one, other = model.next_intents(history), expected.next_intents(history)
         assert one.keys() == other.keys()
         assert all(abs(one[name] - other[name]) < 1e-6 for name in one)

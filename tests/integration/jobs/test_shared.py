@@ -33,7 +33,8 @@ from mangalib.precompute.prediction.distributed import learn_partitioned
 from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.precompute.prediction.transition_model import learn
 from mangalib.settings import Settings
-from tests.integration.jobs.conftest import SimulatedClock, write_notebook
+from tests.integration.jobs.conftest import SimulatedClock
+from tests.small_notebooks import write_notebook
 
 LEASE_S = 1.0
 
@@ -127,9 +128,9 @@ def test_transition_counts_of_a_partitioned_log_on_s3(
     for number in range(4):
         part = [lines[0], *lines[1 + number :: 4]]
         s3.put_object(Bucket="manga-logs", Key=f"2026/part-{number}.csv", Body="\n".join(part).encode())
-    learned = learn_partitioned(two_workers, "s3://manga-logs/2026", cloud, progress=False)
-    whole = SessionLog(cloud.data_dir / "example_sessions.csv", cloud.session_events_max)
-    assert learned.transitions == learn(whole, order=cloud.transition_order, half_life_days=60).transitions
+    model = learn_partitioned(two_workers, "s3://manga-logs/2026", cloud, progress=False)
+    log = SessionLog(cloud.data_dir / "example_sessions.csv", cloud.session_events_max)
+    assert model.transitions == learn(log, order=cloud.transition_order, half_life_days=60).transitions
 
 
 def test_a_failing_job_is_one_incident_and_is_resolved_when_it_succeeds(
@@ -168,11 +169,11 @@ def test_load_is_distributed_and_a_killed_worker_loses_only_questions_it_had_not
     settings = stack.settings
     workload = make_workload(settings, per_intent=4, seed=1, production=None, rate_per_s=8)
     address, token = stack.addresses["websocket_url"], stack.addresses["token"]
-    whole, clocks = run_distributed(two_workers, workload, address, token, settings, progress=False)
+    complete, clocks = run_distributed(two_workers, workload, address, token, settings, progress=False)
     assert len(clocks) == 2
     assert all(clock.within_s < 1 for clock in clocks.values())
-    samples = whole.samples()
-    assert len(samples) == whole.planned
+    samples = complete.samples()
+    assert len(samples) == complete.planned
     assert samples["run_id"].nunique() == 1
     assert not samples[["intent", "sequence"]].duplicated().any()
     assert samples["at"].is_monotonic_increasing

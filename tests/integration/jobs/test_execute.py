@@ -23,10 +23,10 @@ from mangalib.jobs.parameters import Job, job_of
 from mangalib.jobs.records import KILLED
 from mangalib.jobs.runs import Runs, open_runs
 from mangalib.settings import Settings
-from tests.integration.jobs.conftest import RECORD, write_notebook
+from tests.small_notebooks import RECORD, write_notebook
 
 MakeJob = Callable[..., Job]
-SAYS = "print('this cell ran')"
+PRINTS = "print('this cell ran')"
 STUCK = "import time\nwhile True: time.sleep(0.1)"
 
 
@@ -47,24 +47,8 @@ def test_a_run_leaves_notebook_record_report_and_index_entry(tiny: Path, runs: R
     assert nbformat.reads(text_of(runs, done.name), as_version=4)
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"numbr": 3}, "no parameter 'numbr'; it has: number=1"),
-        ({"number": "3"}, "number='3' of tiny: expected int"),
-        ({"number": True}, "expected int"),
-    ],
-)
-def test_wrong_parameters_are_an_error_before_anything_starts(
-    parameters: dict[str, object], message: str, tiny: Path, runs: Runs
-) -> None:
-    with pytest.raises(NotebookError, match=message):
-        job_of(tiny, parameters, timeout_s=60)
-    assert runs.index() == []
-
-
 def test_a_failed_cell_keeps_the_output_of_the_cells_before_it(job: MakeJob, runs: Runs, settings: Settings) -> None:
-    done = run_job(job(SAYS, RECORD, "1 / 0"), runs, settings)
+    done = run_job(job(PRINTS, RECORD, "1 / 0"), runs, settings)
     assert not done.ok
     assert done.record.error is not None
     assert "ZeroDivisionError: division by zero" in done.record.error
@@ -73,7 +57,7 @@ def test_a_failed_cell_keeps_the_output_of_the_cells_before_it(job: MakeJob, run
 
 
 def test_a_cell_that_does_not_finish_times_out(job: MakeJob, runs: Runs, settings: Settings) -> None:
-    done = run_job(job(SAYS, STUCK, timeout_s=12), runs, settings)
+    done = run_job(job(PRINTS, STUCK, timeout_s=12), runs, settings)
     assert done.record.error == "timed out: a cell was still running after the 12 s that the notebook may take"
     assert "this cell ran" in text_of(runs, done.name)
 
@@ -85,7 +69,7 @@ def test_the_time_out_is_for_the_whole_notebook(job: MakeJob, runs: Runs, settin
 
 
 def test_a_dead_kernel_is_in_the_record(job: MakeJob, runs: Runs, settings: Settings) -> None:
-    done = run_job(job(SAYS, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), runs, settings)
+    done = run_job(job(PRINTS, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), runs, settings)
     assert done.record.error == "the kernel died (out of memory, or ended by a cell)"
     assert "this cell ran" in text_of(runs, done.name)
 
@@ -124,9 +108,9 @@ def small_files(max_bytes: int) -> Iterator[None]:
 
 
 def test_a_full_disk_is_in_the_record(job: MakeJob, runs: Runs, settings: Settings) -> None:
-    wordy = job(SAYS, "print('x' * 100_000)", "print('after')")
+    verbose = job(PRINTS, "print('x' * 100_000)", "print('after')")
     with small_files(50_000):
-        done = run_job(wordy, runs, settings)
+        done = run_job(verbose, runs, settings)
     assert done.record.status == "failed"
     assert "File too large" in str(done.record.error)
     assert runs.read_record(done.name).status == "failed"
@@ -163,7 +147,7 @@ def test_two_runs_of_one_job_exclude_each_other(tiny: Path, runs: Runs, settings
     assert run_job(known, runs, settings).ok
 
 
-def started(source: Path, folder: Path) -> subprocess.Popen[str]:
+def start_command(source: Path, folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "mangalib.cli", "run", str(source), "--output-dir", str(folder)]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -179,14 +163,14 @@ def wait_until(holds: Callable[[], object], within_s: float = 60) -> None:
 def test_a_killed_run_is_reaped_by_the_next_command(
     moment: str, tmp_path: Path, runs: Runs, settings: Settings
 ) -> None:
-    source = write_notebook(tmp_path / "long.ipynb", SAYS, RECORD, STUCK)
+    source = write_notebook(tmp_path / "long.ipynb", PRINTS, RECORD, STUCK)
     folder = tmp_path / "runs"
-    process = started(source, folder)
+    process = start_command(source, folder)
     kernels: list[psutil.Process] = []
 
     def cells_run() -> int:
-        found = list(folder.glob("long/*/*.ipynb"))
-        return found[0].read_text(encoding="utf-8").count('"status": "completed"') if found else 0
+        saved = list(folder.glob("long/*/*.ipynb"))
+        return saved[0].read_text(encoding="utf-8").count('"status": "completed"') if saved else 0
 
     if moment == "the record is there":
         wait_until(lambda: list(folder.glob("long/*/*.json")))
@@ -219,8 +203,8 @@ def test_a_killed_run_is_reaped_by_the_next_command(
 
 
 def test_an_interrupted_run_is_recorded_and_leaves_no_kernel(tmp_path: Path, runs: Runs) -> None:
-    source = write_notebook(tmp_path / "long.ipynb", SAYS, STUCK)
-    process = started(source, tmp_path / "runs")
+    source = write_notebook(tmp_path / "long.ipynb", PRINTS, STUCK)
+    process = start_command(source, tmp_path / "runs")
     wait_until(lambda: [f for f in (tmp_path / "runs").glob("long/*/*.ipynb") if "this cell ran" in f.read_text()])
     kernels = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGTERM)
