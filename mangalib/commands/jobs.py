@@ -16,7 +16,7 @@ from mangalib.errors import ScheduleError
 from mangalib.settings import JobSettings, load_settings
 
 if TYPE_CHECKING:
-    from mangalib.jobs import Job, Run, Runs, RunSummary, Schedule
+    from mangalib.jobs import Entry, Job, Run, Runs, RunSummary, Schedule, Scheduler
 
 _LISTED_DUE = 3
 _output_dir = click.option(
@@ -134,29 +134,34 @@ def schedule_command(
         return
     log_as_json()
     runs = open_runs(output_dir or settings.runs_url, settings)
-    failed = []
+    ok = True
 
     def report(run: Run) -> None:
-        failed.extend([] if run.ok else [run.name])
+        nonlocal ok
+        ok = ok and run.ok
         if metrics:
             duration_s = run.record.duration_s or 0.0
             publish_job(settings.jobs_metrics_namespace, job=run.record.job, ok=run.ok, duration_s=duration_s)
         click.echo(json.dumps(_as_json(runs, run), ensure_ascii=False)) if as_json else _print_run(runs, run)
 
+    scheduler = Scheduler(schedule, runs, settings, clock=WallClock(), on_finished=report)
     with sigterm_as_interrupt():
-        scheduler = Scheduler(schedule, runs, settings, clock=WallClock(), on_finished=report)
         try:
             if once:
-                scheduler.reap_orphans()
-                if not scheduler.run_due(also_new=True, only=only) and not as_json:
-                    click.echo("nothing is due")
+                _run_once(scheduler, only, as_json)
             else:
                 scheduler.run_forever()
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             return
-    if failed or scheduler.failed_to_start:
+    if not ok or scheduler.failed_to_start:
         sys.exit(1)
+
+
+def _run_once(scheduler: Scheduler, only: Entry | None, as_json: bool) -> None:
+    scheduler.reap_orphans()
+    if not scheduler.run_due(also_new=True, only=only) and not as_json:
+        click.echo("nothing is due")
 
 
 @click.command("runs")

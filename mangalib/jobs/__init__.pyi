@@ -1,4 +1,3 @@
-from .clock import Clock as Clock
 from .clock import WallClock as WallClock
 from .execute import run_job as run_job
 from .grid import grid_points as grid_points
@@ -19,6 +18,7 @@ from .records import RunSummary as RunSummary
 from .results import record as record
 from .runs import Runs as Runs
 from .runs import open_runs as open_runs
+from .schedule import Entry as Entry
 from .schedule import Schedule as Schedule
 from .schedule import read_schedule as read_schedule
 from .scheduler import Scheduler as Scheduler

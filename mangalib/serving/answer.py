@@ -8,29 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from contextlib import aclosing
-from functools import partial
 
 from botocore.exceptions import BotoCoreError, ClientError
-from redis.exceptions import RedisError
 
-from mangalib.aws import Turn, continuing, hedged_stream
-from mangalib.domain import Intent, Manga
-from mangalib.errors import BedrockError, DependencyDownError, MangaError, TransportError
-from mangalib.nlu import ParsedQuestion
-from mangalib.serving.answer_protocol import AnswerProtocol, Continue, Invoke, Retry
-from mangalib.serving.fan_out import Branch, LookupResult, fan_out
+from mangalib.aws import Turn
+from mangalib.errors import MangaError
+from mangalib.serving.answer_protocol import AnswerProtocol
 from mangalib.serving.outbox import Outbox
-from mangalib.serving.precomputed import CompletedAnswer, PrecomputedAnswer, QueryContext
-from mangalib.serving.prompts import assemble
-from mangalib.serving.retrieval import Customer, Reads
+from mangalib.serving.precomputed import CompletedAnswer
 from mangalib.serving.services import Services
 from mangalib.serving.telemetry import publish_answer
+from mangalib.serving.text_source import TextSource
 
 log = logging.getLogger(__name__)
-
-RETRY_BACKOFF_S = 0.1
 
 
 class Answer:
@@ -40,13 +30,10 @@ class Answer:
         self.request_id = protocol.request_id
         self._services = services
         self._settings = services.settings
-        self._release = services.releases.current
         self._protocol = protocol
         self._customer = customer
         self._outbox = Outbox(services, protocol, customer=customer, connection_id=connection_id)
-        self._context: QueryContext | None = None
-        self._found_titles: dict[str, Manga] = {}
-        self._announced = False
+        self._source = TextSource(services, protocol, self._outbox, customer)
         self._generating = False
         self._tasks: asyncio.TaskGroup | None = None
         self._generator: asyncio.Task[None] | None = None
@@ -106,7 +93,7 @@ class Answer:
             if protocol.stopped:
                 raise asyncio.CancelledError
             async with asyncio.timeout(self._settings.stream_timeout_s):
-                await self._text()
+                await self._source.run()
             await self._complete()
         except asyncio.CancelledError:
             protocol.cancelled(now_ms())
@@ -127,136 +114,11 @@ class Answer:
         log.warning("answer ended with %s: %s", code, reason, extra={"request_id": self.request_id})
         self._protocol.failed(code, reason, self._outbox.now_ms(), retry_after_ms)
 
-    # The text
-
-    async def _text(self) -> None:
-        """Precomputed where there is such an answer, else from the model."""
-        protocol = self._protocol
-        question = self._services.parser.parse(protocol.query.text, protocol.query.intent)
-        protocol.classified(question, self._outbox.now_ms())
-        self._outbox.wake()
-        if protocol.plan is None:
-            found = await self._find(question)
-            if found is not None and await self._serve(found):
-                return
-            await self._look_up(question)
-        await self._invoke()
-
-    async def _find(self, question: ParsedQuestion) -> PrecomputedAnswer | None:
-        """An answer that exists already, or is being generated; none where that is not known within the cache's budget."""
-        protocol, services = self._protocol, self._services
-        self._context = QueryContext(self._customer, protocol.session_id, question, self._release)
-        found, failed = None, False
-        try:
-            with services.breakers.redis.watch():
-                async with asyncio.timeout(self._settings.cache_budget_ms / 1000):
-                    found = await services.precomputed.find(self._context)
-        except (TimeoutError, DependencyDownError) as error:
-            failed = True
-            log.warning("cache: %s", error or "not within its budget", extra={"request_id": self.request_id})
-        protocol.reached("cache", self._outbox.now_ms(), failed=failed)
-        return found
-
-    async def _serve(self, found: PrecomputedAnswer) -> bool:
-        """Pass a precomputed answer on; false when it fails on the way, so that the model is asked after all."""
-        try:
-            async with aclosing(found.pieces()) as pieces:
-                async for piece in pieces:
-                    self._protocol.found(piece, self._outbox.now_ms())
-                    self._text_came()
-        except (MangaError, RedisError, OSError) as error:
-            log.warning("precomputed answer: %s; asking the model", error, extra={"request_id": self.request_id})
-            return False
-        self._protocol.served(found.source, found.intent, found.model_id, *found.tokens())
-        self._found_titles = found.titles
-        return True
-
-    async def _look_up(self, question: ParsedQuestion) -> None:
-        """What the model must know: similar titles, the customer and the conversation, the prompt."""
-        protocol, services, outbox = self._protocol, self._services, self._outbox
-        protocol.looking_up()
-        outbox.wake()
-        results = await fan_out(self._branches(question), parallel=self._release.optimisations.parallel_fan_out)
-        for name, result in results.items():
-            protocol.reached(name, outbox.at_ms(result.ended_s), failed=result.error is not None)
-            if result.error is not None:
-                log.warning("without %s: %s", name, result.error, extra={"request_id": self.request_id})
-        protocol.looked_up(outbox.now_ms())
-        outbox.wake()
-        customer = results.get("customer", LookupResult()).value or Customer()
-        titles = results.get("knn", LookupResult()).value or []
-        if services.query_log is not None:
-            services.query_log.offer(question.intent, question.text, customer.name)
-        request = assemble(
-            await self._prompt(question.intent),
-            question.text,
-            route=protocol.route,
-            titles=titles,
-            customer=customer,
-            max_tokens=self._settings.max_answer_tokens,
-        )
-        protocol.retrieved(request, titles, outbox.now_ms(), had_history=bool(customer.history))
-
-    async def _prompt(self, intent: Intent) -> str:
-        prompts, version = self._services.prompts, self._release.prompt_versions.get(intent)
-        if self._release.optimisations.preloaded_prompts:
-            return prompts.lookup(intent, version)
-        return await prompts.fetch(intent, version)
-
-    def _branches(self, question: ParsedQuestion) -> list[Branch]:
-        services, settings, route = self._services, self._settings, self._protocol.route
-        branches = []
-        if route.retrieval:
-            search = partial(services.search.nearest, question.text, services.models_of(self._release))
-            branches.append(Branch("knn", search, settings.knn_deadline_ms, services.breakers.search))
-        if route.knows_customer:
-            reads = Reads(profile=route.personal or services.query_log is not None, orders=route.personal, history=True)
-            fetch = partial(services.customers.fetch, self._customer, self._protocol.session_id, reads)
-            branches.append(Branch("customer", fetch, settings.profile_deadline_ms, services.breakers.customers))
-        return branches
-
-    async def _invoke(self) -> None:
-        protocol, services = self._protocol, self._services
-        decision = protocol.invocation()
-        services.model_retries.deposit()
-        while True:
-            protocol.invoked(self._outbox.now_ms())
-            try:
-                return await self._stream(decision)
-            except (BedrockError, TransportError) as error:
-                match protocol.model_failed(error):
-                    case Retry(at_once=at_once) if services.model_retries.withdraw():
-                        log.warning("model: %s; asking again", error, extra={"request_id": self.request_id})
-                        await asyncio.sleep(0 if at_once else RETRY_BACKOFF_S * random.uniform(0.5, 1.5))
-                    case _:
-                        raise
-
-    async def _stream(self, decision: Invoke | Continue) -> None:
-        protocol, services, request = self._protocol, self._services, decision.request
-        if isinstance(decision, Continue):
-            request = continuing(request, decision.text)
-        models = services.models_of(self._release)
-        async with hedged_stream(models, services.hedge, decision.model_id, request) as stream:
-            protocol.reached("model_answered", self._outbox.at_ms(stream.answered_s))
-            async for events in stream:
-                protocol.model_events(events, self._outbox.now_ms())
-                self._text_came()
-        protocol.model_ended()
-
-    def _text_came(self) -> None:
-        self._outbox.wake()
-        if self._context is not None and self._protocol.has_text and not self._announced:
-            self._announced = True
-            titles = [title.manga_id for title in self._protocol.retrieved_titles]
-            self._services.precomputed.on_first_token(self._context, titles)
-
-    # The end
-
     async def _complete(self) -> None:
         protocol, services = self._protocol, self._services
         wanted = protocol.completed(self._outbox.now_ms())
         self._outbox.wake()
-        known = self._found_titles
+        known = self._source.titles
         missing = [manga_id for manga_id in wanted if manga_id not in known]
         try:
             async with asyncio.timeout(self._settings.cache_budget_ms / 1000):
@@ -266,11 +128,11 @@ class Answer:
         protocol.priced(known, self._outbox.now_ms())
         if protocol.knows_customer and self._tasks is not None:
             self._tasks.create_task(self._remember())
-        if self._context is not None:
+        if self._source.context is not None:
             cost = protocol.metrics.tokens + protocol.metrics.input_tokens
             total_ms = protocol.metrics.total_ms or 0.0
             services.precomputed.on_completed(
-                self._context,
+                self._source.context,
                 CompletedAnswer(
                     protocol.text, protocol.source, protocol.model_id, cost, total_ms, protocol.had_history
                 ),

@@ -122,7 +122,7 @@ class AnswerProtocol:
         self.had_history = False
         self.stopped = False
         self._settings = settings
-        self._release = release
+        self.release = release
         self._catalogue = catalogue
         self._text = TextBatcher(
             batch_size=release.batch_size(settings), shown=stored.text if stored else "", buffered=not query.stream
@@ -132,6 +132,10 @@ class AnswerProtocol:
         self._deck: CardDeck | None = None
         self._frames = list(stored.frames) if stored else []
         self.finished = bool(self._frames) and (is_of(self._frames[-1], DoneFrame) or is_of(self._frames[-1], Error))
+        # Cut off between the end of the text and the last frame: only that frame is missing.
+        self.text_complete = record.state is StreamState.COMPLETED
+        if self.text_complete and not self.finished:
+            self.state = StreamState.STREAMING
         self._cursor = 0
         self.resumed(after)
         self._kept = len(self._frames)
@@ -155,7 +159,7 @@ class AnswerProtocol:
     def route(self) -> Route:
         """The route of the question under this answer's release; known once it is classified."""
         assert self.intent is not None, "classified() comes first"
-        return self._release.route(self.intent, ROUTES[self.intent])
+        return self.release.route(self.intent, ROUTES[self.intent])
 
     # What happened: before the text
 
@@ -165,11 +169,11 @@ class AnswerProtocol:
         self._deck = CardDeck(self._catalogue, self._settings, question.titles)
         if self.plan is None:
             self.timeline["classified"] = self.timeline["routed"] = now_ms
-            self.model_id = self._release.model_id(self.intent, self.route, self._settings)
+            self.model_id = self.release.model_id(self.intent, self.route, self._settings)
             if self.route.status_text:
                 self._status("typing", self.route.status_text)
         about = self._deck.about(self.intent)
-        if self._release.optimisations.status_messages:
+        if self.release.optimisations.status_messages:
             self._show(about)
         self._show(self._deck.read(self._text.taken))
 
@@ -289,7 +293,8 @@ class AnswerProtocol:
 
     def cancelled(self, now_ms: float) -> None:
         """Generating was stopped; what there is of the text becomes a frame, so that it is kept."""
-        self._end(StreamState.CANCELLED, now_ms)
+        if self.state is not StreamState.COMPLETED:
+            self._end(StreamState.CANCELLED, now_ms)
         self.finished = True
 
     # Frames on their way out
@@ -382,7 +387,7 @@ class AnswerProtocol:
         self.state = state
 
     def _status(self, state: str, message: str) -> None:
-        if self._release.optimisations.status_messages and state not in self._statuses:
+        if self.release.optimisations.status_messages and state not in self._statuses:
             self._statuses.add(state)
             self._add(lambda seq: Status(state, message, self.request_id, seq, self.intent or ""))
 
@@ -415,7 +420,7 @@ class AnswerProtocol:
             source=self.source,
             timeline=self.timeline,
             attempts=max(1, self.metrics.attempts),
-            release=self._release.number,
+            release=self.release.number,
             degraded=self.degraded,
         )
 

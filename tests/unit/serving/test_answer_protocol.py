@@ -403,6 +403,23 @@ def test_an_answer_without_text_is_asked_for_as_a_whole() -> None:
     assert asked().invocation() == Invoke(SETTINGS.haiku_model_id, REQUEST)
 
 
+def test_an_answer_that_was_cut_off_behind_its_whole_text_gets_its_last_frame_without_a_model() -> None:
+    cut, store = asked(), Store()
+    cut.model_events(whole("Yes."), 5.0)
+    cut.completed(6.0)
+    cut.client_left()
+    cut.cancelled(6.5)
+    store.keep(cut)
+    again = protocol(stored=store.load())
+    assert again.text_complete
+    assert not again.finished
+    again.classified(question("May I return a book?"), 1.0)
+    again.completed(2.0)
+    again.priced({}, 3.0)
+    frames = Store().send(again)
+    assert ("".join(texts(frames)), frames[-1]["type"]) == ("Yes.", "done")
+
+
 # Answers that exist already
 
 
