@@ -36,13 +36,7 @@ from mangalib.protocol import (
     encode,
     parse_client_message,
 )
-<<<<<<< HEAD
-=======
 from mangalib.resilience import NO_JITTER, backoff
-from mangalib.serving.answer import Answer
-from mangalib.serving.answer_protocol import BUSY, AnswerProtocol
-from mangalib.serving.answer_record import StoredAnswer
->>>>>>> main
 from mangalib.serving.auth import customer_of
 from mangalib.serving.connections import ClientConnection, ConnectionRecord, ConnectionRecords
 from mangalib.serving.running_answers import RunningAnswers
