@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +57,8 @@ def benchmark(
 
     settings = load_settings()
     store = Store(store_url or settings.store, settings)
+    # Fail before a local stack is started.
+    store.require_past(datetime.now(UTC), settings.clock_tolerance_s)
     workload = make_workload(
         settings,
         per_intent=per_intent or settings.per_intent,

@@ -1,4 +1,4 @@
-"""What notebooks and jobs see: a service to talk to, tables, pictures, and headless runs."""
+"""What notebooks import: a laboratory to talk to, tables, plots, release switches, and the cold-start comparison."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What being warm is worth: the same thing done warm and cold, in turns, in one run."""
+"""How much warm connections, prompts and models save: each is timed warm and cold, alternately, in one run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ Action = Callable[[], Awaitable[object]]
 async def compare_warm_and_cold(lab: Laboratory, *, samples: int, question: str) -> pd.DataFrame:
     """Columns ``what`` (connection, prompt, model), ``state`` (warm, cold), ``ms``; ``samples`` rows of each pair.
 
-    A cold model can be made only on the local stack, whose latency model is told to forget: needs ``lab.stack``.
+    A model is made cold by shortening the local latency model's ``cold_after_s``, so a local stack is needed.
+    Raises ``SettingsError`` where ``lab`` has none.
     """
     stack, settings = lab.stack, lab.settings
     if stack is None:
-        raise SettingsError("MANGA_WEBSOCKET_URL is set; a cold model can be made on the local stack only")
+        raise SettingsError(
+            "MANGA_WEBSOCKET_URL is set; comparing warm and cold models needs the local stack: unset it"
+        )
     endpoint = bedrock_endpoint(settings)
     dynamodb = lab.dynamodb
     prompts = PromptStore(dynamodb, settings.prompts_table)
@@ -55,8 +58,8 @@ async def compare_warm_and_cold(lab: Laboratory, *, samples: int, question: str)
                 rows.append({"what": what, "state": "cold", "ms": await _timed_ms(cold)})
     async with lab.client() as client:
         for _ in tqdm(range(samples), desc="model", leave=False):
-            for state, forget_after_s in (("warm", settings.local_cold_after_s), ("cold", 1e-6)):
-                await asyncio.to_thread(stack.local, "bedrock", "POST", "profile", {"cold_after_s": forget_after_s})
+            for state, cold_after_s in (("warm", settings.local_cold_after_s), ("cold", 1e-6)):
+                await asyncio.to_thread(stack.local, "bedrock", "POST", "profile", {"cold_after_s": cold_after_s})
                 reply = await client.answer(question)
                 rows.append({"what": "model (first token)", "state": state, "ms": reply.first_token_ms})
     await asyncio.to_thread(stack.local, "bedrock", "POST", "profile", {"cold_after_s": settings.local_cold_after_s})

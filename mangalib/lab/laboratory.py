@@ -1,4 +1,4 @@
-"""What a notebook talks to: the service that the settings name, or a local stack of its own."""
+"""What a notebook talks to: the service that the settings name, or a local stack that it starts."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
 
 class Laboratory:
-    """Opened once a notebook, closed at its end; also when the kernel ends, however it does.
+    """A connection to a service, opened once per notebook; closed by :meth:`close` or when the kernel ends.
 
-    ``stack`` is ``None`` when the notebook talks to a service that runs elsewhere.
+    ``stack`` is ``None`` when the notebook talks to a service that runs elsewhere. Raises ``SettingsError`` for a wrong
+    setting and ``StackError`` when the local stack does not start.
     """
 
     def __init__(self, *, own_stack: bool = False, **settings: Any) -> None:
-        """Start or find the service; ``settings`` are settings by name, for a local stack.
+        """Connect to the service, or start a local stack with ``settings`` (by name).
 
-        With ``own_stack`` a local stack is started even where the settings name a service: for what no customer should
-        ever be part of.
+        With ``own_stack`` a local stack is started even where the settings name a service: for experiments that must never
+        affect customers.
         """
         self._closing = ExitStack()
         self.settings: Settings = load_settings(**settings)
@@ -47,14 +48,14 @@ class Laboratory:
 
     @property
     def timing_note(self) -> str:
-        """What must be said wherever a figure of this laboratory is shown."""
+        """Where the figures of this laboratory come from; every plot of them carries it."""
         if self.stack is None:
             return "measured against the service named in the settings"
         return "local stack: the model's and the search's times come from a model of latency, not from the cloud"
 
     @cached_property
     def dynamodb(self) -> Any:
-        """A client of the service's DynamoDB that takes plain Python values."""
+        """A client for the service's DynamoDB that takes plain Python values."""
         return boto3.resource("dynamodb", **self._aws).meta.client
 
     @cached_property
@@ -66,28 +67,28 @@ class Laboratory:
 
     @cached_property
     def sns(self) -> Any:
-        """A client of the service's SNS."""
+        """A client for the service's SNS."""
         return boto3.client("sns", **self._aws)
 
     @property
     def _aws(self) -> dict[str, Any]:
-        found = {"endpoint_url": self.settings.aws_url, "region_name": self.settings.region}
+        options = {"endpoint_url": self.settings.aws_url, "region_name": self.settings.region}
         if self.stack is not None:
             for name in ("aws_access_key_id", "aws_secret_access_key"):
-                found[name] = self.stack.addresses[name]
-        return found
+                options[name] = self.stack.addresses[name]
+        return options
 
     def client(self, session_id: str | None = None) -> Client:
-        """A new conversation, to be entered with ``async with``; or one that goes on with a session."""
+        """A client for a new conversation, or for an existing session; enter it with ``async with``."""
         return Client(self._url, self._token, session_id=session_id, settings=self.settings)
 
     def chat(self, *, heading: str = "", lang: str = "auto") -> Chat:
-        """A new conversation as a widget, for a notebook that is open in a browser."""
+        """A chat widget with a new conversation, for a notebook that is open in a browser."""
         from mangalib.chat import Chat
 
         return Chat(self._url, self._token, heading=heading, lang=lang, settings=self.settings)
 
     def close(self) -> None:
-        """Stop what was started; nothing is left running."""
+        """Stop the local stack if one was started."""
         atexit.unregister(self.close)
         self._closing.close()

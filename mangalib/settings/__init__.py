@@ -33,10 +33,12 @@ from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, Sche
 from mangalib.settings.local import LocalSettings
 from mangalib.settings.models import ModelSettings, WarmupSettings
 from mangalib.settings.precompute import (
+    CandidateSettings,
     FollowUpSettings,
     HitRateSettings,
     PrecomputeSettings,
     PredictionSettings,
+    SingleFlightSettings,
     WarmingSettings,
 )
 from mangalib.settings.serving import (
@@ -73,6 +75,7 @@ __all__ = [
     "AwsSettings",
     "BudgetSettings",
     "CacheSettings",
+    "CandidateSettings",
     "CapacitySettings",
     "ChatSettings",
     "ClassifierSettings",
@@ -105,6 +108,7 @@ __all__ = [
     "SessionSettings",
     "Settings",
     "ShopSettings",
+    "SingleFlightSettings",
     "StoreSettings",
     "TableSettings",
     "TimeoutSettings",
@@ -129,7 +133,6 @@ class Settings(
     RefreshSettings,
     QueryLogSettings,
     ClassifierSettings,
-    CacheSettings,
     HitRateSettings,
     PrecomputeSettings,
     WorkloadSettings,

@@ -1,4 +1,4 @@
-"""Pictures: titled, with units, the budget drawn in."""
+"""Plots: each has a title, units, the budget where there is one, and a note on where its figures come from."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Pictures of the benchmark: percentiles, distributions, trends, savings, delays, and the life of an incident."""
+"""Plots of the benchmark: percentiles, distributions, trends, savings, detection delays, and the timeline of an incident."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from plotly.subplots import make_subplots
 
 from mangalib.benchmark.detection import NAMES
 from mangalib.incidents import Incident
-from mangalib.lab.plots.streaming import BLUE, GREEN, GREY, ORANGE, VERMILION, laid_out
+from mangalib.lab.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, YELLOW, apply_layout
 
-_SEVERITY_COLORS = (GREY, "#F0E442", ORANGE, VERMILION)
+_SEVERITY_COLORS = (GREY, YELLOW, ORANGE, VERMILION)
 _TITLES = {"first_token_ms": "first token", "total_ms": "whole answer"}
 
 
-def percentiles(table: pd.DataFrame, budgets_ms: Mapping[str, float], metric: str, note: str) -> go.Figure:
-    """p50, p95 and p99 of each intent with 95 % intervals, and its budget; ``table`` from ``benchmark.intent_percentiles``."""
+def intent_percentiles(table: pd.DataFrame, budgets_ms: Mapping[str, float], metric: str, note: str) -> go.Figure:
+    """p50, p95 and p99 of each intent with 95 % intervals, and its budget; ``table`` has one row per intent and metric."""
     figure = go.Figure()
     rows = table[table["metric"] == metric]
     for name, symbol, color in (("p50", "circle", BLUE), ("p95", "diamond", ORANGE), ("p99", "x", GREY)):
@@ -49,25 +49,25 @@ def percentiles(table: pd.DataFrame, budgets_ms: Mapping[str, float], metric: st
     )
     figure.update_yaxes(automargin=True)
     title = f"{_TITLES[metric].capitalize()} by intent, with 95 % intervals"
-    return laid_out(figure, title, "ms since the question was due", "", note, 420)
+    return apply_layout(figure, title, "ms since the question was due", "", note, 420)
 
 
-def overlaid(now: np.ndarray, before: np.ndarray, intent: str, metric: str, note: str) -> go.Figure:
-    """How many requests of a run, and of its baseline, were faster than each latency; 300 points stand for a long one."""
+def latency_distributions(run: np.ndarray, baseline: np.ndarray, intent: str, metric: str, note: str) -> go.Figure:
+    """Cumulative distributions of a run's latencies and its baseline's, both in ms, drawn through at most 300 quantiles each."""
     figure = go.Figure()
-    for name, values, color, dash in (("baseline", before, GREY, "dash"), ("this run", now, BLUE, "solid")):
+    for name, values, color, dash in (("baseline", baseline, GREY, "dash"), ("this run", run, BLUE, "solid")):
         shares = np.linspace(0.002, 0.998, min(300, max(2, len(values))))
         line = {"color": color, "dash": dash, "width": 3}
         at = np.quantile(values, shares).round(1)
         figure.add_scatter(x=at, y=(100 * shares).round(2), mode="lines", name=name, line=line)
     figure.add_hline(95, line={"color": VERMILION, "dash": "dot"}, annotation_text="p95")
     figure.update_xaxes(type="log")
-    title = f"{intent}, {_TITLES[metric]}: this run over its baseline"
-    return laid_out(figure, title, "ms (logarithmic)", "% of requests that were faster", note, 380)
+    title = f"{intent}, {_TITLES[metric]}: this run and its baseline"
+    return apply_layout(figure, title, "ms (logarithmic)", "% of requests that were faster", note, 380)
 
 
-def trend(runs: pd.DataFrame, since: pd.Timestamp | None, budget_ms: float, title: str, note: str) -> go.Figure:
-    """p50 and p95 of each run over time, with the budget and the moment of a change; ``runs`` has ``started_at, p50, p95``."""
+def latency_trend(runs: pd.DataFrame, since: pd.Timestamp | None, budget_ms: float, title: str, note: str) -> go.Figure:
+    """p50 and p95 in ms of each run over time, the budget, and when a change began; ``runs`` has ``started_at, p50, p95``."""
     figure = go.Figure()
     for name, color, symbol in (("p95", ORANGE, "diamond"), ("p50", BLUE, "circle")):
         marker = {"color": color, "symbol": symbol, "size": 5}
@@ -80,11 +80,14 @@ def trend(runs: pd.DataFrame, since: pd.Timestamp | None, budget_ms: float, titl
         )
     label = f"budget {budget_ms:g} ms"
     figure.add_hline(budget_ms, line={"color": VERMILION, "dash": "dot"}, annotation_text=label)
-    return laid_out(figure, title, "", "ms", note, 380)
+    return apply_layout(figure, title, "", "ms", note, 380)
 
 
-def savings(table: pd.DataFrame, note: str) -> go.Figure:
-    """What each optimisation saves, with its interval, beside what is expected of it; ``table`` as of ``ablation.savings``."""
+def optimisation_savings(table: pd.DataFrame, note: str) -> go.Figure:
+    """What each optimisation saves, with its 95 % interval, beside the specification's figure.
+
+    ``table`` has ``what, unit`` (``ms`` or ``%``), ``saving, high, expected``.
+    """
     units = [unit for unit in ("ms", "%") if (table["unit"] == unit).any()]
     heights = [0.82, 0.18] if len(units) == 2 else [1.0]
     figure = make_subplots(rows=len(units), cols=1, row_heights=heights, vertical_spacing=0.16)
@@ -115,37 +118,36 @@ def savings(table: pd.DataFrame, note: str) -> go.Figure:
         )
         figure.update_xaxes(title_text=f"saved, {unit}", row=row, col=1)
     figure.update_yaxes(automargin=True)
-    return laid_out(figure, "What each optimisation saves, switched off alone", None, "", note, 520)
+    return apply_layout(figure, "What each optimisation saves, measured by switching it off alone", None, "", note, 520)
 
 
-def delays(by_rule: Mapping[str, Mapping[str, Sequence[int]]], note: str) -> go.Figure:
-    """Share of changes that are seen within so many runs; by what changed, and by rule."""
-    figure = make_subplots(rows=1, cols=len(by_rule), subplot_titles=list(by_rule), shared_yaxes=True)
+def detection_delays(by_change: Mapping[str, Mapping[str, Sequence[int]]], note: str) -> go.Figure:
+    """Share of changes detected within so many runs: a subplot per kind of change, a line per rule."""
+    figure = make_subplots(rows=1, cols=len(by_change), subplot_titles=list(by_change), shared_yaxes=True)
     styles = {"ours": (BLUE, "solid"), "textbook": (GREY, "dash")}
-    for column, (_, rules) in enumerate(by_rule.items(), start=1):
+    for column, rules in enumerate(by_change.values(), start=1):
         for name, runs in rules.items():
             color, dash = styles[name]
             x = np.arange(1, 26)
-            seen = [round(100 * float(np.mean(np.array(runs) <= at)), 1) for at in x]
+            detected = [round(100 * float(np.mean(np.array(runs) <= at)), 1) for at in x]
             line = {"color": color, "dash": dash, "width": 3, "shape": "hv"}
             figure.add_scatter(
-                x=x, y=seen, mode="lines", name=name, line=line, showlegend=column == 1, row=1, col=column
+                x=x, y=detected, mode="lines", name=name, line=line, showlegend=column == 1, row=1, col=column
             )
         figure.update_xaxes(title_text="runs", row=1, col=column)
-    figure.update_yaxes(title_text="% of changes seen", row=1, col=1)
-    laid_out(figure, "How soon a change is seen (a run is 15 minutes)", None, None, note, 420)
+    figure.update_yaxes(title_text="% of changes detected", row=1, col=1)
+    apply_layout(figure, "How soon a change is detected (one run every 15 minutes)", None, None, note, 420)
     return figure.update_layout(legend={"y": -0.25, "yanchor": "top"}, margin={"b": 90})
 
 
-def incident_life(incident: Incident, runs: pd.DataFrame, note: str) -> go.Figure:
-    """The runs of a drill by their first token's p95, and what happened to the incident; ``runs`` has
-    ``started_at, p95, release, severity``."""
+def incident_timeline(incident: Incident, runs: pd.DataFrame, note: str) -> go.Figure:
+    """First-token p95 of a drill's runs, and its incident's events; ``runs`` has ``started_at, p95, release, severity``."""
     figure = go.Figure()
     for severity in sorted(runs["severity"].unique()):
         part = runs[runs["severity"] == severity]
         marker = {"color": _SEVERITY_COLORS[severity], "size": 18, "line": {"width": 1, "color": "black"}}
         text = [f"release {number}" for number in part["release"]]
-        name = "all right" if severity == 0 else NAMES[severity]
+        name = "OK" if severity == 0 else NAMES[severity]
         figure.add_scatter(
             x=part["started_at"],
             y=part["p95"].round(0),
@@ -163,4 +165,4 @@ def incident_life(incident: Incident, runs: pd.DataFrame, note: str) -> go.Figur
     ):
         line = {"color": color, "dash": dash, "width": 2}
         figure.add_scatter(x=[at, at], y=[0, top], mode="lines", name=what, line=line)
-    return laid_out(figure, "The drill, run by run", "", "first token, p95 in ms", note, 420)
+    return apply_layout(figure, "The drill, run by run", "", "first token, p95 in ms", note, 420)

@@ -1,4 +1,4 @@
-"""The operator's pictures: percentiles by intent over time, errors, who answered, costs and capacity."""
+"""Plots for operators: percentiles by intent over time, error rate, sources of answers, and capacity."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mangalib.lab.plots.streaming import BLUE, GREEN, GREY, ORANGE, VERMILION, laid_out
-from mangalib.lab.tables.operations import Trouble
+from mangalib.lab.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, apply_layout
+from mangalib.lab.tables.operations import Degradation
 
 _LINES = (("p99", GREY, "dot", 1), ("p95", ORANGE, "dash", 2), ("p50", BLUE, "solid", 2))
 _SOURCES = {"model": (GREY, ""), "semantic_cache": (BLUE, "/"), "trending": (ORANGE, "x"), "precomputed": (GREEN, ".")}
 
 
-def percentiles_by_intent(
-    table: pd.DataFrame, budgets_ms: Mapping[str, float], troubles: Sequence[Trouble], note: str
+def percentiles_over_time(
+    table: pd.DataFrame, budgets_ms: Mapping[str, float], degradations: Sequence[Degradation], note: str
 ) -> go.Figure:
-    """Small pictures, one an intent: p50, p95 and p99 over time with the budget; ``troubles`` are shaded."""
+    """One subplot per intent: p50, p95 and p99 over time with the budget; ``degradations`` are shaded."""
     intents = sorted(table["intent"].unique())
     rows = (len(intents) + 1) // 2
     figure = make_subplots(
@@ -52,28 +52,35 @@ def percentiles_by_intent(
             row=row,
             col=column,
         )
-        for trouble in troubles:
-            if trouble.intent == intent:
-                span = {"fillcolor": VERMILION, "opacity": 0.15, "line_width": 0, "annotation_text": trouble.severity}
-                figure.add_vrect(max(trouble.since, ends[0]), trouble.until or ends[1], **span, row=row, col=column)
+        for degradation in degradations:
+            if degradation.intent == intent:
+                span = {
+                    "fillcolor": VERMILION,
+                    "opacity": 0.15,
+                    "line_width": 0,
+                    "annotation_text": degradation.severity,
+                }
+                figure.add_vrect(
+                    max(degradation.since, ends[0]), degradation.until or ends[1], **span, row=row, col=column
+                )
         figure.update_yaxes(rangemode="tozero", title_text="ms" if column == 1 else "", row=row, col=column)
-    title = "First token by intent; shaded since something is wrong"
-    laid_out(figure, title, None, None, note, 210 * rows + 150)
+    title = "First token by intent; degradations are shaded"
+    apply_layout(figure, title, None, None, note, 210 * rows + 150)
     # Of so high a picture the usual place would be in the title.
     return figure.update_layout(legend={"y": 1.035}, margin={"t": 150})
 
 
-def errors(table: pd.DataFrame, bands: Mapping[str, float], note: str) -> go.Figure:
-    """The share of questions that failed over time, with the bands of the severities."""
+def error_rate(table: pd.DataFrame, bands: Mapping[str, float], note: str) -> go.Figure:
+    """Share of failed questions over time; ``bands`` is the lowest share of each severity."""
     figure = go.Figure(go.Bar(x=table["at"], y=table["share"], marker={"color": BLUE}, name="failed"))
     for name, share in bands.items():
         figure.add_hline(share, line={"color": VERMILION, "dash": "dash"}, annotation_text=f"{name}: {share:.0%}")
     figure.update_yaxes(tickformat=".1%", rangemode="tozero")
-    return laid_out(figure, "Questions that failed", "", "share of all", note, 300)
+    return apply_layout(figure, "Questions that failed", "", "share of all", note, 300)
 
 
-def sources(table: pd.DataFrame, note: str) -> go.Figure:
-    """Who answered, by day: the model, or what was there before."""
+def answer_sources(table: pd.DataFrame, note: str) -> go.Figure:
+    """Share of answers by source over time; ``table`` as from ``tables.source_shares``."""
     figure = go.Figure()
     for name in [name for name in _SOURCES if name in table]:
         color, pattern = _SOURCES[name]
@@ -81,11 +88,11 @@ def sources(table: pd.DataFrame, note: str) -> go.Figure:
         figure.add_bar(x=table["at"], y=table[name], name=name, marker=marker)
     figure.update_layout(barmode="stack")
     figure.update_yaxes(tickformat=".0%")
-    return laid_out(figure, "Who answered", "", "share of answers", note, 320)
+    return apply_layout(figure, "Where answers came from", "", "share of answers", note, 320)
 
 
-def shares_of_limits(table: pd.DataFrame, note: str) -> go.Figure:
-    """How much of each limit the busiest hour takes."""
+def capacity_use(table: pd.DataFrame, note: str) -> go.Figure:
+    """How much of each limit the busiest hour uses; ``table`` as from ``tables.capacity``."""
     figure = go.Figure(
         go.Bar(
             x=table["share"],
@@ -100,4 +107,4 @@ def shares_of_limits(table: pd.DataFrame, note: str) -> go.Figure:
     figure.add_vline(1.0, line={"color": VERMILION, "dash": "dash"}, annotation_text="limit")
     figure.update_xaxes(tickformat=".0%", range=[0, max(1.2, float(table["share"].max()) * 1.2)])
     figure.update_yaxes(automargin=True, autorange="reversed")
-    return laid_out(figure, "The busiest hour beside the limits", "share of the limit", "", note, 300)
+    return apply_layout(figure, "The busiest hour against the limits", "share of the limit", "", note, 300)

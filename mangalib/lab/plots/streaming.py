@@ -1,13 +1,15 @@
-"""Pictures: titled, with units, the budget drawn in, in colours (Okabe & Ito, 2008) and shapes that all can tell apart."""
+"""Plots of answers: frames and characters over time, the stages of the critical path, and the classifier's confusion matrix."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 import plotly.graph_objects as go
-import plotly.io
 
-BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
-_MARKS = {
+from mangalib.lab.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, add_budget_line, apply_layout
+
+_FRAME_MARKERS = {
     "status": ("diamond", ORANGE),
     "chunk": ("circle", BLUE),
     "card": ("triangle-up", VERMILION),
@@ -15,16 +17,12 @@ _MARKS = {
     "error": ("x", GREY),
 }
 
-# Small files: a figure carries its data only, and the front end draws it.
-plotly.io.renderers.default = "plotly_mimetype"
-plotly.io.templates.default = "none"
 
-
-def frame_timeline(frames: dict[str, pd.DataFrame], budgets_ms: dict[str, float], note: str) -> go.Figure:
-    """Every frame of each answer on a line of time; ``frames`` and ``budgets_ms`` by the answer's name."""
+def frame_timeline(frames: Mapping[str, pd.DataFrame], budgets_ms: Mapping[str, float], note: str) -> go.Figure:
+    """Every frame of each answer along a time axis in ms; ``frames`` (from ``tables.frames``) and ``budgets_ms`` by answer."""
     figure = go.Figure()
     rows = {name: row for row, name in enumerate(frames)}
-    for kind, (symbol, color) in _MARKS.items():
+    for kind, (symbol, color) in _FRAME_MARKERS.items():
         points = [
             (frame.at_ms, rows[name], frame.shows)
             for name, table in frames.items()
@@ -35,27 +33,43 @@ def frame_timeline(frames: dict[str, pd.DataFrame], budgets_ms: dict[str, float]
             marker = {"symbol": symbol, "color": color, "size": 11, "line": {"width": 1, "color": "white"}}
             figure.add_scatter(x=at, y=row, text=shows, mode="markers", name=kind, marker=marker)
     for name, budget_ms in budgets_ms.items():
-        budget_line(figure, budget_ms, f"budget, {name}: {budget_ms:g} ms", rows[name] - 0.3, rows[name] + 0.3)
+        add_budget_line(figure, budget_ms, f"budget, {name}: {budget_ms:g} ms", rows[name] - 0.3, rows[name] + 0.3)
     figure.update_yaxes(tickvals=list(rows.values()), ticktext=list(rows), autorange="reversed", zeroline=False)
-    return laid_out(figure, "Every frame of an answer, when it arrived", "ms since the query was sent", "", note, 330)
+    return apply_layout(
+        figure, "Every frame of an answer, when it arrived", "ms since the query was sent", "", note, 330
+    )
 
 
-def reading_progress(answers: dict[str, pd.DataFrame], budget_ms: float, note: str) -> go.Figure:
-    """Characters on the screen over time, one line an answer."""
+def reading_progress(answers: Mapping[str, pd.DataFrame], budget_ms: float, note: str) -> go.Figure:
+    """Characters on the screen over time, one line per answer; tables as from ``tables.characters_over_time``."""
     figure = go.Figure()
-    styles = [(BLUE, "solid"), (GREEN, "dot")]  # neither looks like the dashed line of the budget
+    styles = [(BLUE, "solid"), (GREEN, "dot")]  # neither can be mistaken for the dashed budget line
     for (name, table), (color, dash) in zip(answers.items(), styles, strict=False):
         line = {"color": color, "dash": dash, "width": 3, "shape": "hv"}
         figure.add_scatter(x=table["at_ms"], y=table["characters"], mode="lines", name=name, line=line)
     top = max(table["characters"].max() for table in answers.values())
-    budget_line(figure, budget_ms, f"first-token budget: {budget_ms:g} ms", 0, float(top))
-    return laid_out(
+    add_budget_line(figure, budget_ms, f"first-token budget: {budget_ms:g} ms", 0, float(top))
+    return apply_layout(
         figure, "What can be read, and when", "ms since the query was sent", "characters on screen", note, 380
     )
 
 
+def rendering_timeline(milestones: Mapping[str, pd.DataFrame], note: str) -> go.Figure:
+    """When each rendering step arrived beside its budget, by answer; tables as from ``tables.description_milestones``."""
+    table = pd.concat([part.assign(row=f"{name}: " + part["step"]) for name, part in milestones.items()])
+    figure = go.Figure()
+    for column, name, marker in (
+        ("budget_ms", "budget", {"symbol": "line-ns", "size": 22, "line": {"color": VERMILION, "width": 3}}),
+        ("measured_ms", "measured", {"symbol": "circle", "size": 11, "color": BLUE}),
+    ):
+        figure.add_scatter(x=table[column].round(1), y=table["row"], mode="markers", name=name, marker=marker)
+    figure.update_xaxes(rangemode="tozero")
+    figure.update_yaxes(categoryorder="array", categoryarray=list(table["row"])[::-1], automargin=True)
+    return apply_layout(figure, "Progressive rendering, step by step", "ms since the query was sent", "", note, 460)
+
+
 def stage_gantt(measured: pd.DataFrame, budget: pd.DataFrame, budget_ms: float, title: str, note: str) -> go.Figure:
-    """Measured stages over the plan of the specification, as bars along the time."""
+    """Measured stages beside their budgets in ms; from ``tables.measured_stages`` and ``tables.budgeted_stages``."""
     figure = go.Figure()
     bars = (("budget", budget, GREY, "/"), ("measured (median)", measured, BLUE, ""))
     for name, table, color, pattern in bars:
@@ -77,11 +91,11 @@ def stage_gantt(measured: pd.DataFrame, budget: pd.DataFrame, budget_ms: float, 
     figure.add_annotation(
         x=budget_ms, y=1.0, yref="paper", text=f"budget {budget_ms:g} ms", showarrow=False, xanchor="left", xshift=4
     )
-    return laid_out(figure, title, "ms since the query was received", "", note, 430)
+    return apply_layout(figure, title, "ms since the query was received", "", note, 430)
 
 
 def warm_against_cold(table: pd.DataFrame, note: str) -> go.Figure:
-    """Medians of each thing warm and cold, side by side, on a logarithmic scale; columns ``what, state, ms``."""
+    """Median time of each resource, warm and cold, on a logarithmic scale; from ``cold_start.compare_warm_and_cold``."""
     figure = go.Figure()
     for state, color, pattern in (("warm", BLUE, ""), ("cold", ORANGE, "/")):
         medians = table[table["state"] == state].groupby("what", sort=False)["ms"].median()
@@ -94,11 +108,11 @@ def warm_against_cold(table: pd.DataFrame, note: str) -> go.Figure:
             textposition="outside",
         )
     figure.update_yaxes(type="log")
-    return laid_out(figure, "Warm against cold", "", "median, ms (logarithmic)", note, 380)
+    return apply_layout(figure, "Warm against cold", "", "median, ms (logarithmic)", note, 380)
 
 
-def confusion(matrix: pd.DataFrame, note: str) -> go.Figure:
-    """Counts of true against found intent, the numbers written in."""
+def confusion_heatmap(matrix: pd.DataFrame, note: str) -> go.Figure:
+    """Counts by true and predicted intent; ``matrix`` as from ``tables.confusion_matrix``."""
     figure = go.Figure(
         go.Heatmap(
             z=matrix.to_numpy(),
@@ -112,29 +126,6 @@ def confusion(matrix: pd.DataFrame, note: str) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_xaxes(automargin=True)
-    return laid_out(
-        figure, "Held-out phrasings: what they are, and what they were taken for", "found", "true", note, 460
+    return apply_layout(
+        figure, "Held-out phrasings: true and predicted intent", "predicted intent", "true intent", note, 460
     )
-
-
-def budget_line(
-    figure: go.Figure, at_ms: float, label: str, low: float, high: float, *, in_legend: bool = True
-) -> None:
-    """A budget, dashed, from ``low`` to ``high``; of several with one label only one should be in the legend."""
-    line = {"color": VERMILION, "dash": "dash", "width": 2}
-    figure.add_scatter(x=[at_ms, at_ms], y=[low, high], mode="lines", name=label, line=line, showlegend=in_legend)
-
-
-def laid_out(figure: go.Figure, title: str, x: str | None, y: str | None, note: str, height: int) -> go.Figure:
-    """The look that all pictures share; an axis whose title is ``None`` keeps the one it has."""
-    figure.update_layout(
-        title={"text": f"{title}<br><sub>{note}</sub>", "y": 0.95, "yanchor": "top", "x": 0.02},
-        height=height,
-        margin={"t": 110, "l": 90, "r": 60, "b": 55},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
-    )
-    if x is not None:
-        figure.update_xaxes(title_text=x)
-    if y is not None:
-        figure.update_yaxes(title_text=y)
-    return figure

@@ -1,4 +1,4 @@
-"""Tables for reading."""
+"""Tables for readers of notebooks: answers, benchmark runs, the classifier, and day-to-day operation."""
 
 import lazy_loader
 

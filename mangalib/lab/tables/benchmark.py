@@ -1,4 +1,4 @@
-"""Tables of the benchmark, for reading: budgets, runs over time, and what a verdict says of each intent."""
+"""Tables of the benchmark: budgets, latencies of an intent, runs over time, and a verdict's findings by intent."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import pandas as pd
 from mangalib.benchmark import Verdict
 from mangalib.benchmark.detection import METRICS, NAMES
 from mangalib.domain import ROUTES, Intent
-from mangalib.settings import Settings
+from mangalib.settings import BudgetSettings
 
 
-def budgets_ms(settings: Settings, metric: str) -> Mapping[str, float]:
-    """The budget of each intent."""
+def budgets_ms(settings: BudgetSettings, metric: str) -> Mapping[str, float]:
+    """The budget of each intent in ms, for ``first_token_ms`` or ``total_ms``."""
     if metric == METRICS[0]:
         return {intent.value: route.first_token_budget_ms(settings) for intent, route in ROUTES.items()}
     return dict.fromkeys((intent.value for intent in Intent), settings.whole_answer_budget_ms)
 
 
-def latencies(samples: pd.DataFrame, intent: str, metric: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """What was measured of an intent, without failures and warm-up."""
+def intent_latencies(samples: pd.DataFrame, intent: str, metric: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Measured latencies of an intent in ms, without failures and warm-up."""
     chosen = (samples["intent"] == intent) & samples["ok"].astype(bool) & ~samples["warmup"].astype(bool)
     return samples.loc[chosen, metric].to_numpy(dtype=np.float64)
 
 
 def runs_over_time(samples: pd.DataFrame, intent: str, metric: str) -> pd.DataFrame:
-    """One row a run: ``started_at, p50, p95`` of an intent, in ms."""
+    """One row per run: ``started_at, p50, p95`` of an intent, in ms."""
     chosen = (samples["intent"] == intent) & samples["ok"].astype(bool) & ~samples["warmup"].astype(bool)
     by_run = samples[chosen].groupby("started_at", observed=True)[metric]
     return by_run.quantile(np.array([0.5, 0.95])).unstack().set_axis(["p50", "p95"], axis=1).reset_index()
 
 
 def verdict_by_intent(verdict: Verdict) -> pd.DataFrame:
-    """One row an intent and metric: severity, since when, and the run beside its baseline, in words and figures."""
+    """One row per intent and metric: severity, when the change began, and the run compared with its baseline."""
     found = {(finding.intent, finding.metric): finding for finding in verdict.findings}
     rows = []
     for row in verdict.comparison.dropna(subset=["p50"]).to_dict("records"):

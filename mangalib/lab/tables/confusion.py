@@ -1,4 +1,4 @@
-"""How well the intent of a question is found: what held-out phrasings are, against what they are taken for."""
+"""The intent classifier's confusion matrix on held-out phrasings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mangalib.settings import Settings
 
 
 def confusion_matrix(settings: Settings) -> pd.DataFrame:
-    """Held-out phrasings by true intent (rows) and found intent (columns), slots filled with fixed examples."""
+    """Counts of held-out phrasings by true intent (rows) and predicted intent (columns); slots hold fixed examples."""
     catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
     classifier = IntentClassifier.from_data(settings)
     one, other = catalogue.items[0], catalogue.items[1]
@@ -24,7 +24,7 @@ def confusion_matrix(settings: Settings) -> pd.DataFrame:
         "order": "MA-10001",
     }
     phrasings = load_phrasings(settings.data_dir / "query_templates.csv")
-    found = [
+    pairs = [
         (
             phrasing.intent.value,
             classifier.classify(catalogue.mark_titles(phrasing.template.format(**slots)).masked)[0].value,
@@ -33,6 +33,6 @@ def confusion_matrix(settings: Settings) -> pd.DataFrame:
         if phrasing.split == "held_out"
     ]
     names = [intent.value for intent in Intent]
-    true, taken_for = (pd.Series(column) for column in zip(*found, strict=True))
-    table: pd.DataFrame = pd.crosstab(true, taken_for)
+    true, predicted = (pd.Series(column) for column in zip(*pairs, strict=True))
+    table: pd.DataFrame = pd.crosstab(true, predicted)
     return table.reindex(index=[n for n in names if n != Intent.DEFAULT], columns=names, fill_value=0)

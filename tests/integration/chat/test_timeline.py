@@ -12,9 +12,9 @@ from mangalib.chat.timeline import COLUMNS, measured_as, milestones, received_co
 from mangalib.client import Client
 from mangalib.domain.releases import OPTIMISATIONS
 from mangalib.errors import ReleaseError
+from mangalib.lab import plots
 from mangalib.lab.laboratory import Laboratory
-from mangalib.lab.plots import chat as chatplots
-from mangalib.lab.switches import switch_off, switches
+from mangalib.lab.optimisation_switches import switch_off, switches
 from mangalib.local.stack import Stack
 from mangalib.settings import Settings
 
@@ -75,7 +75,7 @@ async def test_what_the_python_client_received_has_the_same_columns_and_says_wha
     assert [answer["event"].iloc[0] for _, answer in answers] == ["sent", "sent"]
     assert [answer["event"].iloc[-1] for _, answer in answers] == ["done", "done"]
     assert answers[1][1]["event"].tolist().count("card") == 6
-    figure = chatplots.on_screen(milestones({"here": received}, Settings()), "received", "a note")
+    figure = plots.milestone_timeline(milestones({"here": received}, Settings()), "received", "a note")
     assert "received" in figure.layout.title.text and "a note" in figure.layout.title.text
     assert any(trace.name == "budget of the first token" for trace in figure.data)
 

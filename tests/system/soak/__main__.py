@@ -1,4 +1,4 @@
-"""``python -m tests.system.soak [--minutes 30]``: prints what came of it, and exits with 1 when something grew or went unanswered."""
+"""``python -m tests.system.soak [--minutes 30]``: prints the result; exits with 1 when it failed."""
 
 from __future__ import annotations
 

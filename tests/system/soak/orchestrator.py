@@ -1,4 +1,4 @@
-"""An orchestrator that notes twice a second what it holds: ``python -m tests.system.soak.orchestrator FIGURES_FILE READY_FILE``."""
+"""An orchestrator that records its memory, tasks and sockets: ``python -m tests.system.soak.orchestrator FIGURES READY_FILE``."""
 
 from __future__ import annotations
 

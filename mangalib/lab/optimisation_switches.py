@@ -1,4 +1,4 @@
-"""The ten optimisations at hand: switched by a new release, as an operator would, for a local stack or any other."""
+"""Switches for the ten optimisations: each change activates a new release, as an operator would."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mangalib.lab.laboratory import Laboratory
 
 
 def switch_off(lab: Laboratory, names: Sequence[str]) -> Release:
-    """Make a release active in which exactly these are off; answers follow within ``release_refresh_s``.
+    """Activate a release in which exactly these optimisations are off; it takes effect within ``release_refresh_s``.
 
-    Raises ``ReleaseError`` naming one that does not exist, and listing those that do.
+    Raises ``ReleaseError`` for an unknown name; the message lists the known ones.
     """
     releases = lab.releases
     wanted = releases.get(releases.pointer().active).changed(
@@ -23,7 +23,7 @@ def switch_off(lab: Laboratory, names: Sequence[str]) -> Release:
 
 
 def switches(lab: Laboratory) -> ipywidgets.Widget:
-    """A box to tick for each of the ten, for a notebook that is open in a browser."""
+    """A check box for each optimisation, for a notebook that is open in a browser."""
     releases = lab.releases
     active = releases.get(releases.pointer().active).optimisations
     boxes = {
@@ -31,11 +31,11 @@ def switches(lab: Laboratory) -> ipywidgets.Widget:
         for name in OPTIMISATIONS
     }
 
-    def follow(change: object) -> None:
+    def apply(change: object) -> None:
         switch_off(lab, [name for name, box in boxes.items() if not box.value])
 
     for box in boxes.values():
-        box.observe(follow, "value")
+        box.observe(apply, "value")
     return ipywidgets.GridBox(
         list(boxes.values()), layout=ipywidgets.Layout(grid_template_columns="repeat(auto-fit, minmax(190px, 1fr))")
     )
