@@ -107,7 +107,7 @@ def test_an_invalid_grid_or_scheduler_is_an_error_before_anything_starts(
 ) -> None:
     with pytest.raises(NotebookError, match="expected a JSON list"):
         grid_points({"number": 3})
-    with pytest.raises(SettingsError, match="no Dask scheduler answers"):
+    with pytest.raises(SettingsError, match="no response from a Dask scheduler"):
         list(
             run_grid([job_of(tiny, {}, timeout_s=9)], runs.storage.url(), settings, "tcp://127.0.0.1:9", progress=False)
         )
