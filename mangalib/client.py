@@ -39,7 +39,7 @@ from mangalib.protocol import (
     encode,
     parse_server_frame,
 )
-from mangalib.resilience import backoff
+from mangalib.resilience import backoff_pauses
 from mangalib.settings import ClientSettings, load_settings
 
 log = logging.getLogger(__name__)
@@ -272,7 +272,7 @@ class Client:
     def _pauses(self) -> Iterator[float]:
         """One pause in seconds for each attempt that is allowed."""
         settings = self._settings
-        pauses = backoff(settings.reconnect_backoff_ms / 1000, settings.reconnect_backoff_max_ms / 1000)
+        pauses = backoff_pauses(settings.reconnect_backoff_ms / 1000, settings.reconnect_backoff_max_ms / 1000)
         return islice(pauses, settings.reconnect_attempts)
 
     async def _send(self, message: ClientMessage) -> None:
