@@ -22,7 +22,7 @@ from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettin
 from mangalib.settings.benchmark import DetectorSettings, PagerSettings, SavingSettings, WorkloadSettings
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
-from mangalib.settings.local import LocalSettings
+from mangalib.settings.local import LocalBedrockSettings, LocalGatewaySettings, LocalSettings
 from mangalib.settings.models import ModelSettings, WarmupSettings
 from mangalib.settings.precompute import (
     FollowUpSettings,
@@ -77,6 +77,8 @@ __all__ = [
     "HitRateSettings",
     "JobSettings",
     "LeaseSettings",
+    "LocalBedrockSettings",
+    "LocalGatewaySettings",
     "LocalSettings",
     "ModelSettings",
     "OrchestratorSettings",
@@ -108,6 +110,8 @@ __all__ = [
 
 
 class Settings(
+    LocalBedrockSettings,
+    LocalGatewaySettings,
     TransportSettings,
     HedgeSettings,
     ChatSettings,
@@ -125,7 +129,6 @@ class Settings(
     DetectorSettings,
     SavingSettings,
     JobSettings,
-    LocalSettings,
 ):
     """All groups in one. :func:`load_settings` reads them with a readable error on a wrong value."""
 
