@@ -1,4 +1,4 @@
-"""The Python client of the chat: used by notebooks, benchmarks and tests alike.
+"""The Python client of the chat, for notebooks, benchmarks and tests.
 
 >>> async def example(url: str, token: str) -> str:
 ...     async with Client(url, token) as client:
@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from itertools import islice
 from typing import NamedTuple
 from urllib.parse import urlencode
 
@@ -39,17 +39,18 @@ from mangalib.protocol import (
     encode,
     parse_server_frame,
 )
-from mangalib.settings import Settings, load_settings
+from mangalib.resilience import backoff_pauses
+from mangalib.settings import ClientSettings, load_settings
 
 log = logging.getLogger(__name__)
 
-# A message travels in pieces that stay under the gateway's limit for a frame, at four bytes a character at most.
-_BYTES_A_CHARACTER = 4
+# A long message is sent in fragments below the gateway's frame limit; a character of UTF-8 takes four bytes at most.
+_UTF8_BYTES_MAX = 4
 _QUEUED_FRAMES = 1024
 
 
 class Received(NamedTuple):
-    """A frame, and when it came: ms since its query was sent, by this client's clock."""
+    """A frame and the time of its arrival: ms since its query was sent, by this client's clock."""
 
     at_ms: float
     frame: ServerFrame
@@ -57,7 +58,7 @@ class Received(NamedTuple):
 
 @dataclass
 class Reply:
-    """A whole answer as this client saw it; ``error`` is set where it ended with one, ``text`` is what was shown."""
+    """An answer as this client received it; times in ms since the query was sent. ``error`` is set if it ended with one."""
 
     request_id: str
     text: str = ""
@@ -74,19 +75,19 @@ class _Pending:
     sent_s: float
     frames: asyncio.Queue[Received | MangaError]
     last_seq: int = -1
-    asked_again: bool = False
-    sent_on: int = 0
+    resent: bool = False
+    redirects: int = 0
 
 
 class Client:
     """A conversation over one WebSocket, as an async context manager.
 
-    When the connection breaks while an answer runs, it is made again, up to ``reconnect_attempts`` times with back-off
-    and jitter, and the answer goes on behind the last frame that came: none is lost and none comes twice.
+    When the connection is lost while an answer runs, the client reconnects with back-off, up to ``reconnect_attempts``
+    times, and resumes the answer after the last frame that arrived: no frame is lost or duplicated.
     """
 
     def __init__(
-        self, url: str, token: str, *, session_id: str | None = None, settings: Settings | None = None
+        self, url: str, token: str, *, session_id: str | None = None, settings: ClientSettings | None = None
     ) -> None:
         self.session_id = session_id
         self.reconnects = 0
@@ -100,11 +101,11 @@ class Client:
 
     @property
     def state(self) -> SessionState:
-        """Where the session is in its life."""
+        """The state of the session."""
         return self._session.state
 
     async def __aenter__(self) -> Client:
-        await self._begin()
+        await self._open_session()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -117,12 +118,12 @@ class Client:
     async def ask(
         self, text: str, *, intent: str | None = None, request_id: str | None = None, stream: bool = True
     ) -> AsyncIterator[Received]:
-        """Send a query and yield its frames as they come; the last one is ``Done`` or ``Error``.
+        """Send a query and yield its frames as they arrive; the last one is ``Done`` or ``Error``.
 
-        Raises ``TransportError`` when the connection is lost for good, ``TransportTimeoutError`` when nothing comes.
+        Raises ``TransportError`` when reconnecting fails, ``TransportTimeoutError`` when no frame arrives in time.
         """
         if self._reader is None or self._reader.done():
-            await self._begin_again()
+            await self._reopen_session()
         query = Query(text, intent, request_id or uuid.uuid4().hex, stream)
         assert query.request_id is not None
         pending = _Pending(query, time.monotonic(), asyncio.Queue(_QUEUED_FRAMES))
@@ -140,7 +141,7 @@ class Client:
     async def answer(
         self, text: str, *, intent: str | None = None, request_id: str | None = None, stream: bool = True
     ) -> Reply:
-        """Send a query and wait for its whole answer; raises as :meth:`ask` does."""
+        """Send a query and wait for its complete answer; raises as :meth:`ask` does."""
         reply = Reply(request_id or uuid.uuid4().hex)
         async for received in self.ask(text, intent=intent, request_id=reply.request_id, stream=stream):
             reply.frames.append(received)
@@ -157,7 +158,7 @@ class Client:
         return reply
 
     async def ping(self) -> None:
-        """Keep the session from going idle."""
+        """Keep the session from becoming idle."""
         await self._send(Ping())
 
     async def _frames_of(self, pending: _Pending) -> AsyncIterator[Received]:
@@ -170,7 +171,7 @@ class Client:
                 return
 
     async def _next(self, pending: _Pending) -> Received | MangaError:
-        """The next frame. After a silence the answer is asked to go on: whoever made it may be gone, and another there."""
+        """The next frame. After ``resume_after_silence_s`` without one the answer is resumed: its server may be gone."""
         timeout_s = self._settings.stream_timeout_s + self._settings.send_timeout_s
         silence_s = self._settings.resume_after_silence_s
         until_s = time.monotonic() + timeout_s
@@ -181,11 +182,11 @@ class Client:
             if left_s > silence_s and self._session.state is SessionState.STREAMING:
                 assert pending.query.request_id is not None
                 await self._send(Resume(pending.query.request_id, pending.last_seq))
-        raise TransportTimeoutError(f"no frame came for {timeout_s:g} s")
+        raise TransportTimeoutError(f"no frame from the gateway for {timeout_s:g} s")
 
     # The connection
 
-    async def _begin(self) -> None:
+    async def _open_session(self) -> None:
         self._session = Session(self._settings, time.monotonic())
         self._socket = await self._connect()
         now_s = time.monotonic()
@@ -193,14 +194,14 @@ class Client:
         self._session.authenticated(now_s)
         self._reader = asyncio.create_task(self._read())
 
-    async def _begin_again(self) -> None:
-        """The connection was lost while no answer ran: it is made again as patiently as in the middle of one."""
+    async def _reopen_session(self) -> None:
+        """The connection was lost while no answer ran: reconnect with the same attempts and back-off as during one."""
         problem: MangaError | None = None
         for pause_s in self._pauses():
             try:
-                return await self._begin()
+                return await self._open_session()
             except (TransportError, BusyError) as error:
-                log.info("connecting again: %s", error)
+                log.info("reconnecting failed: %s", error)
                 problem = error
             await asyncio.sleep(pause_s)
         assert problem is not None
@@ -226,8 +227,8 @@ class Client:
                     f"the gateway refused the connection with {status}: is the token still valid?"
                 ) from None
             if status == HTTPStatus.TOO_MANY_REQUESTS:
-                raise BusyError("the gateway takes no more connections for now") from None
-            raise TransportError(f"the gateway refused the connection with {status}") from None
+                raise BusyError("the gateway has reached its limit of connections; try again later") from None
+            raise TransportError(f"the gateway refused the connection with {status}; expected 101") from None
         except (OSError, TimeoutError, InvalidHandshake) as error:
             raise TransportError(f"no connection to the gateway: {error}") from error
 
@@ -244,7 +245,7 @@ class Client:
             if not self._pending:
                 return
             if not await self._reconnect():
-                self._give_up(TransportError(f"the connection was lost ({reason}) and could not be made again"))
+                self._fail_pending(TransportError(f"the connection was lost ({reason}) and reconnecting failed"))
                 return
 
     async def _reconnect(self) -> bool:
@@ -259,40 +260,39 @@ class Client:
                     await self._send(Resume(request_id, pending.last_seq))
                 return True
             except (TransportError, BusyError) as error:
-                log.info("reconnecting: %s", error)
+                log.info("reconnecting failed: %s", error)
                 if self._session.state is not SessionState.RECONNECTING:
                     self._session.network_error(time.monotonic())
                 self._session.retry_failed(time.monotonic())
             except AuthError as error:
-                self._give_up(error)
+                self._fail_pending(error)
                 return True
         return False
 
     def _pauses(self) -> Iterator[float]:
-        """Back-off with full jitter (Brooker, 2015), one pause for each attempt that is allowed."""
-        ceiling_ms = self._settings.reconnect_backoff_ms
-        for _ in range(self._settings.reconnect_attempts):
-            yield random.uniform(0, ceiling_ms) / 1000
-            ceiling_ms = min(2 * ceiling_ms, self._settings.reconnect_backoff_max_ms)
+        """One pause in seconds for each attempt that is allowed."""
+        settings = self._settings
+        pauses = backoff_pauses(settings.reconnect_backoff_ms / 1000, settings.reconnect_backoff_max_ms / 1000)
+        return islice(pauses, settings.reconnect_attempts)
 
     async def _send(self, message: ClientMessage) -> None:
         assert self._socket is not None
         text = encode(message).decode()
-        size = self._settings.max_frame_bytes // _BYTES_A_CHARACTER
+        size = self._settings.max_frame_bytes // _UTF8_BYTES_MAX
         try:
             if len(text) <= size:
                 await self._socket.send(text)
             else:
                 await self._socket.send([text[at : at + size] for at in range(0, len(text), size)])
         except ConnectionClosed as closed:
-            # The reader sees the same, reconnects, and asks again for what is pending.
-            log.info("not sent, the connection is lost: %s", closed)
+            # The reader task notices too, reconnects and resumes what is pending.
+            log.info("message not sent, the connection was lost: %s", closed)
 
     async def _dispatch(self, message: str | bytes) -> None:
         try:
             frame = parse_server_frame(message)
         except BadRequestError as error:
-            self._give_up(TransportError(str(error), answered=True))
+            self._fail_pending(TransportError(str(error), answered=True))
             return
         now_s = time.monotonic()
         if isinstance(frame, SessionInfo):
@@ -300,18 +300,18 @@ class Client:
             return
         pending = self._pending.get(getattr(frame, "request_id", None) or "")
         if pending is None:
-            log.debug("a frame that nobody waits for: %s", type(frame).__name__)
+            log.debug("ignored a %s frame of no pending query", type(frame).__name__)
             return
-        if isinstance(frame, Error) and frame.code == "not_found" and pending.last_seq < 0 and not pending.asked_again:
-            # The connection broke before the query arrived: the server knows nothing of it.
-            pending.asked_again = True
+        if isinstance(frame, Error) and frame.code == "not_found" and pending.last_seq < 0 and not pending.resent:
+            # The connection was lost before the query arrived, so the server does not know it.
+            pending.resent = True
             await self._send(pending.query)
             return
         if isinstance(frame, Error) and frame.code == "going_away" and self._socket is not None:
-            pending.sent_on += 1
-            if pending.sent_on <= self._settings.reconnect_attempts:
-                # Another server takes it: what was not begun is asked again there, what was goes on.
-                pending.asked_again = False
+            pending.redirects += 1
+            if pending.redirects <= self._settings.reconnect_attempts:
+                # On the next connection another server resumes the answer, or gets the query anew if none had started.
+                pending.resent = False
                 await self._socket.close()
                 return
         seq = getattr(frame, "seq", None)
@@ -321,7 +321,7 @@ class Client:
             pending.last_seq = seq
         await pending.frames.put(Received(round((now_s - pending.sent_s) * 1000, 3), frame))
 
-    def _give_up(self, error: MangaError) -> None:
+    def _fail_pending(self, error: MangaError) -> None:
         for pending in self._pending.values():
             if pending.frames.full():
                 pending.frames.get_nowait()

@@ -1,4 +1,4 @@
-"""A Dask cluster: the one whose scheduler is named, or one worker on this machine. The code that uses it is the same."""
+"""A Dask cluster: one that is running elsewhere, or a single worker on this machine."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from distributed import Client, LocalCluster
 from mangalib.errors import SettingsError
 
 _CONNECT_WITHIN_S = 10
-# Without an address, Dask's HTTP listens on all interfaces.
+# By default Dask's dashboard listens on all interfaces.
 ON_LOOPBACK = "127.0.0.1:0"
 
 
 @contextmanager
 def cluster(scheduler: str | None) -> Iterator[Client]:
-    """A client of the cluster at ``tcp://host:port``; ``None`` starts one worker process for the length of the block.
+    """A client of the cluster at ``tcp://host:port``; with ``None``, of one worker process that runs for the block.
 
-    Raises ``SettingsError`` when no scheduler answers there, or it has no worker.
+    Raises ``SettingsError`` when the scheduler does not respond or has no worker.
     """
     if scheduler is None:
         with (
@@ -37,12 +37,12 @@ def cluster(scheduler: str | None) -> Iterator[Client]:
     try:
         client = Client(scheduler, timeout=_CONNECT_WITHIN_S)
     except (OSError, ValueError, ImportError) as error:
-        raise SettingsError(f"--scheduler {scheduler}: no Dask scheduler answers there: {error}") from None
+        raise SettingsError(f"--scheduler {scheduler}: no response from a Dask scheduler: {error}") from None
     with client:
         try:
             client.wait_for_workers(1, timeout=_CONNECT_WITHIN_S)
         except TimeoutError:
             raise SettingsError(
-                f"--scheduler {scheduler}: it has no worker; `dask worker {scheduler}` starts one"
+                f"--scheduler {scheduler}: it has no workers; start one with `dask worker {scheduler}`"
             ) from None
         yield client

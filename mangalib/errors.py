@@ -1,26 +1,26 @@
 """The one tree of errors.
 
 MangaError
-├── SettingsError            a setting is missing or wrong; raised before anything starts
-├── DataError                a file under data/ or a user's file is not what it should be
-├── BadRequestError          the client sent something that cannot be served (bad_request)
-│   ├── NotFoundError        ... because what it names is not there (not_found)
-│   └── InterruptedAnswerError    ... because an answer broke off and cannot go on (interrupted)
-├── AuthError                no token, or one that is not valid (unauthorized)
-├── BusyError                no capacity within the time allowed (busy)
-│   ├── DependencyDownError  ... because something that is needed keeps failing
-│   └── GoingAwayError       ... because this server is about to end: connect again (going_away)
-├── TransportError           a connection failed: refused, reset, closed, wrong bytes (unavailable)
-│   └── TransportTimeoutError     ... or did not answer in time (timeout)
-├── BedrockError             the model service answered with an error, name and status kept (model_error)
-├── ConnectionGoneError      the client's WebSocket is no longer there
-├── SlowClientError          the client takes its frames too slowly and its buffer is full
-├── ReleaseError             a release cannot be made, found or made active
-├── ActionError              a page or a rollback could not be done
+├── SettingsError            a setting is missing or invalid; raised at start
+├── DataError                a file under data/, or a user's file, is missing or malformed
+├── BadRequestError          a client message is invalid (bad_request)
+│   ├── NotFoundError        it names something that does not exist (not_found)
+│   └── InterruptedAnswerError    it resumes an answer that cannot be continued (interrupted)
+├── AuthError                no token, or an invalid one (unauthorized)
+├── BusyError                no capacity within the time limit (busy)
+│   ├── DependencyDownError  a required service keeps failing
+│   └── GoingAwayError       this server is shutting down: reconnect (going_away)
+├── TransportError           a connection failed: refused, reset, closed, invalid bytes (unavailable)
+│   └── TransportTimeoutError     no response within the time limit (timeout)
+├── BedrockError             an error response of the model service (model_error)
+├── ConnectionGoneError      the client's WebSocket is closed
+├── SlowClientError          the client's buffer is full because it reads too slowly
+├── ReleaseError             a release does not exist, is invalid, or could not be activated
+├── ActionError              a page or a rollback failed
 ├── StackError               the local stack could not start
 ├── NotebookError            a notebook could not be run, or failed while running
-│   └── JobRunningError      ... because the same job is running already
-├── ScheduleError            a schedule is not what it should be
+│   └── JobRunningError      the same job is already running
+├── ScheduleError            a schedule is invalid
 └── CloudError               something is missing in the AWS account
 """
 
@@ -28,10 +28,10 @@ from __future__ import annotations
 
 
 class MangaError(Exception):
-    """Base of every error this package raises on purpose.
+    """Base class of all errors that this package raises.
 
-    ``code`` is what a client is told in an ``error`` frame; texts of errors without a public code never reach it.
-    ``retry_after_ms`` is when asking again would help, where that is known.
+    ``code`` is sent to the client in an ``error`` frame; messages of errors with the code ``internal`` are not.
+    ``retry_after_ms`` is set when a retry after that time may succeed.
     """
 
     code = "internal"
@@ -39,39 +39,39 @@ class MangaError(Exception):
 
 
 class SettingsError(MangaError):
-    """A setting is missing or wrong; the message names the variable, the value and what is allowed."""
+    """A setting is missing or invalid; the message names the variable, the value and what was expected."""
 
 
 class DataError(MangaError):
-    """A data file cannot be used; the message names the file, the field, the value and what was expected."""
+    """A data file is missing or malformed; the message names the file, the field, the value and what was expected."""
 
 
 class BadRequestError(MangaError):
-    """The client's message cannot be served; the message says which field and why."""
+    """The client's message is invalid; the error's message names the field and what was expected."""
 
     code = "bad_request"
 
 
 class NotFoundError(BadRequestError):
-    """The client named something that does not exist, or not any more."""
+    """The client named something that does not exist, or no longer exists."""
 
     code = "not_found"
 
 
 class InterruptedAnswerError(BadRequestError):
-    """An answer broke off, and what the client has of it is more than what is known here: it cannot go on."""
+    """An interrupted answer cannot be continued, because the client has received more of it than the replay store holds."""
 
     code = "interrupted"
 
 
 class AuthError(MangaError):
-    """The client is not who it says it is, or does not say."""
+    """The client sent no token, or an invalid one."""
 
     code = "unauthorized"
 
 
 class BusyError(MangaError):
-    """There is no capacity for one more; trying again a little later is right, ``retry_after_ms`` says when."""
+    """There is no capacity for another request at the moment; ``retry_after_ms`` says when to try again."""
 
     code = "busy"
 
@@ -81,17 +81,17 @@ class BusyError(MangaError):
 
 
 class DependencyDownError(BusyError):
-    """A service that is needed kept failing and is not asked for a moment."""
+    """A required service kept failing; its circuit breaker is open."""
 
 
 class GoingAwayError(BusyError):
-    """This server finishes what it has begun and takes nothing new; another one will."""
+    """This server is shutting down: it finishes running answers and accepts no new ones. Another server will."""
 
     code = "going_away"
 
 
 class TransportError(MangaError):
-    """A connection failed. ``answered`` tells whether any byte of an answer had come: if not, a retry is safe."""
+    """A connection failed. ``answered`` is true if part of a response had arrived; otherwise a retry is safe."""
 
     code = "unavailable"
 
@@ -101,15 +101,15 @@ class TransportError(MangaError):
 
 
 class TransportTimeoutError(TransportError):
-    """The far side did not answer in the time allowed."""
+    """The peer did not respond within the time limit."""
 
     code = "timeout"
 
 
 class BedrockError(MangaError):
-    """The model service refused or broke off.
+    """The model service returned an error.
 
-    ``name`` is the service's own (``ThrottlingException``), ``status`` the HTTP status, 200 for one inside a stream.
+    ``name`` is the service's name of it (``ThrottlingException``), ``status`` the HTTP status, 200 for one within a stream.
     """
 
     code = "model_error"
@@ -121,7 +121,7 @@ class BedrockError(MangaError):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request may succeed on a second try (the service's own classification)."""
+        """Whether a retry of the same request may succeed, by the service's own classification."""
         return self.name in _RETRYABLE
 
 
@@ -146,28 +146,28 @@ class SlowClientError(MangaError):
 
 
 class ReleaseError(MangaError):
-    """A release does not exist, cannot be, or could not be made active."""
+    """A release does not exist, is invalid, or could not be activated."""
 
 
 class ActionError(MangaError):
-    """Something that an incident asks for could not be done, or must not be done because it cannot be noted."""
+    """An incident's action failed, or was not attempted because it could not be recorded."""
 
 
 class StackError(MangaError):
-    """The local stack, or a service of it, could not start."""
+    """The local stack, or one of its services, could not start."""
 
 
 class NotebookError(MangaError):
-    """A notebook could not be run; what it had produced is kept."""
+    """A notebook could not be run, or failed while running; its output so far is kept."""
 
 
 class JobRunningError(NotebookError):
-    """The same job runs already, here or on another machine."""
+    """The same job is already running, on this or another machine."""
 
 
 class ScheduleError(MangaError):
-    """A schedule cannot be used; the message names the file, the line, the value and what was expected."""
+    """A schedule is invalid; the message names the file, the line, the value and what was expected."""
 
 
 class CloudError(MangaError):
-    """The AWS account lacks something, or cannot be asked."""
+    """The AWS account lacks something, or cannot be reached."""

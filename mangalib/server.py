@@ -40,7 +40,7 @@ from mangalib.aws import (
 from mangalib.domain import Catalogue, ReleaseFollower, ReleaseStore
 from mangalib.errors import MangaError, ReleaseError
 from mangalib.nlu import IntentClassifier, MeaningReader, QuestionParser, Topics
-from mangalib.precompute import Around, running_precompute
+from mangalib.precompute import ServingResources, running_precompute
 from mangalib.resilience import RetryBudget, refresh_periodically, try_refresh
 from mangalib.serving import (
     Breakers,
@@ -92,7 +92,7 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
         customers = CustomerData(dynamodb, settings)
         stack.callback(customers.close)
         search = TitleSearch(opensearch, settings)
-        around = Around(
+        resources = ServingResources(
             redis,
             catalogue,
             topics,
@@ -104,7 +104,7 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
             customers,
             releases,
         )
-        precomputed = await stack.enter_async_context(running_precompute(settings, around))
+        precomputed = await stack.enter_async_context(running_precompute(settings, resources))
         services = Services(
             settings=settings,
             catalogue=catalogue,

@@ -1,6 +1,6 @@
-"""Adaptive retry mode: after a throttling error this client slows itself down, and speeds up again step by step.
+"""Adaptive retry mode: after a throttling error the client lowers its request rate, then raises it gradually.
 
-The rate follows botocore's own calculation (CUBIC: Ha, Rhee and Xu, 2008); only its blocking wait is not used here.
+The rate is calculated by botocore (CUBIC: Ha, Rhee and Xu, 2008), without its blocking wait.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from botocore.retries.throttling import CubicCalculator
 
 
 class Clock:
-    """Seconds that only go forward, in the form that botocore asks for."""
+    """The monotonic clock, with the interface of botocore's ``Clock``."""
 
     def current_time(self) -> float:
-        """Now."""
+        """Monotonic seconds."""
         return time.monotonic()
 
 
 class AdaptiveRate:
-    """How fast requests may leave. Without throttling: at once; a lone error must not slow a chat below ``floor_per_s``."""
+    """The rate limit of requests: none until a throttling error occurs, and never less than ``floor_per_s``."""
 
     def __init__(self, floor_per_s: float, clock: Clock | None = None) -> None:
         self._clock = clock or Clock()
@@ -31,7 +31,7 @@ class AdaptiveRate:
         self._next_free_s = 0.0
 
     def wait_s(self) -> float:
-        """Take the next place in line; returns how long to wait until it is time to send."""
+        """Reserve the next slot; returns the seconds to wait before sending."""
         if self._limit_per_s is None:
             return 0.0
         now_s = self._clock.current_time()
@@ -40,7 +40,7 @@ class AdaptiveRate:
         return starts_s - now_s
 
     def answered(self, *, throttled: bool) -> None:
-        """A request was answered; a throttling error lowers the rate, each other answer may raise it."""
+        """Record a response: a throttling error lowers the rate, any other response may raise it."""
         now_s, measured_per_s = self._clock.current_time(), self._measured.record()
         if throttled:
             rate_per_s = measured_per_s if self._limit_per_s is None else min(measured_per_s, self._limit_per_s)

@@ -1,4 +1,4 @@
-"""Bedrock runtime: Claude's answers as a stream of typed events, over a connection from the warm pool."""
+"""Our own model transport: Bedrock runtime over pooled HTTP/1.1 connections, replies as typed events."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class BedrockRuntime:
         self._breakers: dict[str, CircuitBreaker] = {}
 
     def breaker(self, model_id: str) -> CircuitBreaker:
-        """Each model has its own: one that is down does not take the others with it."""
+        """Each model has its own, so that one that is down does not block the others."""
         return self._breakers.setdefault(model_id, CircuitBreaker.from_settings(model_id, self._settings))
 
     @asynccontextmanager
@@ -126,7 +126,7 @@ async def _events_of(connection: HttpConnection, read_timeout_s: float) -> Async
             connection.close()
             raise failure
     if decoder.incomplete:
-        raise TransportError("the event stream ended within a message", answered=True)
+        raise TransportError("event stream: ended in the middle of a message", answered=True)
 
 
 def _is_outage(error: Exception) -> bool:
@@ -142,7 +142,7 @@ def _event_of(message: EventMessage) -> list[ModelEvent]:
     try:
         return [_event_decoder.decode(_chunk_decoder.decode(message.payload).data)]
     except msgspec.MsgspecError as error:
-        raise TransportError(f"an event of the model is not what it should be: {error}", answered=True) from None
+        raise TransportError(f"model event: {error}", answered=True) from None
 
 
 def _exception_of(message: EventMessage) -> BedrockError:
@@ -166,14 +166,16 @@ def _message_in(body: bytes) -> str:
 
 
 def bedrock_endpoint(settings: AddressSettings) -> Endpoint:
-    """Where the runtime answers: the configured URL, or AWS's own for the region."""
+    """The configured URL, or AWS's own for the region."""
     url = settings.bedrock_url or f"https://bedrock-runtime.{settings.region}.amazonaws.com"
     return Endpoint.from_url(url, ca_file=str(settings.bedrock_ca) if settings.bedrock_ca else None)
 
 
 def bedrock_pool(endpoint: Endpoint, settings: PoolSettings, *, background: bool = False) -> WarmPool:
-    """The warm pool of the runtime; for ``background`` work a small one of its own, so that it never has what a query needs.
-    Its keep-alive is an unsigned ``GET /``: answered by an error, billed nothing."""
+    """The warm pool of the runtime, or a small separate one for ``background`` work, so that queries never wait for it.
+
+    The keep-alive is an unsigned ``GET /``, which is answered by an error and costs nothing.
+    """
 
     async def keep_alive(connection: HttpConnection) -> None:
         await connection.send("GET", "/", {}, b"", timeout_s=settings.connect_timeout_s)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from mangalib.aws.http1 import HttpConnection
 from mangalib.errors import BusyError, TransportError
-from mangalib.resilience import NO_JITTER, backoff
+from mangalib.resilience import NO_JITTER, backoff_pauses
 
 log = logging.getLogger(__name__)
 
@@ -219,14 +219,14 @@ class WarmPool:
 
     async def _refill(self) -> None:
         """Restore ``size`` connections after some were lost, with back-off while that fails."""
-        pauses = backoff(REFILL_BACKOFF_S, REFILL_BACKOFF_MAX_S, jitter=NO_JITTER)
+        pauses = backoff_pauses(REFILL_BACKOFF_S, REFILL_BACKOFF_MAX_S, jitter=NO_JITTER)
         while True:
             await self._refill_wanted.wait()
             self._refill_wanted.clear()
             try:
                 while self.total < self._size:
                     await self._open()
-                pauses = backoff(REFILL_BACKOFF_S, REFILL_BACKOFF_MAX_S, jitter=NO_JITTER)
+                pauses = backoff_pauses(REFILL_BACKOFF_S, REFILL_BACKOFF_MAX_S, jitter=NO_JITTER)
             except TransportError as error:
                 log.warning("warm pool: %d of %d connections: %s", self.total, self._size, error)
                 self._refill_wanted.set()

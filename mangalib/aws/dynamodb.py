@@ -12,7 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mangalib.errors import MangaError
-from mangalib.resilience import backoff
+from mangalib.resilience import backoff_pauses
 from mangalib.settings import AwsSettings
 
 _CONTENDED_S = 10.0
@@ -81,7 +81,7 @@ class DocumentTable:
         The first attempt is at once, the others after back-off, for ten seconds in all. Leave the loop when ``put`` succeeds.
         """
         until_s = time.monotonic() + _CONTENDED_S
-        for pause_s in backoff(_BACKOFF_S, _BACKOFF_MAX_S):
+        for pause_s in backoff_pauses(_BACKOFF_S, _BACKOFF_MAX_S):
             if time.monotonic() >= until_s:
                 return
             yield

@@ -1,7 +1,7 @@
-"""Hedged requests: a model that is late is asked a second time, the first answer wins (Dean and Barroso 2013).
+"""Hedged requests: a late model is invoked a second time, and the first reply wins (Dean and Barroso 2013).
 
-Late is: later than the model itself usually is. More are late than the budget pays for; the longer one waits, the likelier
-it gets a second request. The loser's connection is closed at once, so that it stops writing.
+"Late" is relative to the model's own recent first-token times. More requests are late than the budget allows to hedge; those that
+have waited longest are hedged first. The losing connection is closed at once, which stops its generation.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ BUDGET_AGAIN_S = 0.05
 
 
 class Hedge:
-    """When a model is late, and whether it may be asked again; one per process, without I/O.
+    """Decides when a model is late and whether a second request may be made; one per process, without I/O.
 
-    Late is as far beyond the ``hedge_quantile`` of a model's last ``hedge_answers`` as that is beyond their median (a fence, as
-    Tukey's 1977): at the quantile itself more are late than the budget pays for, and most of those need only a moment more.
+    The threshold lies as far beyond the ``hedge_quantile`` of the model's last ``hedge_answers`` first-token times as that
+    quantile lies beyond their median (a fence, as in Tukey 1977). At the quantile itself more requests would be late than the
+    budget allows, and most of those would need only a moment more.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -34,7 +35,7 @@ class Hedge:
         self._first_token_s: dict[str, deque[float]] = {}
 
     def late_after_s(self, model_id: str) -> float | None:
-        """After how many seconds without a token a model is late; ``None`` while that is not known, or nothing is hedged."""
+        """Seconds without a token after which a model is late; ``None`` while too few times are known, or hedging is off."""
         settings, seen = self._settings, self._first_token_s.get(model_id, ())
         if not settings.hedge_share or len(seen) < settings.hedge_answers_min:
             return None
@@ -42,28 +43,28 @@ class Hedge:
         usual_s, rare_s = times[len(times) // 2], times[int(settings.hedge_quantile * (len(times) - 1))]
         return 2 * rare_s - usual_s
 
-    def asked(self) -> None:
-        """A model was asked for an answer; that pays for a share of a second request."""
+    def invoked(self) -> None:
+        """A model was invoked; this earns a share of a second request."""
         self._budget.deposit()
 
     def withdraw(self) -> bool:
-        """Whether a second request may be made now; if so, it is counted."""
+        """Whether a second request may be made now; a granted one is counted."""
         allowed = self._budget.withdraw()
         self.hedged += allowed
         return allowed
 
     def answered(self, model_id: str, first_token_s: float) -> None:
-        """The first token came that long after the first request, whichever request brought it.
+        """Record the time from the first request to the first token, whichever request brought it.
 
-        Counting from the first keeps a late model late: by the winner's own time alone, what is usual would shrink with
-        every hedge, and hedges would breed hedges.
+        Measuring from the first request matters: with the winner's own time alone, the threshold would shrink with every hedge
+        and cause more hedges.
         """
         seen = self._first_token_s.setdefault(model_id, deque(maxlen=self._settings.hedge_answers))
         seen.append(first_token_s)
 
 
 class HedgedStream:
-    """One invocation, read up to its first text. Iterating gives the groups of events from the start."""
+    """One invocation, read up to its first text. Iterating yields the groups of events from the start."""
 
     def __init__(self, models: ModelTransport, model_id: str, request: ClaudeRequest) -> None:
         self.answered_s = 0.0
@@ -73,7 +74,7 @@ class HedgedStream:
         self._rest: AsyncIterator[list[ModelEvent]]
 
     async def until_text(self) -> None:
-        """Ask, and read until there is text or the stream's end; raises as ``ModelTransport.stream`` does."""
+        """Invoke the model and read until there is text or the stream ends; raises as ``ModelTransport.stream`` does."""
         self._rest = await self._open.enter_async_context(self._invocation)
         self.answered_s = time.monotonic()
         async for events in self._rest:
@@ -89,7 +90,7 @@ class HedgedStream:
             yield events
 
     async def close(self) -> None:
-        """Close the connection, unless the answer was read whole."""
+        """Close the connection, unless the reply was read to its end."""
         await self._open.aclose()
 
 
@@ -97,26 +98,26 @@ class HedgedStream:
 async def hedged_stream(
     models: ModelTransport, hedge: Hedge, model_id: str, request: ClaudeRequest
 ) -> AsyncIterator[HedgedStream]:
-    """The stream of whichever invocation brings text first; leaving the block early closes its connection.
+    """The stream of the invocation that brings text first; leaving the block early closes its connection.
 
     Raises as ``ModelTransport.stream`` does; with two invocations under way, only when both have failed.
     """
     streams: dict[asyncio.Task[None], HedgedStream] = {}
 
-    def ask() -> None:
+    def invoke() -> None:
         stream = HedgedStream(models, model_id, request)
         streams[asyncio.create_task(stream.until_text())] = stream
 
     started_s = time.monotonic()
-    hedge.asked()
-    ask()
+    hedge.invoked()
+    invoke()
     try:
         done, _ = await asyncio.wait(streams, timeout=hedge.late_after_s(model_id))
         while not done and not hedge.withdraw():
-            # Who is still waiting when there is budget again is who needs it most.
+            # Whoever is still waiting when the budget allows another request needs it most.
             done, _ = await asyncio.wait(streams, timeout=BUDGET_AGAIN_S)
         if not done:
-            ask()
+            invoke()
         winner = await _first_that_succeeds(list(streams))
         hedge.answered(model_id, time.monotonic() - started_s)
         await _close(streams, but=winner)
@@ -132,7 +133,7 @@ async def _first_that_succeeds(tasks: list[asyncio.Task[None]]) -> asyncio.Task[
         for task in done:
             if not task.cancelled() and task.exception() is None:
                 return task
-    tasks[0].result()  # raises what the first of them failed with
+    tasks[0].result()  # raises the first one's error
     raise AssertionError("unreachable")
 
 
@@ -142,5 +143,5 @@ async def _close(streams: dict[asyncio.Task[None], HedgedStream], but: asyncio.T
         task.cancel()
         await asyncio.wait([task])
         if not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not report it as forgotten
+            task.exception()  # retrieved, so that asyncio does not report it as never retrieved
         await stream.close()

@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection on asyncio: a request at a time, the answer's body in the pieces in which it arrives.
+"""One HTTP/1.1 connection on asyncio: one request at a time, the response's body in the pieces in which it arrives.
 
-httptools (llhttp) parses; this file only carries bytes. The consumer is woken once per read of the socket, however many
-events that read held, and reading stops while more than ``HIGH_WATER_BYTES`` wait to be consumed.
+httptools (llhttp) parses; this module moves bytes. The consumer is woken once per read of the socket, however many events
+that read contained, and reading pauses while more than ``HIGH_WATER_BYTES`` are buffered.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HIGH_WATER_BYTES = 256 * 1024
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where to connect, and with which trust; ``host_header`` is what requests and signatures carry."""
+    """Host, port, TLS context and base path of a service; ``host_header`` is sent in requests and signed."""
 
     host: str
     port: int
@@ -32,16 +32,16 @@ class Endpoint:
 
     @classmethod
     def from_url(cls, url: str, *, ca_file: str | None = None) -> Endpoint:
-        """The endpoint of ``http://…`` or ``https://…``; ``ca_file`` replaces the system's certificate authorities."""
+        """The endpoint of an http or https URL; ``ca_file`` replaces the system's certificate authorities."""
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise TransportError(f"{url!r} is not an address; expected http://host or https://host")
+            raise TransportError(f"URL {url!r}; expected http://host or https://host")
         tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
         return cls(parts.hostname, parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"))
 
     @property
     def host_header(self) -> str:
-        """Host and port as HTTP wants them: the port only where it is not the scheme's own."""
+        """The ``Host`` header: host and port, without the scheme's default port."""
         standard = 443 if self.tls else 80
         return self.host if self.port == standard else f"{self.host}:{self.port}"
 
@@ -52,7 +52,7 @@ class Endpoint:
 
 
 class HttpConnection(asyncio.Protocol):
-    """Made by :meth:`open`. Use: ``await send(…)``, then ``await read()`` until it returns ``b""``."""
+    """Created by :meth:`open`. Use: ``await send(…)``, then ``await read()`` until it returns ``b""``."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -71,12 +71,12 @@ class HttpConnection(asyncio.Protocol):
         self._keep = True
         self._failure: TransportError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._late_at_s = 0.0
-        self._clock: asyncio.TimerHandle | None = None
+        self._deadline_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
     async def open(cls, endpoint: Endpoint, *, timeout_s: float) -> HttpConnection:
-        """Connect, TLS handshake included; raises ``TransportError`` or ``TransportTimeoutError``."""
+        """Connect, including the TLS handshake; raises ``TransportError`` or ``TransportTimeoutError``."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
@@ -91,13 +91,13 @@ class HttpConnection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether another request may be sent: the last answer was read to its end and both sides keep the connection."""
+        """Whether another request may be sent: the last response was read completely and both sides keep the connection."""
         return self._complete and self._keep and self._failure is None
 
     async def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float) -> int:
-        """Send a request and wait for the answer's headers; returns the status and fills ``headers`` (lower case)."""
+        """Send a request and wait for the response's headers; returns the status and sets ``headers`` (names in lower case)."""
         if not self.reusable or self._transport is None:
-            raise self._failure or TransportError(f"the connection to {self.endpoint.origin} is not free")
+            raise self._failure or TransportError(f"connection to {self.endpoint.origin} is in use or closed")
         self.status, self.headers, self._body, self._buffered = 0, {}, [], 0
         self._complete = self._headers_done = self._answered = False
         self._parser = httptools.HttpResponseParser(self)
@@ -109,7 +109,7 @@ class HttpConnection(asyncio.Protocol):
         return self.status
 
     async def read(self, *, timeout_s: float) -> bytes:
-        """The next bytes of the body, all that have arrived; ``b""`` once it is whole."""
+        """The bytes of the body that have arrived since the last read; ``b""`` at its end."""
         while not self._body:
             if self._complete:
                 return b""
@@ -122,14 +122,14 @@ class HttpConnection(asyncio.Protocol):
         return data
 
     async def read_all(self, *, timeout_s: float) -> bytes:
-        """The whole body."""
+        """The rest of the body, to its end."""
         parts = []
         while part := await self.read(timeout_s=timeout_s):
             parts.append(part)
         return b"".join(parts)
 
     def close(self) -> None:
-        """Close at once; the far side sees it and stops whatever it was generating."""
+        """Close at once; a model that is generating stops."""
         self._keep = False
         if self._transport is not None:
             self._transport.abort()
@@ -139,9 +139,9 @@ class HttpConnection(asyncio.Protocol):
             raise self._failure
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        self._late_at_s = loop.time() + timeout_s
-        if self._clock is None or self._clock.when() > self._late_at_s:
-            self._set_clock(loop)
+        self._deadline_s = loop.time() + timeout_s
+        if self._timer is None or self._timer.when() > self._deadline_s:
+            self._start_timer(loop)
         try:
             await self._waiter
         except TimeoutError:
@@ -154,18 +154,18 @@ class HttpConnection(asyncio.Protocol):
         if self._failure is not None and not self._body and not self._complete:
             raise self._failure
 
-    def _set_clock(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._clock is not None:
-            self._clock.cancel()
-        self._clock = loop.call_at(self._late_at_s, self._look_at_clock, loop)
+    def _start_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(self._deadline_s, self._check_deadline, loop)
 
-    def _look_at_clock(self, loop: asyncio.AbstractEventLoop) -> None:
-        # One timer for many waits: each only says until when, and the timer looks whether that has passed.
-        self._clock = None
+    def _check_deadline(self, loop: asyncio.AbstractEventLoop) -> None:
+        # One timer serves many waits: each wait only moves its deadline, which the timer checks when it fires.
+        self._timer = None
         if self._waiter is None or self._waiter.done():
             return
-        if loop.time() < self._late_at_s:
-            self._set_clock(loop)
+        if loop.time() < self._deadline_s:
+            self._start_timer(loop)
         else:
             self._waiter.set_exception(TimeoutError())
 
@@ -182,14 +182,14 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what arrived and wake the consumer (asyncio.Protocol)."""
         if self._complete or self._parser is None:
-            self._fail(f"{self.endpoint.origin} sent bytes that nobody asked for")
+            self._fail(f"{self.endpoint.origin} sent {len(data)} bytes without a request; expected none")
             self.close()
             return
         self._answered = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(f"{self.endpoint.origin} sent something that is not HTTP: {error}")
+            self._fail(f"{self.endpoint.origin} sent an invalid HTTP response: {error}")
             self.close()
         if self._buffered > HIGH_WATER_BYTES and not self._paused and self._transport is not None:
             self._paused = True
@@ -197,16 +197,16 @@ class HttpConnection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> bool:
-        """The far side is done: close (asyncio.Protocol)."""
+        """The peer closed its side: close ours (asyncio.Protocol)."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail whoever waits, and tell the pool (asyncio.Protocol)."""
-        reason = f"{type(exc).__name__}: {exc}" if exc else "closed by the far side"
-        self._fail(f"the connection to {self.endpoint.origin} was lost ({reason})")
+        """Fail the waiting read and notify the pool (asyncio.Protocol)."""
+        reason = f"{type(exc).__name__}: {exc}" if exc else "closed by the peer"
+        self._fail(f"connection to {self.endpoint.origin} lost ({reason})")
         self._transport = None
-        if self._clock is not None:
-            self._clock.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._wake()
         if self.on_lost is not None:
             self.on_lost(self)
@@ -218,21 +218,21 @@ class HttpConnection(asyncio.Protocol):
     # httptools callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header (httptools)."""
+        """Store one header (httptools)."""
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        """The answer has begun (httptools)."""
+        """Store status and keep-alive (httptools)."""
         assert self._parser is not None
         self.status = self._parser.get_status_code()
         self._keep = self._parser.should_keep_alive()
         self._headers_done = True
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body (httptools)."""
+        """Buffer a piece of the body (httptools)."""
         self._body.append(body)
         self._buffered += len(body)
 
     def on_message_complete(self) -> None:
-        """The answer is whole (httptools)."""
+        """The response is complete (httptools)."""
         self._complete = True

@@ -9,7 +9,7 @@ from mangalib.aws.connection_pool import WarmPool
 from mangalib.aws.http1 import Endpoint, HttpConnection
 from mangalib.aws.signing import Signer, path_segment
 from mangalib.errors import BusyError, ConnectionGoneError, MangaError, SettingsError, SlowClientError, TransportError
-from mangalib.resilience import CircuitBreaker, RetryBudget, backoff
+from mangalib.resilience import CircuitBreaker, RetryBudget, backoff_pauses
 from mangalib.settings import AddressSettings, PoolSettings, TransportSettings
 
 SIGNING_NAME = "execute-api"
@@ -48,7 +48,7 @@ class ManagementApi:
         """
         failures = 0
         self._retries.deposit()
-        for pause_s in backoff(self._settings.send_backoff_ms / 1000, _BACKOFF_MAX_S, jitter=(0.5, 1.0)):
+        for pause_s in backoff_pauses(self._settings.send_backoff_ms / 1000, _BACKOFF_MAX_S, jitter=(0.5, 1.0)):
             try:
                 await self._request("POST", connection_id, frame)
                 return

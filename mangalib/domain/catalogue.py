@@ -1,4 +1,4 @@
-"""The shop's catalogue, and finding its titles in what a customer writes."""
+"""The shop's catalogue, and its titles found in text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 
 from mangalib.errors import DataError
 
-# These titles are ordinary words too: they count only where they are written as the title is.
+# Titles that are also ordinary English words: they match only in the title's own spelling, capitals included.
 _ORDINARY_WORDS = frozenset(
     [
         "akira",
@@ -43,12 +43,12 @@ _ORDINARY_WORDS = frozenset(
     ]
 )
 
-# Where a title can begin: nowhere within an English word.
+# Where a title can start: not within an English word.
 _STARTS = re.compile(r"(?<![0-9a-z])[!-~]|[^\x00-\x7f]")
 
 
 class Manga(msgspec.Struct, frozen=True):
-    """One series. ``price_usd`` (one volume) and ``stock`` (volumes on the shelf) are made up, all else is real."""
+    """One series. ``price_usd`` (one volume) and ``stock`` (volumes) are simulated; everything else is real."""
 
     manga_id: str
     title: str
@@ -64,12 +64,12 @@ class Manga(msgspec.Struct, frozen=True):
 
     @property
     def description(self) -> str:
-        """What is embedded and searched."""
+        """The text that is embedded and searched."""
         return f"{self.title} {self.title_ja} by {self.author}. {self.genres.replace(',', ', ')}. {self.first_year}."
 
 
 class MarkedText(NamedTuple):
-    """A text with its titles found: ``masked`` has the word TITLE in place of each; ``titles`` has each series once."""
+    """A text and its titles: in ``masked`` the word TITLE replaces each of them; ``titles`` contains each series once."""
 
     text: str
     masked: str
@@ -77,7 +77,7 @@ class MarkedText(NamedTuple):
 
 
 class Catalogue:
-    """All series, by id, and their titles found in text."""
+    """All series, by id, and a search for their titles in text."""
 
     def __init__(self, items: list[Manga]) -> None:
         self.items = items
@@ -85,7 +85,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, path: Path) -> Catalogue:
-        """Read ``catalogue.csv``; raises ``DataError`` with the line and field that is wrong."""
+        """Read ``catalogue.csv``; raises ``DataError`` naming the line and the field."""
         try:
             with path.open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
@@ -101,26 +101,26 @@ class Catalogue:
 
     @cached_property
     def _names(self) -> dict[str, list[tuple[str, str, Manga]]]:
-        """Names by their first two letters: (folded, as written, series), the longest first."""
+        """Titles by their first two characters: (in lower case, as written, series), longest first."""
         names: dict[str, list[tuple[str, str, Manga]]] = {}
         for item in self.items:
             for name in {item.title} if item.title_ja.isascii() else {item.title, item.title_ja}:
-                names.setdefault(_fold(name)[:2], []).append((_fold(name), name, item))
+                names.setdefault(_lower(name)[:2], []).append((_lower(name), name, item))
         for candidates in names.values():
             candidates.sort(key=lambda candidate: len(candidate[0]), reverse=True)
         return names
 
     def _find(self, text: str) -> list[tuple[int, int, Manga]]:
-        """Where titles stand in ``text``: (start, end, series), left to right, the longest where several fit."""
+        """The titles in ``text`` as (start, end, series), left to right; of several that match, the longest."""
         found: list[tuple[int, int, Manga]] = []
-        folded = _fold(text)
+        lowered = _lower(text)
         read = 0
-        for start in _STARTS.finditer(folded):
+        for start in _STARTS.finditer(lowered):
             at = start.start()
             if at < read:
                 continue
-            for key in (folded[at : at + 2], folded[at]):
-                match = next((c for c in self._names.get(key, ()) if _stands_at(c, text, folded, at)), None)
+            for key in (lowered[at : at + 2], lowered[at]):
+                match = next((c for c in self._names.get(key, ()) if _matches_at(c, text, lowered, at)), None)
                 if match is not None:
                     read = at + len(match[0])
                     found.append((at, read, match[2]))
@@ -128,24 +128,24 @@ class Catalogue:
         return found
 
     def mentioned(self, text: str) -> list[Manga]:
-        """The series whose English or Japanese title stands in ``text``, in order, each once."""
+        """The series whose English or Japanese title occurs in ``text``, in order, each once."""
         return list(dict.fromkeys(item for _, _, item in self._find(text)))
 
     def settled(self, text: str, *, last: bool) -> tuple[list[Manga], str]:
-        """For text that is still growing: the series that stand in it whatever follows, and the end of it to read again.
+        """For text that is still growing: the series in it whatever follows, and the rest of the text to search again.
 
-        A title at the very end may turn out to be a longer one, or another word; unless this is the ``last`` of the text.
+        Unless this is the ``last`` part, a title at the very end may turn out to be a longer one or another word.
         """
-        folded = _fold(text)
+        lowered = _lower(text)
         found = [
             (end, item)
             for start, end, item in self._find(text)
-            if last or (end < len(text) and not self._may_grow(folded[start:], item))
+            if last or (end < len(text) and not self._may_grow(lowered[start:], item))
         ]
         read = max((end for end, _ in found), default=0)
         if len(text) - read > self._longest:
             read = len(text) - self._longest
-            # Never from the middle of a word, or its end could be taken for a title.
+            # Not from the middle of a word, whose end could match a title.
             while read > 0 and text[read].isascii() and text[read].isalnum():
                 read -= 1
         return list(dict.fromkeys(item for _, item in found)), text[read:]
@@ -161,7 +161,7 @@ class Catalogue:
         return max((len(name) for names in self._names.values() for name, _, _ in names), default=0)
 
     def mark_titles(self, text: str) -> MarkedText:
-        """The titles in ``text``, and the wording without them."""
+        """The titles in ``text``, and the text without them."""
         found = self._find(text)
         parts, last = [], 0
         for start, end, _ in found:
@@ -171,17 +171,17 @@ class Catalogue:
         return MarkedText(text, "".join([*parts, text[last:]]), titles)
 
 
-def _fold(text: str) -> str:
+def _lower(text: str) -> str:
     if text.isascii():
         return text.lower()
-    # Letter by letter, so that positions stay those of the text itself.
-    return "".join(lower if len(lower := letter.lower()) == 1 else letter for letter in text)
+    # Character by character, so that positions are those of the original text.
+    return "".join(lower if len(lower := character.lower()) == 1 else character for character in text)
 
 
-def _stands_at(candidate: tuple[str, str, Manga], text: str, folded: str, at: int) -> bool:
+def _matches_at(candidate: tuple[str, str, Manga], text: str, lowered: str, at: int) -> bool:
     name, written, _ = candidate
     end = at + len(name)
-    if not folded.startswith(name, at):
+    if not lowered.startswith(name, at):
         return False
     if not written.isascii():
         return True

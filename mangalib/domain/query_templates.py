@@ -1,4 +1,4 @@
-"""Phrasings: how customers ask, by intent and language, with slots for titles; from ``data/query_templates.csv``."""
+"""Phrasings of questions by intent and language, with slots for titles, from ``data/query_templates.csv``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mangalib.errors import DataError
 
 @dataclass(frozen=True)
 class Phrasing:
-    """One line of the template file."""
+    """One line of the file; ``split`` is ``train`` or ``held_out``."""
 
     intent: Intent
     language: str
@@ -21,7 +21,7 @@ class Phrasing:
 
 
 def load_phrasings(path: Path) -> list[Phrasing]:
-    """Read ``query_templates.csv``; raises ``DataError`` naming the line that is wrong."""
+    """Read ``query_templates.csv``; raises ``DataError`` naming the file and the problem."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))

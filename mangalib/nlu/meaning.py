@@ -65,7 +65,7 @@ _REFERENCE = re.compile(
 class Meaning(msgspec.Struct, frozen=True):
     """What a question is about, extracted by rules.
 
-    ``phrasing`` is its wording with titles, orders and numbers masked; ``pointing`` says that it refers to something said
+    ``phrasing`` is its wording with titles, orders and numbers masked; ``refers_back`` says that it refers to something said
     before ("it", "that one").
     """
 
@@ -76,7 +76,7 @@ class Meaning(msgspec.Struct, frozen=True):
     orders: tuple[str, ...]
     negations: int
     phrasing: str
-    pointing: bool = False
+    refers_back: bool = False
 
     @property
     def shape(self) -> tuple[str, int, int, tuple[str, ...], int, int]:
@@ -100,11 +100,11 @@ class MeaningReader:
         return self.read_marked(self.mark_titles(text))
 
     def mark_titles(self, text: str) -> MarkedText:
-        """``text``, with equivalent characters unified (NFKC), and the titles in it."""
+        """``text`` in Unicode normalisation form KC, with the titles in it marked."""
         return self._catalogue.mark_titles(unicodedata.normalize("NFKC", text).strip())
 
     def read_marked(self, marked: MarkedText) -> Meaning:
-        """The meaning of a text whose titles are found already."""
+        """The meaning of a text whose titles are marked already."""
         return _read(marked.text, marked.masked, tuple(title.manga_id for title in marked.titles))
 
     def read_phrasing(self, phrasing: str) -> Meaning:
@@ -132,7 +132,7 @@ def _read(folded: str, masked: str, titles: tuple[str, ...]) -> Meaning:
         orders=orders,
         negations=len(_NEGATION.findall(rest)),
         phrasing=_NUMBER.sub("0", rest),
-        pointing=not titles and bool(_REFERENCE.search(folded)),
+        refers_back=not titles and bool(_REFERENCE.search(folded)),
     )
 
 

@@ -1,4 +1,4 @@
-"""A question, understood once: at the entrance, for everything that comes after."""
+"""A question as it is understood: parsed once when it comes in, and passed along."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from mangalib.nlu.topics import Topic, Topics
 
 @dataclass(frozen=True)
 class ParsedQuestion:
-    """``embedding`` is that of the phrasing, of shape ``(256,)``; ``confidence`` is the classifier's, 1 where the client named
-    the intent itself; ``topic`` is ``None`` where it is not certain enough."""
+    """A question with everything that serving needs to know about it.
+
+    ``embedding`` is the unit vector of ``meaning.phrasing``, of shape ``(256,)``. ``confidence`` is the probability of the
+    intent, 1 where the client named it. ``topic`` is ``None`` where there is too little evidence for one.
+    """
 
     text: str
     meaning: Meaning
@@ -26,7 +29,7 @@ class ParsedQuestion:
 
 
 class QuestionParser:
-    """Finds titles, meaning, intent, topic and embedding, each once."""
+    """Parses questions: finds titles, meaning, embedding, intent and topic, each once."""
 
     def __init__(self, reader: MeaningReader, classifier: IntentClassifier, topics: Topics) -> None:
         self._reader = reader
@@ -34,13 +37,13 @@ class QuestionParser:
         self._topics = topics
 
     def parse(self, text: str, intent: str | None = None) -> ParsedQuestion:
-        """Understand ``text``; raises ``BadRequestError`` for an ``intent`` that does not exist."""
+        """Parse ``text``; a given ``intent`` is not classified. Raises ``BadRequestError`` for an unknown ``intent``."""
         marked = self._reader.mark_titles(text)
         meaning = self._reader.read_marked(marked)
         embedding = embed_phrasing(meaning.phrasing, meaning.language)
         if intent:
-            named, confidence = named_intent(intent), 1.0
+            intent_found, confidence = named_intent(intent), 1.0
         else:
-            named, confidence = self._classifier.classify(marked.masked)
+            intent_found, confidence = self._classifier.classify(marked.masked)
         topic = self._topics.of(text, meaning, embedding)
-        return ParsedQuestion(text, meaning, marked.titles, embedding, named, confidence, topic)
+        return ParsedQuestion(text, meaning, marked.titles, embedding, intent_found, confidence, topic)

@@ -1,4 +1,4 @@
-"""Answers made before they are asked for: what comes next, what is worth making, and a cache that does not lie."""
+"""Pre-computation: predicts what comes next, generates what is worth it, and caches shared answers."""
 
 import lazy_loader
 

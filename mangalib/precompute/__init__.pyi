@@ -1,4 +1,4 @@
-from .assembly import Around as Around
+from .assembly import ServingResources as ServingResources
 from .assembly import running_precompute as running_precompute
 from .facts import publish_facts as publish_facts
 from .generated_answer import SEMANTIC as SEMANTIC

@@ -1,4 +1,4 @@
-"""Puts pre-computation together for one orchestrator, and keeps its tasks running."""
+"""Assembles pre-computation for one orchestrator and runs its tasks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 
 from mangalib.aws import BedrockRuntime, ModelTransport, Signer, WarmPool, bedrock_endpoint, bedrock_pool
 from mangalib.domain import Catalogue, ReleaseFollower
 from mangalib.nlu import MeaningReader, Topics
-from mangalib.precompute.background import Background
+from mangalib.precompute.background import BackgroundQueue
 from mangalib.precompute.facts import Facts
+from mangalib.precompute.finder import AnswerFinder
 from mangalib.precompute.follow_ups import FollowUps
 from mangalib.precompute.generation.generator import AnswerGenerator
 from mangalib.precompute.generation.single_flight import SingleFlight
@@ -21,16 +23,16 @@ from mangalib.precompute.lookup import AnswerLookup
 from mangalib.precompute.prediction.transition_model import LiveModel
 from mangalib.precompute.service import Precompute
 from mangalib.precompute.shared_answers import SharedAnswers
-from mangalib.precompute.warming.batch import Batch
+from mangalib.precompute.warming.batch import WarmingBatch
 from mangalib.precompute.warming.demand import Demand
-from mangalib.precompute.warming.plans import Measured
+from mangalib.precompute.warming.measurement import WarmingMeasurement
 from mangalib.serving import CustomerData, Precomputed, PromptStore, TitleSearch
 from mangalib.settings import Settings
 
 
 @dataclass(frozen=True)
-class Around:
-    """What the orchestrator has already, and pre-computation uses with it."""
+class ServingResources:
+    """What the orchestrator shares with pre-computation; ``live`` and ``live_pool`` serve live queries."""
 
     redis: Redis
     catalogue: Catalogue
@@ -44,79 +46,98 @@ class Around:
     releases: ReleaseFollower
 
 
+class _Assembled(NamedTuple):
+    precompute: Precompute
+    shared: SharedAnswers
+    batch: WarmingBatch
+
+
 @contextlib.asynccontextmanager
-async def running_precompute(settings: Settings, around: Around) -> AsyncIterator[Precomputed]:
-    """Everything that answers ahead, with connections to Bedrock of its own; all of it ends with the block."""
+async def running_precompute(settings: Settings, serving: ServingResources) -> AsyncIterator[Precomputed]:
+    """Pre-computation, running, with its own connections to Bedrock; all its tasks end with the block."""
     model = LiveModel(settings.transition_model)
     await asyncio.to_thread(model.refresh)
     endpoint = bedrock_endpoint(settings)
     async with bedrock_pool(endpoint, settings, background=True) as connections, asyncio.TaskGroup() as group:
-        quiet = BedrockRuntime(connections, around.signer, endpoint, settings)
-        flights = SingleFlight(around.redis, settings, group.create_task)
-        background = Background(
-            workers=settings.background_pool_size, quiet_s=settings.background_quiet_s, yielding=flights.cancel_idle
+        transport = BedrockRuntime(connections, serving.signer, endpoint, settings)
+        flights = SingleFlight(serving.redis, settings, group.create_task)
+        background = BackgroundQueue(
+            workers=settings.background_pool_size, quiet_s=settings.background_quiet_s, on_yield=flights.cancel_idle
         )
-        around.live_pool.on_wait = background.give_way
-        async with _put_together(settings, around, quiet, flights, background, model) as ahead:
-            tasks = [group.create_task(ahead.shared.follow())]
+        serving.live_pool.on_wait = background.yield_to_live
+        precompute, shared, batch = _assemble(settings, serving, transport, flights, background, model)
+        async with precompute:
+            tasks = [group.create_task(shared.follow())]
             if settings.answers_ahead:
                 tasks += [
                     group.create_task(background.work()),
-                    group.create_task(ahead.batch.run()),
+                    group.create_task(batch.repeat()),
                     group.create_task(model.follow(settings.transition_refresh_s)),
                 ]
             try:
-                yield ahead
+                yield precompute
             finally:
-                around.live_pool.on_wait = None
+                serving.live_pool.on_wait = None
                 for task in tasks:
                     task.cancel()
                 flights.stop()
 
 
-def _put_together(
+def _assemble(
     settings: Settings,
-    around: Around,
-    quiet: ModelTransport,
+    serving: ServingResources,
+    transport: ModelTransport,
     flights: SingleFlight,
-    background: Background,
+    background: BackgroundQueue,
     model: LiveModel,
-) -> Precompute:
-    redis, reader = around.redis, MeaningReader(around.catalogue)
+) -> _Assembled:
+    redis, topics, reader = serving.redis, serving.topics, MeaningReader(serving.catalogue)
     facts = Facts(redis)
     shared = SharedAnswers(redis, reader, settings)
-    live_generator, quiet_generator = (
-        AnswerGenerator(models, around.search, around.prompts, around.customers, facts, around.catalogue, settings)
-        for models in (around.live, quiet)
+    live_generator, background_generator = (
+        AnswerGenerator(models, serving.search, serving.prompts, serving.customers, facts, serving.catalogue, settings)
+        for models in (serving.live, transport)
     )
     demand = Demand(redis, half_life_h=settings.trending_half_life_h)
-    batch = Batch(
+    batch = WarmingBatch(
         redis,
-        quiet_generator,
+        background_generator,
         shared,
         flights,
         background,
         demand,
         facts,
-        around.topics,
+        topics,
         reader,
-        lambda: around.releases.current,
+        lambda: serving.releases.current,
         settings,
     )
-    return Precompute(
+    follow_ups = FollowUps(redis, background_generator, flights, background, topics, model.predict, settings)
+    finder = AnswerFinder(
         reader=reader,
-        topics=around.topics,
+        topics=topics,
+        catalogue=serving.catalogue,
+        lookup=AnswerLookup(redis),
         shared=shared,
         facts=facts,
-        follow_ups=FollowUps(redis, quiet_generator, flights, background, around.topics, model.predict, settings),
+        customers=serving.customers,
+        prompts=serving.prompts,
+        follow_ups=follow_ups,
         batch=batch,
-        lookup=AnswerLookup(redis),
-        customers=around.customers,
         live_generator=live_generator,
-        catalogue=around.catalogue,
+        settings=settings,
+    )
+    precompute = Precompute(
+        finder=finder,
+        reader=reader,
+        shared=shared,
+        facts=facts,
+        prompts=serving.prompts,
+        follow_ups=follow_ups,
+        batch=batch,
         demand=demand,
-        measured=Measured(redis),
-        prompts=around.prompts,
+        measurement=WarmingMeasurement(redis),
         model=model,
         settings=settings,
     )
+    return _Assembled(precompute, shared, batch)

@@ -1,4 +1,4 @@
-"""Work that gives way: it has connections of its own, waits its turn, and stops as soon as a live query has to wait."""
+"""Background work that yields to live queries: it has its own connections and stops as soon as a live query has to wait."""
 
 from __future__ import annotations
 
@@ -17,78 +17,81 @@ from mangalib.resilience import end_if_cancelled
 
 log = logging.getLogger(__name__)
 
-_WAITING_MAX = 256
+_QUEUED_MAX = 256
 
 
 @dataclass(order=True)
-class _Job:
-    less_worth: float
+class _Entry:
+    negative_value: float
     number: int
     owner: str = field(compare=False)
-    due_until_s: float = field(compare=False)
-    run: Callable[[], Awaitable[None]] = field(compare=False)
+    deadline_s: float = field(compare=False)
+    work: Callable[[], Awaitable[None]] = field(compare=False)
 
 
-class Background:
-    """A bounded queue of jobs, the most valuable first, worked off by ``workers`` tasks."""
+class BackgroundQueue:
+    """A bounded priority queue of work, the most valuable first, executed by ``workers`` tasks.
 
-    def __init__(self, *, workers: int, quiet_s: float, yielding: Callable[[], object]) -> None:
+    When a live query has to wait, ``on_yield`` is called to stop running work, and nothing new starts for ``quiet_s``.
+    """
+
+    def __init__(self, *, workers: int, quiet_s: float, on_yield: Callable[[], object]) -> None:
         self._workers = workers
         self._quiet_s = quiet_s
-        self._yielding = yielding
-        self._jobs: list[_Job] = []
+        self._on_yield = on_yield
+        self._queued: list[_Entry] = []
         self._numbers = itertools.count()
-        self._news = asyncio.Event()
-        self._blocked_until_s = 0.0
+        self._submitted = asyncio.Event()
+        self._quiet_until_s = 0.0
         self.active = 0
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
-        return not self._jobs and not self.active
+        """Whether nothing is queued or running."""
+        return not self._queued and not self.active
 
-    def offer(self, owner: str, worth: float, run: Callable[[], Awaitable[None]], *, within_s: float) -> None:
-        """Do it when there is time, within that many seconds; the least valuable job goes when too many wait."""
-        job = _Job(-worth, next(self._numbers), owner, time.monotonic() + within_s, run)
-        heapq.heappush(self._jobs, job)
-        if len(self._jobs) > _WAITING_MAX:
-            self._jobs.remove(max(self._jobs))
-            heapq.heapify(self._jobs)
-        self._news.set()
+    def submit(self, owner: str, value: float, work: Callable[[], Awaitable[None]], *, within_s: float) -> None:
+        """Queue ``work``, to be dropped if not started within ``within_s``; a full queue drops its least valuable entry."""
+        entry = _Entry(-value, next(self._numbers), owner, time.monotonic() + within_s, work)
+        heapq.heappush(self._queued, entry)
+        if len(self._queued) > _QUEUED_MAX:
+            self._queued.remove(max(self._queued))
+            heapq.heapify(self._queued)
+        self._submitted.set()
 
-    def forget(self, owner: str) -> None:
-        """Whoever wanted it is gone."""
-        self._jobs = [job for job in self._jobs if job.owner != owner]
-        heapq.heapify(self._jobs)
+    def discard(self, owner: str) -> None:
+        """Drop the queued work of ``owner``."""
+        self._queued = [entry for entry in self._queued if entry.owner != owner]
+        heapq.heapify(self._queued)
 
-    def give_way(self) -> None:
-        """A live query has to wait for something: stop at once, and stay quiet for a moment."""
-        self._blocked_until_s = time.monotonic() + self._quiet_s
+    def yield_to_live(self) -> None:
+        """A live query has to wait: stop running work and stay quiet for ``quiet_s``."""
+        self._quiet_until_s = time.monotonic() + self._quiet_s
         if self.active:
-            self._yielding()
+            self._on_yield()
 
     async def work(self) -> None:
-        """Work until cancelled."""
+        """Execute queued work until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._workers):
-                group.create_task(self._work())
+                group.create_task(self._worker())
 
-    async def _work(self) -> None:
+    async def _worker(self) -> None:
         while True:
-            while not self._jobs:
-                self._news.clear()
-                await self._news.wait()
-            if (pause_s := self._blocked_until_s - time.monotonic()) > 0:
+            while not self._queued:
+                self._submitted.clear()
+                await self._submitted.wait()
+            if (pause_s := self._quiet_until_s - time.monotonic()) > 0:
                 await asyncio.sleep(pause_s)
                 continue
-            job = heapq.heappop(self._jobs)
-            if job.due_until_s < time.monotonic():
+            entry = heapq.heappop(self._queued)
+            if entry.deadline_s < time.monotonic():
                 continue
             self.active += 1
             try:
-                await job.run()
+                await entry.work()
             except (MangaError, RedisError, OSError, TimeoutError) as error:
-                log.info("background work ended: %s: %s", type(error).__name__, error)
+                log.info("background work ended early: %s: %s", type(error).__name__, error)
             except Exception:
                 log.exception("background work failed")
             finally:

@@ -1,4 +1,4 @@
-"""An answer made before it was asked for, and what must still hold for it to be right."""
+"""Answers generated before they are asked for: what they answer, and what must still hold for them to be right."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PRECOMPUTED, TRENDING, SEMANTIC = "precomputed", "trending", "semantic_cache"
 ORDERS = "orders"
 
 
-class Need(msgspec.Struct, frozen=True):
-    """What is asked for, apart from how: a topic, about a title or none, in a language. ``title`` is a manga id."""
+class CanonicalQuestion(msgspec.Struct, frozen=True):
+    """What is asked, however it is worded: a topic, about a title (a manga id) or none, in a language."""
 
     topic: str
     title: str
@@ -29,19 +29,21 @@ class Need(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """Names the need; no two needs share it."""
+        """Unique to the question; see :meth:`from_key`."""
         return f"{self.topic}|{self.title}|{self.language}"
 
     @classmethod
-    def of(cls, key: str) -> Need:
-        """The need of a key."""
+    def from_key(cls, key: str) -> CanonicalQuestion:
+        """The question that has this :attr:`key`."""
         return cls(*key.split("|"))
 
 
 class GeneratedAnswer(msgspec.Struct, frozen=True):
-    """``depends`` is what the answer was made from: a title's id or ``orders``, and the fingerprint that this had.
+    """An answer as it is stored.
 
-    ``built_on`` is the fingerprint of prompt and model, empty for a text that people approved. Times are seconds since 1970.
+    ``depends`` maps what the answer was generated from, title ids or ``orders``, to the fingerprint it had then.
+    ``built_on`` is the fingerprint of prompt and model, empty for a text approved by people. ``need`` is the key of the
+    :class:`CanonicalQuestion`, ``program`` the warming program that generated it. Times are seconds since 1970.
     """
 
     text: str
@@ -59,43 +61,43 @@ class GeneratedAnswer(msgspec.Struct, frozen=True):
 
 
 class CachedAnswer:
-    """A generated answer as it is served: in one piece, at no cost now. ``titles`` are those it depends on, as they are now."""
+    """A stored answer as it is served: in one piece, at no further cost; ``titles`` are the current facts it depends on."""
 
-    def __init__(self, prepared: GeneratedAnswer, titles: dict[str, Manga]) -> None:
-        self.prepared = prepared
+    def __init__(self, answer: GeneratedAnswer, titles: dict[str, Manga]) -> None:
+        self.source = answer.source
+        self.intent = answer.intent
+        self.model_id = answer.model_id
         self.titles = titles
-        self.source = prepared.source
-        self.intent = prepared.intent
-        self.model_id = prepared.model_id
+        self._text = answer.text
 
     async def pieces(self) -> AsyncGenerator[str, None]:
-        """The text."""
-        yield self.prepared.text
+        """The whole text."""
+        yield self._text
 
     def tokens(self) -> tuple[int, int]:
-        """Nothing is spent again."""
+        """No tokens: they were counted when the answer was generated."""
         return 0, 0
 
 
 def fingerprint(*parts: object) -> str:
-    """Short, and different when any part is."""
+    """A short hash of all parts."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
 
 
-def facts_of(manga: Manga) -> str:
-    """The fingerprint of everything that an answer may say of a title."""
+def title_fingerprint(manga: Manga) -> str:
+    """The fingerprint of everything that an answer may say about a title."""
     return fingerprint(*msgspec.structs.astuple(manga))
 
 
 @contextlib.contextmanager
-def kept_if_possible() -> Iterator[None]:
-    """An answer that is made is served also when Redis cannot keep it; that is logged."""
+def storing_may_fail() -> Iterator[None]:
+    """Log a failure of Redis in the block instead of raising it: a generated answer is served even if it is not stored."""
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        log.warning("an answer is not kept: %s: %s", type(error).__name__, error)
+        log.warning("generated answer not stored: %s: %s", type(error).__name__, error)
 
 
-def scoped(*parts: str) -> str:
-    """A Redis key part for parts that people choose: no characters in them can make two scopes meet."""
+def scope_key(*parts: str) -> str:
+    """Part of a Redis key for values that users choose: a hash, so no value can reach into another's scope."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

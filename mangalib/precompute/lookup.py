@@ -1,4 +1,4 @@
-"""Stored answers, together with the facts they depend on, in one round trip to Redis."""
+"""Reads stored answers, together with the facts they depend on, in one round trip to Redis."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 from redis.asyncio import Redis
 
 from mangalib.domain import Manga
-from mangalib.precompute.facts import TITLES_KEY, title_of
+from mangalib.precompute.facts import TITLES_KEY, decode_title
 from mangalib.precompute.generated_answer import ORDERS, GeneratedAnswer
 from mangalib.precompute.shared_answers import USED_KEY
 
-# One step in Redis: which facts an answer depends on is known only when it is read. An answer that is found counts as used.
+# A script, since the titles to read are known only from the answer itself. A hit also counts as a use of the question.
 _FETCH = """
 local answer = redis.call('GET', KEYS[1])
 if not answer then return {} end
@@ -28,29 +28,29 @@ return {answer, #titles > 0 and redis.call('HMGET', KEYS[2], unpack(titles)) or 
 
 
 class StoredKey(NamedTuple):
-    """Where an answer is stored, and the question (its ``exact_key``) that counts as used when it is found."""
+    """The Redis key of an answer, and the question (its ``exact_key``) that a hit counts as a use of."""
 
     key: str
     question: str = ""
 
 
 class StoredWithFacts(NamedTuple):
-    """A stored answer, and the titles it depends on as they are now; titles that are not known are left out."""
+    """A stored answer and the current facts of the titles it depends on; unknown titles are left out."""
 
     answer: GeneratedAnswer
     titles: dict[str, Manga]
 
 
 class AnswerLookup:
-    """Raises ``RedisError`` when Redis cannot be reached."""
+    """Reads stored answers; raises ``RedisError`` when Redis does not answer."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis: Any = redis  # its types do not know that answers are bytes here
+        self._redis: Any = redis  # redis-py's types do not know that answers are bytes here
 
     async def fetch(
         self, keys: Sequence[StoredKey | None], *, lock: str = ""
     ) -> tuple[list[StoredWithFacts | None], bool]:
-        """The answer under each key (``None`` where there is no key or no answer), and whether ``lock`` is held."""
+        """The answer under each key (``None`` where there is no key or no answer), and whether the key ``lock`` exists."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for stored in keys:
                 if stored is not None:
@@ -65,6 +65,6 @@ class AnswerLookup:
 def _decoded(reply: list[Any]) -> StoredWithFacts | None:
     if not reply:
         return None
-    titles = (title_of(value) for value in reply[1] if value is not None)
+    titles = (decode_title(value) for value in reply[1] if value is not None)
     answer = msgspec.json.decode(reply[0], type=GeneratedAnswer)
     return StoredWithFacts(answer, {title.manga_id: title for title in titles})

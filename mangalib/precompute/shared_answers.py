@@ -1,8 +1,8 @@
-"""The semantic cache: answers for everybody, in Redis, used by any number of orchestrators at once.
+"""The semantic cache: answers shared by all customers, in Redis, used by any number of orchestrators.
 
-An answer is kept under what is asked for (a topic and its title, or the label of a stored question) and everything that
-must agree: language, titles, numbers, names, negation. Stored questions lie in Redis too; each orchestrator mirrors
-them in memory and follows a log of changes, so that a look-up is one step in memory and one request to Redis.
+The key of an answer holds what is asked for (a topic, or the label of a stored question) and everything that must be
+equal: language, titles, numbers, names, negation. The stored questions are in Redis too; each orchestrator mirrors them in
+memory and follows a log of changes, so a look-up is one step in memory and one round trip to Redis.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from redis.asyncio import Redis
 
 from mangalib.domain import Intent
 from mangalib.nlu import Meaning, MeaningReader, ParsedQuestion, Recognised, Recogniser, exact_key, folded_question
-from mangalib.precompute.generated_answer import GeneratedAnswer, scoped
+from mangalib.precompute.generated_answer import GeneratedAnswer, scope_key
 from mangalib.resilience import refresh_periodically, try_refresh
-from mangalib.settings import Settings
+from mangalib.settings import CacheSettings
 
 _QUESTIONS, USED_KEY, _LOG, _LEARNED = "shared:questions", "shared:used", "shared:log", "shared:learned"
 _DUE = "shared:due"
-_LOG_KEPT = 10_000
+_LOG_ENTRIES_MAX = 10_000
 _EVICTED_AT_ONCE = 100
 _SYNC = "mirroring the semantic cache"
 
 
 class StoredQuestion(msgspec.Struct, frozen=True):
-    """A question whose answer is known, and under which label."""
+    """A stored question and the label of its answer."""
 
     text: str
     label: str
 
 
 class SharedAnswers:
-    """The cache of one process. Methods raise ``RedisError``, ``OSError`` or ``TimeoutError`` when Redis cannot be asked."""
+    """The cache as one process sees it. Methods raise ``RedisError``, ``OSError`` or ``TimeoutError`` when Redis fails."""
 
-    def __init__(self, redis: Redis, reader: MeaningReader, settings: Settings) -> None:
-        self._redis: Any = redis  # its types do not know that answers are bytes here
+    def __init__(self, redis: Redis, reader: MeaningReader, settings: CacheSettings) -> None:
+        self._redis: Any = redis  # redis-py's types do not know that answers are bytes here
         self._reader = reader
         self._settings = settings
         self._recogniser = Recogniser(settings)
@@ -49,85 +49,87 @@ class SharedAnswers:
     def __len__(self) -> int:
         return len(self._recogniser)
 
-    # Looking up
+    # Look-up
 
     def recognise(self, question: ParsedQuestion) -> Recognised | None:
-        """Which stored label the question asks for, as far as can be said."""
+        """The most probable label of the question's answer, accepted or not; ``None`` when nothing comparable is stored."""
         return self._recogniser.recognise(question.text, question.meaning, question.embedding)
 
-    # Keeping
+    # Storing
 
-    async def put(self, intent: Intent, label: str, meaning: Meaning, text: str, prepared: GeneratedAnswer) -> None:
-        """Keep an answer that is right for every customer; an approved one until it is replaced, others up to the hard limit."""
+    async def put(self, intent: Intent, label: str, meaning: Meaning, text: str, answer: GeneratedAnswer) -> None:
+        """Store an answer that is right for all customers: an approved one until it is replaced, others up to the hard limit."""
         key = answer_key(intent, label, meaning)
-        lifetime_s = self._settings.cache_stale_max_s if prepared.built_on else None
+        lifetime_s = self._settings.cache_stale_max_s if answer.built_on else None
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.set(key, msgspec.json.encode(prepared), ex=lifetime_s)
-            if prepared.need:
-                pipe.zadd(_DUE, {prepared.need: prepared.fresh_until_s})
-            for name in prepared.depends:
+            pipe.set(key, msgspec.json.encode(answer), ex=lifetime_s)
+            if answer.need:
+                pipe.zadd(_DUE, {answer.need: answer.fresh_until_s})
+            for name in answer.depends:
                 pipe.sadd(about_key(name), key)
                 pipe.expire(about_key(name), self._settings.cache_stale_max_s)
             await pipe.execute()
         await self.store_all([(text, meaning, label)])
 
     async def store_all(self, questions: Sequence[tuple[str, Meaning, str]]) -> None:
-        """Remember many at once, each with its meaning and the label of its answer."""
+        """Store many questions at once, each with its meaning and the label of its answer."""
         keys = [exact_key(text, meaning) for text, meaning, _ in questions]
         now_s = time.time()
         async with self._redis.pipeline(transaction=True) as pipe:
             for key, (text, _, label) in zip(keys, questions, strict=True):
                 pipe.hset(_QUESTIONS, key, msgspec.json.encode(StoredQuestion(text, label)))
                 pipe.zadd(USED_KEY, {key: now_s})
-                pipe.xadd(_LOG, {"stored": key}, maxlen=_LOG_KEPT, approximate=True)
+                pipe.xadd(_LOG, {"stored": key}, maxlen=_LOG_ENTRIES_MAX, approximate=True)
             pipe.zcard(USED_KEY)
             *_, size = await pipe.execute()
         self._recogniser.add(questions)
         if size > self._settings.cache_entries_max:
             await self._evict(size - self._settings.cache_entries_max)
 
-    async def _evict(self, over: int) -> None:
+    async def _evict(self, excess: int) -> None:
         oldest = await self._redis.zpopmin(
-            USED_KEY, max(over, min(_EVICTED_AT_ONCE, self._settings.cache_entries_max // 100))
+            USED_KEY, max(excess, min(_EVICTED_AT_ONCE, self._settings.cache_entries_max // 100))
         )
-        gone = [question for question, _ in oldest]
-        if gone:
+        evicted = [question for question, _ in oldest]
+        if evicted:
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hdel(_QUESTIONS, *gone)
-                for question in gone:
-                    pipe.xadd(_LOG, {"evicted": question}, maxlen=_LOG_KEPT, approximate=True)
+                pipe.hdel(_QUESTIONS, *evicted)
+                for question in evicted:
+                    pipe.xadd(_LOG, {"evicted": question}, maxlen=_LOG_ENTRIES_MAX, approximate=True)
                 await pipe.execute()
-        for question in gone:
+        for question in evicted:
             self._recogniser.remove(question.decode())
 
     async def due(self, before_s: float, count: int) -> list[str]:
-        """Needs whose answer is no longer fresh by then, the most overdue first."""
-        return [need.decode() for need in await self._redis.zrangebyscore(_DUE, 0, before_s, start=0, num=count)]
+        """Keys of the canonical questions whose answers are no longer fresh at ``before_s``, the most overdue first."""
+        return [
+            question.decode() for question in await self._redis.zrangebyscore(_DUE, 0, before_s, start=0, num=count)
+        ]
 
-    async def no_longer_due(self, need: str) -> None:
-        """Nobody will refresh it any more."""
-        await self._redis.zrem(_DUE, need)
+    async def no_longer_due(self, question: str) -> None:
+        """Stop refreshing the answer to a canonical question."""
+        await self._redis.zrem(_DUE, question)
 
     # Feedback and learning
 
     async def record_feedback(self, language: str, label: str, probability: float, right: bool) -> None:
-        """Feedback on an answer that was given by similarity: its threshold moves, everywhere."""
+        """Record feedback on an answer given by similarity; its threshold moves, in all processes."""
         self._recogniser.record_feedback(language, label, probability, right)
         await self._publish()
 
     async def learn(self) -> None:
-        """Learn anew from all stored questions how much evidence is enough; in a thread, for seconds."""
+        """Learn anew from all stored questions how much evidence is enough; takes seconds, in a thread."""
         await asyncio.to_thread(self._recogniser.learn)
         await self._publish()
 
     async def _publish(self) -> None:
         await self._redis.set(_LEARNED, self._recogniser.dump())
-        await self._redis.xadd(_LOG, {"learned": "1"}, maxlen=_LOG_KEPT, approximate=True)
+        await self._redis.xadd(_LOG, {"learned": "1"}, maxlen=_LOG_ENTRIES_MAX, approximate=True)
 
     # Mirroring
 
     async def load(self) -> None:
-        """Fill the mirror from Redis."""
+        """Load all stored questions from Redis."""
         newest = await self._redis.xrevrange(_LOG, count=1)
         self._seen = newest[0][0].decode() if newest else "0"
         batch: list[StoredQuestion] = []
@@ -143,9 +145,9 @@ class SharedAnswers:
             self._recogniser.load(learned)
 
     async def follow(self) -> None:
-        """Follow what others store, evict and learn.
+        """Apply what other processes store, evict and learn, until cancelled.
 
-        Runs until cancelled. At first, and after a failure, everything is read again.
+        At first, and after a failure, everything is loaded again.
         """
         await try_refresh(_SYNC, self._sync)
         await refresh_periodically(_SYNC, self._settings.cache_sync_s, self._sync)
@@ -163,8 +165,8 @@ class SharedAnswers:
             return
         self._seen = changes[-1][0].decode()
         stored = [change[b"stored"] for _, change in changes if b"stored" in change]
-        found = await self._redis.hmget(_QUESTIONS, stored) if stored else []
-        self._mirror([msgspec.json.decode(value, type=StoredQuestion) for value in found if value is not None])
+        values = await self._redis.hmget(_QUESTIONS, stored) if stored else []
+        self._mirror([msgspec.json.decode(value, type=StoredQuestion) for value in values if value is not None])
         for _, change in changes:
             if b"evicted" in change:
                 self._recogniser.remove(change[b"evicted"].decode())
@@ -178,27 +180,27 @@ class SharedAnswers:
 
 
 def own_label(text: str, meaning: Meaning) -> str:
-    """The label of a question that is like no other."""
-    return "question:" + scoped(meaning.language, folded_question(text))[:16]
+    """The label of a question that has an answer of its own."""
+    return "question:" + scope_key(meaning.language, folded_question(text))[:16]
 
 
 def answer_key(intent: Intent, label: str, meaning: Meaning) -> str:
-    """Where the answer lies; two questions meet there only when all that must agree does."""
-    return "answer:" + scoped(intent, label, repr(meaning.values))
+    """The Redis key of an answer; two questions share it only if everything that must be equal is."""
+    return "answer:" + scope_key(intent, label, repr(meaning.values))
 
 
 def about_key(name: str) -> str:
-    """Where the keys of all answers lie that depend on ``name``."""
+    """The Redis key of the set of all answers that depend on ``name``."""
     return f"shared:about:{name}"
 
 
 async def drop_about(redis: Redis, name: str) -> list[str]:
-    """End every shared answer that depends on ``name``; returns the needs that they met."""
+    """Delete every shared answer that depends on ``name``; returns the keys of their canonical questions."""
     client: Any = redis
     keys = [key.decode() for key in await client.smembers(about_key(name))]
     if not keys:
         return []
-    found = await client.mget(keys)
-    needs = [msgspec.json.decode(value, type=GeneratedAnswer).need for value in found if value is not None]
+    values = await client.mget(keys)
+    questions = [msgspec.json.decode(value, type=GeneratedAnswer).need for value in values if value is not None]
     await client.delete(about_key(name), *keys)
-    return sorted({need for need in needs if need})
+    return sorted({question for question in questions if question})

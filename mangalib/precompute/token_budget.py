@@ -1,7 +1,7 @@
-"""Token budgets that hold whoever spends: reserved in Redis before a model is asked, settled by what it really took.
+"""Token budgets shared by all orchestrators: reserved in Redis before a model is asked, settled at the actual usage.
 
-A reservation is an upper bound (no token is shorter than a byte), so that neither a session's budget nor that of any
-sixty minutes is ever exceeded, by however many orchestrators together.
+A reservation is an upper bound (no token is shorter than a byte), so neither the budget of an owner nor that of any sixty
+minutes is ever exceeded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from mangalib.aws import ClaudeRequest
 
-_FRAMING_TOKENS = 32
+_OVERHEAD_TOKENS = 32
 _RESERVE = """
 local spent, minute = 0, tonumber(ARGV[1])
 local fields = redis.call('HGETALL', KEYS[1])
@@ -35,25 +35,28 @@ return 1
 
 @dataclass(frozen=True)
 class Reservation:
-    """Tokens that are set aside until they are settled."""
+    """Tokens reserved until :meth:`TokenBudget.settle`."""
 
     minute: int
     tokens: int
     owner: str
 
 
-class Budget:
-    """One purse: so many tokens in any sixty minutes over all owners, and so many for each owner within a day."""
+class TokenBudget:
+    """``hour_tokens`` in any sixty minutes over all owners, and ``owner_tokens`` for each owner in a day.
 
-    def __init__(self, redis: Redis, purse: str, *, hour_tokens: int, owner_tokens: int) -> None:
-        self._redis: Any = redis  # its types do not know that answers are bytes here
-        self._purse = purse
+    Methods raise ``RedisError``.
+    """
+
+    def __init__(self, redis: Redis, name: str, *, hour_tokens: int, owner_tokens: int) -> None:
+        self._redis: Any = redis  # redis-py's types do not know that answers are bytes here
+        self._name = name
         self._hour_tokens = hour_tokens
         self._owner_tokens = owner_tokens
 
     async def reserve(self, owner: str, request: ClaudeRequest) -> Reservation | None:
-        """Set aside what ``request`` may cost at most; ``None`` when that is more than is left. Raises ``RedisError``."""
-        tokens = at_most(request)
+        """Reserve the most that ``request`` can cost; ``None`` when less than that is left."""
+        tokens = tokens_at_most(request)
         minute = int(time.time() // 60)
         keys = (self._hour_key, self._owner_key(owner))
         granted = await self._redis.eval(
@@ -62,27 +65,21 @@ class Budget:
         return Reservation(minute, tokens, owner) if granted else None
 
     async def settle(self, reservation: Reservation, tokens: int) -> None:
-        """It took ``tokens`` in the end; the rest is free again."""
+        """Release what a request that used ``tokens`` had reserved beyond that."""
         unused = max(0, reservation.tokens - tokens)
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hincrby(self._hour_key, str(reservation.minute), -unused)
             pipe.incrby(self._owner_key(reservation.owner), -unused)
             await pipe.execute()
 
-    async def spent(self) -> int:
-        """Tokens spent or set aside in the last sixty minutes."""
-        oldest = int(time.time() // 60) - 60
-        minutes = await self._redis.hgetall(self._hour_key)
-        return sum(int(tokens) for minute, tokens in minutes.items() if int(minute) > oldest)
-
     @property
     def _hour_key(self) -> str:
-        return f"budget:{{{self._purse}}}:hour"
+        return f"budget:{{{self._name}}}:hour"
 
     def _owner_key(self, owner: str) -> str:
-        return f"budget:{{{self._purse}}}:{owner}"
+        return f"budget:{{{self._name}}}:{owner}"
 
 
-def at_most(request: ClaudeRequest) -> int:
-    """Tokens that a request can cost at most, in and out."""
-    return len(msgspec.json.encode(request)) + _FRAMING_TOKENS + request.max_tokens
+def tokens_at_most(request: ClaudeRequest) -> int:
+    """An upper bound of a request's input and output tokens."""
+    return len(msgspec.json.encode(request)) + _OVERHEAD_TOKENS + request.max_tokens

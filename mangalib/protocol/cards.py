@@ -1,7 +1,7 @@
-"""Cards beside an answer: a title as soon as it stands in the text, its price and purchase link when the text is whole.
+"""Cards beside an answer: a title as soon as the text names it, price and purchase link when the text is complete.
 
-A pure machine like the streaming one: text in, titles out. What it emits follows from the text alone, so that an answer
-that was cut off goes on with its cards where it stopped.
+Pure: text in, titles out. The output depends on the text alone, so that a resumed answer continues its cards where it
+stopped.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import msgspec
 from mangalib.domain import Catalogue, Intent, Manga
 from mangalib.settings import AnswerSettings
 
-# On these ways the customer asks about the titles that the question names; a recommendation is about other ones.
-_ABOUT_WHAT_IS_NAMED = frozenset({Intent.PRODUCT_SEARCH, Intent.COMPARISON, Intent.DEFAULT})
+# Intents whose subject is the titles that the question names; a recommendation is about other titles.
+_ABOUT_NAMED_TITLES = frozenset({Intent.PRODUCT_SEARCH, Intent.COMPARISON, Intent.DEFAULT})
 
-# How many cards the screen keeps room for, before it is known what they will be.
+# The number of placeholders that the screen shows before the cards are known.
 PLACEHOLDERS = {Intent.RECOMMENDATION: 3, Intent.COMPARISON: 2, Intent.PRODUCT_SEARCH: 1}
 
 
 class TitleCard(msgspec.Struct, tag_field="kind", tag="title", frozen=True):
-    """A title that the answer is about, or has just named: enough to draw it and to ask for more."""
+    """A title that the answer is about or has just named."""
 
     manga_id: str
     title: str
@@ -31,7 +31,7 @@ class TitleCard(msgspec.Struct, tag_field="kind", tag="title", frozen=True):
 
 
 class ProductCard(msgspec.Struct, tag_field="kind", tag="product", frozen=True):
-    """The same title with what is needed to buy it; it takes the place of the title's first card."""
+    """The same title with price, stock and purchase link; it replaces the title's first card."""
 
     manga_id: str
     title: str
@@ -47,43 +47,43 @@ class ProductCard(msgspec.Struct, tag_field="kind", tag="product", frozen=True):
 class CardDeck:
     """The titles of one answer, each once, in the order in which they are named, ``cards_max`` at most.
 
-    ``named`` are those that the question names.
+    ``named`` are the titles that the question names.
     """
 
     def __init__(self, catalogue: Catalogue, settings: AnswerSettings, named: Sequence[Manga]) -> None:
         self._catalogue = catalogue
         self._cards_max = settings.cards_max
         self._named = named
-        self._left_out: set[str] = set()
-        self._rest = ""
+        self._excluded: set[str] = set()
+        self._unsettled = ""
         self.titles: list[Manga] = []
 
     def about(self, intent: Intent) -> list[Manga]:
-        """What can be shown before there is any text: the titles that the question names, where they are the subject."""
+        """The titles to show before there is any text: those that the question names, if they are its subject."""
         if intent is Intent.RECOMMENDATION:
-            self._left_out = {title.manga_id for title in self._named}
-        return self._new(self._named) if intent in _ABOUT_WHAT_IS_NAMED else []
+            self._excluded = {title.manga_id for title in self._named}
+        return self._new(self._named) if intent in _ABOUT_NAMED_TITLES else []
 
     def read(self, text: str, *, last: bool = False) -> list[Manga]:
-        """Titles that the next piece of the answer has brought; one that may still become a longer one has to wait."""
-        self._rest += text
-        titles, self._rest = self._catalogue.settled(self._rest, last=last)
+        """The new titles after the next part of the answer; a title that may still become a longer one is held back."""
+        self._unsettled += text
+        titles, self._unsettled = self._catalogue.settled(self._unsettled, last=last)
         return self._new(titles)
 
     def _new(self, titles: Iterable[Manga]) -> list[Manga]:
-        known = self._left_out | {title.manga_id for title in self.titles}
+        known = self._excluded | {title.manga_id for title in self.titles}
         new = [title for title in titles if title.manga_id not in known][: self._cards_max - len(self.titles)]
         self.titles += new
         return new
 
 
 def title_card(title: Manga) -> TitleCard:
-    """What of a title is shown at once."""
+    """The card of a title, without price."""
     return TitleCard(title.manga_id, title.title, title.title_ja, title.author, title.genres.split(","))
 
 
 def product_card(title: Manga, shop_url: str) -> ProductCard:
-    """A title with its price, its stock and where it is bought."""
+    """The card of a title with price, stock and purchase link."""
     return ProductCard(
         manga_id=title.manga_id,
         title=title.title,

@@ -1,6 +1,6 @@
-"""Frames: what travels over the WebSocket, in both directions, as typed records.
+"""The frames of the WebSocket, in both directions, as typed records.
 
-JSON text, one object a frame. Unknown fields are ignored, an unknown action or type is an error.
+A frame is one JSON object. Unknown fields are ignored; an unknown action or type is an error.
 
 >>> parse_client_message(b'{"action": "ping"}')
 Ping()
@@ -19,7 +19,7 @@ MAX_REQUEST_ID_CHARS = 128
 
 
 class Query(msgspec.Struct, tag_field="action", tag="query", frozen=True):
-    """A question. ``request_id`` is made by the server where the client gives none; ``intent`` skips the classifier."""
+    """A question. Without a ``request_id`` the server generates one; with an ``intent`` the classifier is skipped."""
 
     text: str
     intent: str | None = None
@@ -28,15 +28,15 @@ class Query(msgspec.Struct, tag_field="action", tag="query", frozen=True):
 
 
 class Ping(msgspec.Struct, tag_field="action", tag="ping", frozen=True):
-    """Keeps the session from going idle; answered by a ``pong``."""
+    """Keeps the session from becoming idle; answered by a ``pong``."""
 
 
 class Disconnect(msgspec.Struct, tag_field="action", tag="disconnect", frozen=True):
-    """The client leaves for good: running answers stop at once."""
+    """The client ends the session: running answers stop at once."""
 
 
 class Resume(msgspec.Struct, tag_field="action", tag="resume", frozen=True):
-    """Send again what follows frame ``after`` of that answer, and go on with it if it was cut off (-1: from the start)."""
+    """Send the frames after ``after`` again (-1: all) and continue the answer if it was cut off."""
 
     request_id: str
     after: int
@@ -46,7 +46,7 @@ ClientMessage = Query | Ping | Disconnect | Resume
 
 
 class Status(msgspec.Struct, tag_field="type", tag="status", omit_defaults=True, frozen=True):
-    """What is being done right now, in words for the customer; ``intent`` is what the question was taken for."""
+    """What is being done at the moment, as text for the customer; ``intent`` is the classified intent."""
 
     state: str
     message: str
@@ -56,7 +56,7 @@ class Status(msgspec.Struct, tag_field="type", tag="status", omit_defaults=True,
 
 
 class Chunk(msgspec.Struct, tag_field="type", tag="chunk", frozen=True):
-    """The next piece of the answer's text."""
+    """The next part of the answer's text."""
 
     text: str
     request_id: str
@@ -64,7 +64,7 @@ class Chunk(msgspec.Struct, tag_field="type", tag="chunk", frozen=True):
 
 
 class Card(msgspec.Struct, tag_field="type", tag="card", frozen=True):
-    """A title of the answer to show beside its text; a later card of the same ``manga_id`` takes its place."""
+    """A title to show beside the answer's text; a later card with the same ``manga_id`` replaces it."""
 
     card: TitleCard | ProductCard
     request_id: str
@@ -72,7 +72,7 @@ class Card(msgspec.Struct, tag_field="type", tag="card", frozen=True):
 
 
 class Done(msgspec.Struct, tag_field="type", tag="done", frozen=True):
-    """The answer is whole. ``metadata`` holds at least the fields of :class:`Metadata`."""
+    """The answer is complete. ``metadata`` has at least the fields of :class:`Metadata`."""
 
     metadata: Metadata
     request_id: str
@@ -80,7 +80,7 @@ class Done(msgspec.Struct, tag_field="type", tag="done", frozen=True):
 
 
 class Metadata(msgspec.Struct, frozen=True):
-    """What is known about an answer once it is whole; times in ms since the query was received."""
+    """Facts about a complete answer; times in ms since the query was received."""
 
     first_token_ms: float
     total_ms: float
@@ -96,8 +96,10 @@ class Metadata(msgspec.Struct, frozen=True):
 
 
 class Error(msgspec.Struct, tag_field="type", tag="error", omit_defaults=True, frozen=True):
-    """What went wrong. With a ``request_id`` it ends that answer; without, it answers a frame that made no sense.
-    ``retry_after_ms`` says when to ask again, where that would help."""
+    """An error. With a ``request_id`` it ends that answer; without, it reports an invalid frame.
+
+    ``retry_after_ms`` is set where asking again later may help.
+    """
 
     code: str
     message: str
@@ -107,11 +109,11 @@ class Error(msgspec.Struct, tag_field="type", tag="error", omit_defaults=True, f
 
 
 class Pong(msgspec.Struct, tag_field="type", tag="pong", frozen=True):
-    """Answer to a ``ping``."""
+    """The reply to a ``ping``."""
 
 
 class SessionInfo(msgspec.Struct, tag_field="type", tag="session", frozen=True):
-    """The session's id and state, sent when the connection stands and when the state changes for good."""
+    """The session's id and state, sent after connecting and when the session becomes idle, active again or disconnected."""
 
     session_id: str
     state: str
@@ -124,12 +126,12 @@ encode = msgspec.json.Encoder().encode
 
 
 def is_of(frame: bytes, kind: type) -> bool:
-    """Whether an encoded frame is of that type; the encoder puts the type first."""
+    """Whether an encoded frame is of that type; relies on the encoder writing the type first."""
     return frame.startswith(b'{"type":"' + kind.__name__.lower().encode() + b'"')
 
 
 def parse_client_message(body: bytes) -> ClientMessage:
-    """Read one client message.
+    """Decode one client message.
 
     Raises
     ------
@@ -151,11 +153,11 @@ def parse_client_message(body: bytes) -> ClientMessage:
 
 
 def parse_server_frame(body: bytes | str) -> ServerFrame:
-    """Read one server frame; raises ``BadRequestError`` on a type that is unknown or a body that is not a frame."""
+    """Decode one server frame; raises ``BadRequestError`` for an unknown type or a malformed body."""
     try:
         frame: ServerFrame = _server_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequestError(f"not a frame of this service: {error}") from None
+        raise BadRequestError(f"server frame: {error}; expected a frame of docs/protocol.md") from None
     return frame
 
 

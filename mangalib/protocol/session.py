@@ -1,10 +1,10 @@
-"""A session's life, as a pure machine: events and times in, states out. Server and client both keep one.
+"""The life of a session as a pure state machine: events and times in, states out. Server and client each keep one.
 
     connecting -> connected -> authenticated -> active <-> streaming
                                                  |  ^         |
                                                 idle          reconnecting -> disconnected
 
-Times are seconds of any clock that only goes forward.
+Times are seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mangalib.settings import SessionSettings
 
 
 class SessionState(StrEnum):
-    """The states of the product's specification."""
+    """The states that the specification names."""
 
     CONNECTING = "connecting"
     CONNECTED = "connected"
@@ -28,7 +28,7 @@ class SessionState(StrEnum):
 
 
 class Session:
-    """One session. Methods are named for what happened; one that cannot happen in a state raises ``ValueError``."""
+    """One session. Methods are named for events; an event that is not allowed in the current state raises ``ValueError``."""
 
     def __init__(self, settings: SessionSettings, now_s: float) -> None:
         self.state = SessionState.CONNECTING
@@ -43,54 +43,54 @@ class Session:
         self._change(SessionState.CONNECTED, now_s)
 
     def authenticated(self, now_s: float) -> None:
-        """The token is valid."""
+        """The token was accepted."""
         self._require(SessionState.CONNECTED)
         self._change(SessionState.AUTHENTICATED, now_s)
 
     def activity(self, now_s: float) -> None:
-        """A message came."""
+        """A message arrived."""
         self._require(SessionState.AUTHENTICATED, SessionState.ACTIVE, SessionState.STREAMING, SessionState.IDLE)
         self._change(SessionState.STREAMING if self._running else SessionState.ACTIVE, now_s)
 
     def query_started(self, now_s: float) -> None:
-        """An answer is being made."""
+        """An answer is being generated."""
         self.activity(now_s)
         self._running += 1
         self._change(SessionState.STREAMING, now_s)
 
     def query_ended(self, now_s: float) -> None:
-        """An answer is complete, failed or cancelled; the session is active again when it was the last one running."""
+        """An answer completed, failed or was cancelled; after the last running one the session is active again."""
         self._running = max(0, self._running - 1)
         if self.state is SessionState.STREAMING and not self._running:
             self._change(SessionState.ACTIVE, now_s)
 
     def network_error(self, now_s: float) -> None:
-        """The connection broke. While an answer runs that means reconnecting, else it is the end."""
+        """The connection was lost: the client reconnects if an answer was running, otherwise the session ends."""
         if self.state is SessionState.STREAMING:
             self._change(SessionState.RECONNECTING, now_s)
         elif self.state is not SessionState.RECONNECTING:
             self._change(SessionState.DISCONNECTED, now_s)
 
     def retry_failed(self, now_s: float) -> None:
-        """One attempt to reconnect failed; the last one allowed ends the session."""
+        """An attempt to reconnect failed; after ``reconnect_attempts`` of them the session ends."""
         self._require(SessionState.RECONNECTING)
         self.failed_retries += 1
         if self.failed_retries >= self._settings.reconnect_attempts:
             self._change(SessionState.DISCONNECTED, now_s)
 
     def reconnected(self, now_s: float) -> None:
-        """The connection stands again."""
+        """The connection was re-established."""
         self._require(SessionState.RECONNECTING)
         self.failed_retries = 0
         self._running = 0
         self._change(SessionState.ACTIVE, now_s)
 
     def disconnect(self, now_s: float) -> None:
-        """The client left, or was sent away."""
+        """The client disconnected, or was disconnected."""
         self._change(SessionState.DISCONNECTED, now_s)
 
     def tick(self, now_s: float) -> bool:
-        """Let time pass; returns whether the state changed because of it."""
+        """Apply time limits; returns whether the state changed."""
         before, quiet_s = self.state, now_s - self._last_activity_s
         if before is SessionState.RECONNECTING:
             if quiet_s >= self._settings.replay_ttl_s:
@@ -104,17 +104,17 @@ class Session:
 
     def _require(self, *states: SessionState) -> None:
         if self.state not in states:
-            raise ValueError(f"this cannot happen to a session that is {self.state}")
+            raise ValueError(f"session is {self.state}; expected {' or '.join(states)}")
 
     def _change(self, state: SessionState, now_s: float) -> None:
         if self.state is SessionState.DISCONNECTED:
-            raise ValueError("a disconnected session has ended")
+            raise ValueError(f"session is disconnected; {state} needs a new session")
         self.state = state
         self._last_activity_s = now_s
 
 
 class RateLimit:
-    """At most ``per_second`` messages in any one-second window that starts with a message."""
+    """At most ``per_second`` messages in a window of one second, which starts with the first message after the last window."""
 
     def __init__(self, per_second: int) -> None:
         self._per_second = per_second
@@ -122,7 +122,7 @@ class RateLimit:
         self._count = 0
 
     def over(self, now_s: float) -> int:
-        """Count one message; returns by how many the window is over its limit, 0 while it is not."""
+        """Count one message; returns by how many messages the window is over its limit, 0 if it is not."""
         if now_s - self._window_start_s >= 1.0:
             self._window_start_s, self._count = now_s, 0
         self._count += 1

@@ -1,5 +1,5 @@
 from .backoff import NO_JITTER as NO_JITTER
-from .backoff import backoff as backoff
+from .backoff import backoff_pauses as backoff_pauses
 from .cancellation import end_if_cancelled as end_if_cancelled
 from .circuit_breaker import CircuitBreaker as CircuitBreaker
 from .periodic import refresh_periodically as refresh_periodically

@@ -11,7 +11,7 @@ FULL_JITTER = (0.0, 1.0)
 NO_JITTER = (1.0, 1.0)
 
 
-def backoff(
+def backoff_pauses(
     first_s: float, max_s: float, *, jitter: tuple[float, float] = FULL_JITTER, rng: random.Random = _RNG
 ) -> Iterator[float]:
     """Yield the pauses between attempts, in seconds, without end.
@@ -20,7 +20,7 @@ def backoff(
     uniformly from ``jitter``.
 
     >>> from itertools import islice
-    >>> list(islice(backoff(0.2, 1.0, jitter=NO_JITTER), 4))
+    >>> list(islice(backoff_pauses(0.2, 1.0, jitter=NO_JITTER), 4))
     [0.2, 0.4, 0.8, 1.0]
     """
     ceiling_s = first_s

@@ -1,6 +1,6 @@
-"""Who is connecting: JSON Web Tokens, checked before there is a connection.
+"""Authentication by JSON Web Tokens, before a connection is accepted.
 
-The algorithm is fixed here, so that no token can choose its own (RFC 8725, section 3.1).
+The algorithm is fixed, so that a token cannot choose its own (RFC 8725, section 3.1).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MIN_SECRET_BYTES = 32
 
 
 def require_secret(settings: AuthSettings) -> str:
-    """The signing secret; raises ``SettingsError`` when it is missing or too short to be safe (RFC 7518, 3.2)."""
+    """The signing secret; raises ``SettingsError`` if it is missing or shorter than the hash (RFC 7518, section 3.2)."""
     secret = settings.jwt_secret.get_secret_value()
     if len(secret.encode()) < MIN_SECRET_BYTES:
         raise SettingsError(f"MANGA_JWT_SECRET=***: {len(secret.encode())} bytes; expected {MIN_SECRET_BYTES} or more")
@@ -38,15 +38,15 @@ def issue_token(settings: AuthSettings, customer: str, *, lifetime_s: float = 86
 
 
 def customer_of(token: str, settings: AuthSettings) -> str:
-    """The customer a token speaks for.
+    """The customer (``sub``) that a token was issued for.
 
     Raises
     ------
     AuthError
-        No token, another algorithm, a wrong signature, audience or issuer, expired, or without ``sub`` or ``exp``.
+        No token, another algorithm, a wrong signature, audience or issuer, an expired token, or one without ``sub`` or ``exp``.
     """
     if not token:
-        raise AuthError("no token: connect with ?token=... or an Authorization: Bearer header")
+        raise AuthError("no token; expected ?token=... or an Authorization: Bearer header")
     try:
         claims = jwt.decode(
             token,
@@ -58,8 +58,8 @@ def customer_of(token: str, settings: AuthSettings) -> str:
             options={"require": ["exp", "aud", "iss", "sub"]},
         )
     except jwt.InvalidTokenError as error:
-        raise AuthError(f"the token is not valid: {error}") from None
+        raise AuthError(f"invalid token: {error}") from None
     customer = claims["sub"]
     if not isinstance(customer, str) or not customer:
-        raise AuthError("the token is not valid: sub is empty")
+        raise AuthError("invalid token: sub is empty; expected the customer's id")
     return customer

@@ -1,5 +1,5 @@
-"""Parallel fan-out: several look-ups at once, each with its own deadline; one that fails degrades the answer only, and one
-that keeps failing is not waited for."""
+"""Parallel fan-out: several look-ups at once, each with its own deadline and circuit breaker. A failed look-up only degrades the
+answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Branch:
 
 @dataclass
 class LookupResult:
-    """What came of a branch: a value or the reason why there is none, and when it ended (monotonic seconds)."""
+    """The result of one look-up: a value or the reason why there is none, and when it ended (monotonic seconds)."""
 
     value: Any = None
     error: str | None = None
@@ -32,32 +32,30 @@ class LookupResult:
 
 
 async def fan_out(branches: Sequence[Branch], *, parallel: bool = True) -> dict[str, LookupResult]:
-    """Run all branches side by side and wait for them.
+    """Run all branches concurrently, or one after another when not ``parallel`` (to measure what that costs).
 
-    Not ``parallel``, they run one after another: only to measure what that would cost.
-
-    Never raises for a branch's failure. Returns an outcome for each branch, by name.
+    Returns a result for each branch, by name. A branch that fails does not raise.
     """
-    outcomes = {branch.name: LookupResult() for branch in branches}
+    results = {branch.name: LookupResult() for branch in branches}
 
     async def run(branch: Branch) -> None:
-        outcome = outcomes[branch.name]
+        result = results[branch.name]
         try:
             with branch.breaker.watch():
                 async with asyncio.timeout(branch.deadline_ms / 1000):
-                    outcome.value = await branch.run()
+                    result.value = await branch.run()
         except TimeoutError:
-            outcome.error = f"no result within {branch.deadline_ms:g} ms"
-        except Exception as error:  # whatever a look-up dies of, the answer goes on without it; the outcome says why
-            outcome.error = f"{type(error).__name__}: {error}"
+            result.error = f"no result within {branch.deadline_ms:g} ms"
+        except Exception as error:  # whatever went wrong, the answer goes on without this look-up; the result says why
+            result.error = f"{type(error).__name__}: {error}"
         finally:
-            outcome.ended_s = time.monotonic()
+            result.ended_s = time.monotonic()
 
     if parallel:
         async with asyncio.TaskGroup() as group:
             for branch in branches:
                 group.create_task(run(branch))
-        return outcomes
+        return results
     for branch in branches:
         await run(branch)
-    return outcomes
+    return results

@@ -36,7 +36,7 @@ from mangalib.protocol import (
     encode,
     parse_client_message,
 )
-from mangalib.resilience import NO_JITTER, backoff
+from mangalib.resilience import NO_JITTER, backoff_pauses
 from mangalib.serving.auth import customer_of
 from mangalib.serving.connections import ClientConnection, ConnectionRecord, ConnectionRecords
 from mangalib.serving.running_answers import RunningAnswers
@@ -129,7 +129,7 @@ class Orchestrator:
         # A post before $connect has finished is answered by 410, so this one may have to wait a little.
         deadline_s = time.monotonic() + CONTROL_FRAME_TIMEOUT_S
         frame = encode(SessionInfo(client.session_id, client.session.state))
-        for pause_s in backoff(0.01, 0.5, jitter=NO_JITTER):
+        for pause_s in backoff_pauses(0.01, 0.5, jitter=NO_JITTER):
             if client.connection_id not in self._clients or time.monotonic() >= deadline_s:
                 return
             try:

@@ -1,4 +1,4 @@
-"""Answers that are there before they are asked for, as the serving side sees them: one narrow seam to pre-computation."""
+"""Pre-computation as the serving side sees it: one narrow interface."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class PrecomputedAnswer(Protocol):
     titles: dict[str, Manga]
 
     def pieces(self) -> AsyncGenerator[str, None]:
-        """The text as it comes; raises ``MangaError`` when its making fails."""
+        """The text as it comes; raises ``MangaError`` when generating it fails."""
         ...
 
     def tokens(self) -> tuple[int, int]:
-        """Output and input tokens that this answer cost now, 0 where it was made before; known after the last piece."""
+        """Output and input tokens that were spent now, 0 for a stored answer; known after the last piece."""
         ...
 
 
 @dataclass(frozen=True)
 class CompletedAnswer:
-    """What a customer was told."""
+    """An answer as its customer received it. ``tokens`` are input and output tokens together."""
 
     text: str
     source: str
@@ -51,22 +51,22 @@ class CompletedAnswer:
 
 
 class Precomputed(Protocol):
-    """Pre-computation. None of the methods raises for what goes wrong with it: then there is no answer ahead."""
+    """No method raises for a failure of pre-computation: the answer is then generated live."""
 
     async def find(self, context: QueryContext) -> PrecomputedAnswer | None:
-        """The answer to that question, if there is one that is still right."""
+        """A stored answer that is still right, or one that is being generated."""
         ...
 
     async def titles(self, manga_ids: list[str]) -> dict[str, Manga]:
-        """These titles as they are now, price and stock; those that are not known are left out."""
+        """These titles with current price and stock; unknown ones are omitted."""
         ...
 
     def on_first_token(self, context: QueryContext, titles: list[str]) -> None:
-        """The first word of an answer is out, which was made with these titles (ids): time to think of what comes next."""
+        """The first token of an answer was sent; ``titles`` are the ids of those that were retrieved for it."""
         ...
 
     def on_completed(self, context: QueryContext, completed: CompletedAnswer) -> None:
-        """The answer is whole."""
+        """The answer is complete."""
         ...
 
     def on_session_closed(self, customer: str, session_id: str) -> None:

@@ -1,6 +1,6 @@
-"""A sample of what customers really ask, for the benchmark to ask again, with what is personal taken out first.
+"""The query log: a sample of production questions for the benchmark, with personal data redacted before they are stored.
 
-JSON lines: ``at`` (UTC), ``intent``, ``text``. The file's owner alone may read it.
+JSON lines with ``at`` (UTC), ``intent`` and ``text``; only the file's owner may read them.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ from pathlib import Path
 
 from mangalib.domain import Intent
 from mangalib.nlu import without_personal_data
-from mangalib.settings import Settings
+from mangalib.settings import QueryLogSettings
 
 log = logging.getLogger(__name__)
 
-_WAITING = 1000
+_BUFFERED_MAX = 1000
 
 
 class QueryLog:
-    """Offered every question, keeps a share of them; a task of its owner's writes them, so that no answer waits for a disk."""
+    """Samples the questions it is offered; :meth:`write` runs as a task of its own, so that no answer waits for a disk."""
 
     def __init__(self, path: Path, share: float, rng: random.Random) -> None:
         self._path = path
         self._share = share
         self._rng = rng
-        self._waiting: asyncio.Queue[str] = asyncio.Queue(_WAITING)
+        self._buffer: asyncio.Queue[str] = asyncio.Queue(_BUFFERED_MAX)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> QueryLog | None:
-        """The log that the settings ask for, if they do."""
+    def from_settings(cls, settings: QueryLogSettings) -> QueryLog | None:
+        """The query log of the settings, or ``None`` if it is off."""
         if settings.query_log is None:
             return None
         return cls(settings.query_log, settings.query_log_share, random.Random())
 
     def offer(self, intent: Intent, text: str, name: str) -> None:
-        """Keep it or not; never waits. What comes faster than it can be written is left out."""
-        if self._rng.random() >= self._share or self._waiting.full():
+        """Log this question with the configured probability; never waits. When the buffer is full, the question is dropped."""
+        if self._rng.random() >= self._share or self._buffer.full():
             return
         at = datetime.now(UTC).isoformat(timespec="seconds")
         line = {"at": at, "intent": intent.value, "text": without_personal_data(text, name)}
-        self._waiting.put_nowait(json.dumps(line, ensure_ascii=False) + "\n")
+        self._buffer.put_nowait(json.dumps(line, ensure_ascii=False) + "\n")
 
     async def write(self) -> None:
-        """Write what is waiting; runs until cancelled. A disk that fails is logged, and costs lines only."""
+        """Write buffered questions until cancelled. A write that fails is logged, and its questions are lost."""
         while True:
-            lines = [await self._waiting.get()]
-            while not self._waiting.empty():
-                lines.append(self._waiting.get_nowait())
+            lines = [await self._buffer.get()]
+            while not self._buffer.empty():
+                lines.append(self._buffer.get_nowait())
             try:
                 await asyncio.to_thread(self._append, "".join(lines))
-            except OSError as error:
-                log.warning("%d questions were not logged: %s", len(lines), error)
+            except (OSError, ValueError) as error:
+                log.warning("%d questions not logged: %s", len(lines), error)
 
     def _append(self, text: str) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -17,7 +17,7 @@ from mangalib.serving.answer_record import AnswerRecord, StoredAnswer
 
 @dataclass
 class _Write:
-    """What is to be written of one answer; ``failed`` is what kept it from that, ``done`` says that it was tried."""
+    """One answer's pending write; ``done`` once it was attempted, with the error in ``failed`` if it failed."""
 
     key: str
     record: AnswerRecord | None
@@ -38,10 +38,10 @@ class _Write:
 
 
 class ReplayStore:
-    """Answers by customer and request id: nobody can name another customer's, whatever the ids look like.
+    """Answers by customer and request id; no choice of ids can reach another customer's answer.
 
-    Whatever comes to be written while a write is under way goes out together with the next one, as databases commit
-    (DeWitt et al. 1984): the more answers run, the less each costs. Of an answer at most one write waits.
+    Writes that arrive while one is under way are sent together in the next round trip (group commit, DeWitt et al. 1984), so the
+    cost of each falls as more answers run. At most one write of an answer waits.
     """
 
     def __init__(self, redis: Redis, *, ttl_s: int) -> None:
@@ -76,7 +76,7 @@ class ReplayStore:
             for write in writes:
                 write.done, write.failed = True, error
         except asyncio.CancelledError:
-            # Whoever waits no longer takes only its own with it.
+            # A cancelled writer takes only its own frames with it.
             self._waiting = [write for write in writes if write is not mine] + self._waiting
             raise
         else:
@@ -84,7 +84,7 @@ class ReplayStore:
                 write.done = True
 
     async def load(self, customer: str, request_id: str) -> StoredAnswer | None:
-        """The answer, or ``None`` when there never was one or its time is over."""
+        """The answer, or ``None`` when there never was one or it has expired."""
         key = _key(customer, request_id)
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.get(f"{key}:head")

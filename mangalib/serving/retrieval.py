@@ -1,4 +1,4 @@
-"""What is looked up for an answer: similar titles, and the customer's own data."""
+"""Look-ups for an answer: similar titles, and the customer's own data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TitleSearch:
 
 
 class Customer(msgspec.Struct, frozen=True):
-    """What the shop knows of a customer, and what was said before in this session."""
+    """What the shop knows of a customer, and the conversation so far in this session."""
 
     name: str = ""
     favourite_genres: list[str] = []
@@ -56,8 +56,10 @@ class Reads(msgspec.Struct, frozen=True):
 
 
 class CustomerData:
-    """Profiles, orders and conversations in DynamoDB: ``dynamodb`` is a boto3 client that takes plain Python values,
-    used in worker threads of this object's own."""
+    """Profiles, orders and conversations in DynamoDB.
+
+    ``dynamodb`` is a boto3 client that takes plain Python values; it is used in this object's own worker threads.
+    """
 
     def __init__(self, dynamodb: Any, settings: SearchSettings) -> None:
         self._dynamodb = dynamodb
@@ -96,11 +98,11 @@ class CustomerData:
         await self._in_thread(put)
 
     async def orders(self, customer: str) -> list[dict[str, Any]]:
-        """The customer's newest orders as they are now."""
+        """The customer's three newest orders."""
         return await self._in_thread(self._orders, customer)
 
     def close(self) -> None:
-        """Let the worker threads end."""
+        """Stop the worker threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:

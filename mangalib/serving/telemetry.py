@@ -1,6 +1,6 @@
-"""What is reported of each answer: one CloudWatch record in embedded metric format, and JSON log lines.
+"""Telemetry: one CloudWatch record in embedded metric format for each answer, and JSON log lines.
 
-Neither ever holds a token, a question or an answer.
+Neither contains a token, a question or an answer.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from mangalib.serving.answer_record import StreamMetrics, StreamState
 def publish_answer(
     namespace: str, *, model_id: str, intent: str, state: StreamState, metrics: StreamMetrics, request_id: str
 ) -> None:
-    """Write one record for one answer to standard output, where CloudWatch's agent picks it up.
-
-    Each call uses a metrics object of its own: the library's shared one would mix answers that run at the same time.
-    """
+    """Write the record of one answer to standard output, from where CloudWatch's agent collects it."""
+    # A new object for each record, because the library's shared one would mix concurrent answers.
     record = EphemeralMetrics(namespace=namespace)
     for name, value in {"model": model_id or "none", "intent": intent, "final_state": state.value}.items():
         record.add_dimension(name, value)
@@ -37,12 +35,12 @@ def publish_answer(
     record.add_metric("streaming_chunks_sent", MetricUnit.Count, metrics.chunks_sent)
     record.add_metric("stream_errors", MetricUnit.Count, int(state is StreamState.ERROR))
     record.add_metric("stream_cancellations", MetricUnit.Count, int(state is StreamState.CANCELLED))
-    # By all three, and for alarms and dashboards, which cannot add up: by intent, and over all.
+    # Also by intent and in total, because alarms and dashboards cannot aggregate over dimensions.
     _write(record, [["intent"], []])
 
 
 def publish_job(namespace: str, *, job: str, ok: bool, duration_s: float) -> None:
-    """Write one record for one run of a scheduled job to standard output."""
+    """Write the record of one run of a scheduled job to standard output."""
     record = EphemeralMetrics(namespace=namespace)
     record.add_dimension("job", job)
     record.add_metric("job_failed", MetricUnit.Count, int(not ok))
@@ -58,10 +56,10 @@ def _write(record: EphemeralMetrics, also_by: list[list[str]]) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; ``extra={"request_id": ...}`` is carried over."""
+    """One JSON object per line; ``extra={"request_id": ...}`` becomes a field."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line of JSON."""
+        """One record as a line of JSON."""
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname,
@@ -76,10 +74,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_as_json(level: int = logging.INFO) -> None:
-    """Send this process's log to standard error as JSON lines."""
+    """Write this process's log to standard error as JSON lines."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # These tell of each request at the level of information.
+    # These log each request at level INFO.
     for chatty in ("opensearch", "botocore", "websockets", "werkzeug"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

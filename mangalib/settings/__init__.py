@@ -25,10 +25,12 @@ from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, Sche
 from mangalib.settings.local import LocalBedrockSettings, LocalGatewaySettings, LocalSettings
 from mangalib.settings.models import ModelSettings, WarmupSettings
 from mangalib.settings.precompute import (
+    CandidateSettings,
     FollowUpSettings,
     HitRateSettings,
     PrecomputeSettings,
     PredictionSettings,
+    SingleFlightSettings,
     WarmingSettings,
 )
 from mangalib.settings.serving import (
@@ -64,6 +66,7 @@ __all__ = [
     "AwsSettings",
     "BudgetSettings",
     "CacheSettings",
+    "CandidateSettings",
     "CapacitySettings",
     "ChatSettings",
     "ClassifierSettings",
@@ -97,6 +100,7 @@ __all__ = [
     "SessionSettings",
     "Settings",
     "ShopSettings",
+    "SingleFlightSettings",
     "TableSettings",
     "TimeoutSettings",
     "TransportSettings",
@@ -122,7 +126,6 @@ class Settings(
     RefreshSettings,
     QueryLogSettings,
     ClassifierSettings,
-    CacheSettings,
     HitRateSettings,
     PrecomputeSettings,
     WorkloadSettings,

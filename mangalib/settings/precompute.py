@@ -7,11 +7,15 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mangalib.settings.benchmark import SavingSettings
 from mangalib.settings.group import Count, Group, NonNegative, Positive, project_folder
+from mangalib.settings.models import ModelSettings
+from mangalib.settings.serving import ReplaySettings
+from mangalib.settings.understanding import CacheSettings
 
 
 class PredictionSettings(Group):
-    """The transition model and the session logs that it is learned from."""
+    """The transition model and the session logs it is trained on."""
 
     transition_model: Path = project_folder() / "data" / "transitions.json"
     transition_order: Annotated[int, Field(ge=1, le=4)] = 4
@@ -31,7 +35,7 @@ class FollowUpSettings(PredictionSettings):
 
 
 class WarmingSettings(Group):
-    """Shared answers generated in the background."""
+    """Shared answers, generated in the background."""
 
     warming_hour_tokens: Count = 100_000
     trending_titles: Count = 20
@@ -53,9 +57,18 @@ class HitRateSettings(Group):
     average_hit_rate: Annotated[float, Field(gt=0, le=1)] = 0.34
 
 
-class PrecomputeSettings(FollowUpSettings, WarmingSettings):
-    """Whether answers are pre-computed, and how long background work pauses after a live query had to wait."""
+class CandidateSettings(FollowUpSettings, SavingSettings, ModelSettings):
+    """What decides which follow-ups are worth generating: budgets, the value of a second, the cost of tokens."""
+
+
+class SingleFlightSettings(ReplaySettings):
+    """How long one generation of an answer may take, and one step of it in Redis."""
+
+    flight_timeout_s: Positive = 30
+
+
+class PrecomputeSettings(SingleFlightSettings, CandidateSettings, WarmingSettings, CacheSettings):
+    """Everything that pre-computation reads: whether anything is generated ahead, and when background work yields."""
 
     answers_ahead: bool = True
     background_quiet_s: NonNegative = 0.5
-    flight_timeout_s: Positive = 30

@@ -165,7 +165,7 @@ def test_names_and_values_of_a_log_are_data(tmp_path: Path) -> None:
     path = tmp_path / "log'); ATTACH 'x.db'; --.csv"
     rows = "".join(f'"{text}",2024-01-01T00:00:00Z,faq\n' for text in ("a'; DROP TABLE x; --", "b", "$(reboot)"))
     path.write_text("session_id,at,intent\n" + rows)
-    assert len(SessionLog(path, session_events_max=10).whole()) == 3
+    assert len(SessionLog(path, session_events_max=10).read_all()) == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
 
 
@@ -180,7 +180,7 @@ def test_a_damaged_parquet_file_is_refused_in_words(tmp_path: Path) -> None:
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         path.write_bytes(damaged[: rng.choice((len(damaged), rng.randrange(len(damaged))))])
         try:
-            SessionLog(path, session_events_max=10).whole()
+            SessionLog(path, session_events_max=10).read_all()
         except DataError as error:
             refused += 1
             assert str(path) in str(error)

@@ -56,7 +56,7 @@ async def test_three_retries_and_then_it_says_so() -> None:
         running(http.HTTPStatus.SERVICE_UNAVAILABLE) as server,
         Client(server.url, "t", settings=QUICK) as client,
     ):
-        with pytest.raises(TransportError, match="could not be made again"):
+        with pytest.raises(TransportError, match="reconnecting failed"):
             await client.answer("hello")
         assert server.asked == 1 + QUICK.reconnect_attempts
         assert client.state is SessionState.DISCONNECTED
@@ -87,7 +87,7 @@ async def test_a_server_that_says_nothing_is_a_time_out() -> None:
 
     async with running() as server, Client(server.url, "t", settings=QUICK) as client:
         server.talk = silence
-        with pytest.raises(TransportTimeoutError, match=r"no frame came for 0\.3"):
+        with pytest.raises(TransportTimeoutError, match=r"no frame from the gateway for 0\.3"):
             await client.answer("hello")
 
 
@@ -97,7 +97,7 @@ async def test_a_frame_of_unknown_type_is_an_error() -> None:
 
     async with running() as server, Client(server.url, "t", settings=QUICK) as client:
         server.talk = nonsense
-        with pytest.raises(TransportError, match="not a frame of this service"):
+        with pytest.raises(TransportError, match="server frame: "):
             await client.answer("hello")
 
 

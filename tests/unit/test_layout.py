@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -116,6 +117,9 @@ def test_each_package_names_what_others_may_import(folder: Path) -> None:
     assert package.__doc__
     missing = [name for name in package.__all__ if not hasattr(package, name)]
     assert not missing
+    modules_by_name = {path.stem for path in folder.glob("*.py")}
+    hidden = [n for n in package.__all__ if n in modules_by_name and not inspect.ismodule(getattr(package, n))]
+    assert not hidden, "once its module is imported, the package's attribute of that name is the module"
 
 
 def test_conda_lists_what_pip_lists() -> None:

@@ -1,4 +1,4 @@
-"""How one answer is generated ahead of its question."""
+"""Generates one answer before its question is asked."""
 
 import lazy_loader
 

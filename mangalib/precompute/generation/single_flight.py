@@ -1,7 +1,8 @@
-"""One making of an answer, however many wait for it, in however many processes.
+"""Single flight: one generation of an answer, however many requests in however many processes wait for it.
 
-Who gets the lock in Redis makes it and writes what comes into a Redis stream; the others read along. Within a process
-all share one flight. When its maker dies the lock expires, and those who read along are told.
+The process that gets the lock in Redis generates the answer and publishes it to a Redis stream as it comes; the others
+subscribe. Requests within one process share one :class:`Generation`. When the leader dies its lock expires and the
+subscribers fail.
 """
 
 from __future__ import annotations
@@ -22,225 +23,226 @@ from redis.exceptions import RedisError
 from mangalib.errors import MangaError, TransportError
 from mangalib.precompute.generated_answer import GeneratedAnswer
 from mangalib.resilience import end_if_cancelled
-from mangalib.settings import Settings
+from mangalib.settings import SingleFlightSettings
 
 log = logging.getLogger(__name__)
 
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 _BLOCK_MS = 500
-_KEPT_S = 30
-Write = Callable[[str], Awaitable[None]]
+_STREAM_TTL_S = 30
+WriteText = Callable[[str], Awaitable[None]]
+Generate = Callable[[WriteText], Awaitable[GeneratedAnswer]]
 
 
-class Lock(Enum):
-    """Whose it is to make an answer; ``UNKNOWN`` when Redis cannot tell: then each process makes it for itself."""
+class LockState(Enum):
+    """Who holds the lock; ``UNKNOWN`` when Redis does not answer: then each process generates for itself."""
 
-    HELD_HERE = "ours"
-    HELD_ELSEWHERE = "another's"
+    HELD_HERE = "here"
+    HELD_ELSEWHERE = "elsewhere"
     UNKNOWN = "unknown"
 
 
 class Generation:
-    """An answer on its way. ``listeners`` wait for it; without any, it may be cancelled."""
+    """An answer being generated, by this process (``is_leader``) or another; without ``subscribers`` it may be cancelled."""
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self.listeners = 0
-        self.leading = False
+        self.subscribers = 0
+        self.is_leader = False
         self.result: GeneratedAnswer | None = None
         self.task: asyncio.Task[None] | None = None
+        self.started = asyncio.Event()
         self._pieces: list[str] = []
         self._error: MangaError | None = None
-        self._news = asyncio.Event()
-        self.started = asyncio.Event()
+        self._changed = asyncio.Event()
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether it has completed or failed."""
         return self.result is not None or self._error is not None
 
     def write(self, piece: str) -> None:
-        """The next piece of text."""
+        """Append the next piece of text."""
         self._pieces.append(piece)
-        self.started.set()
-        self._news.set()
+        self._wake()
 
     def complete(self, result: GeneratedAnswer) -> None:
-        """The answer is whole."""
+        """The answer is complete."""
         self.result = result
-        self.started.set()
-        self._news.set()
+        self._wake()
 
     def fail(self, error: MangaError) -> None:
-        """It will not be made."""
+        """The generation has failed; no effect once it is done."""
         if not self.done:
             self._error = error
-            self.started.set()
-            self._news.set()
+            self._wake()
 
     async def pieces(self) -> AsyncGenerator[str, None]:
-        """All text from the beginning, as it comes; raises the error that ended it."""
-        self.listeners += 1
-        at = 0
+        """All text from the beginning, as it comes; raises the error of a failed generation."""
+        self.subscribers += 1
+        position = 0
         try:
             while True:
-                self._news.clear()
-                if at < len(self._pieces):
-                    text = "".join(self._pieces[at:])
-                    at = len(self._pieces)
+                self._changed.clear()
+                if position < len(self._pieces):
+                    text = "".join(self._pieces[position:])
+                    position = len(self._pieces)
                     yield text
                 elif self._error is not None:
                     raise self._error
                 elif self.result is not None:
                     return
                 else:
-                    await self._news.wait()
+                    await self._changed.wait()
         finally:
-            self.listeners -= 1
+            self.subscribers -= 1
+
+    def _wake(self) -> None:
+        self.started.set()
+        self._changed.set()
 
 
 class SingleFlight:
-    """All flights of a process; ``spawn`` starts tasks that their owner awaits."""
+    """All generations of a process; ``spawn`` starts tasks that the caller awaits."""
 
-    def __init__(self, redis: Redis, settings: Settings, spawn: Callable[..., asyncio.Task[None]]) -> None:
-        self._redis: Any = redis  # its types do not know that answers are bytes here
+    def __init__(self, redis: Redis, settings: SingleFlightSettings, spawn: Callable[..., asyncio.Task[None]]) -> None:
+        self._redis: Any = redis  # redis-py's types do not know that answers are bytes here
         self._settings = settings
         self._spawn = spawn
         self._running: dict[str, Generation] = {}
 
     def running(self, key: str) -> Generation | None:
-        """The flight of that key in this process."""
+        """The running generation of ``key`` in this process."""
         return self._running.get(key)
 
     def cancel_idle(self) -> int:
-        """Stop whatever nobody listens to; returns how many."""
-        idle = [flight for flight in self._running.values() if not flight.listeners and flight.leading]
-        for flight in idle:
-            if flight.task is not None:
-                flight.task.cancel()
-        return len(idle)
+        """Cancel the generations of this process that have no subscribers; returns how many."""
+        idle = [generation for generation in self._running.values() if generation.is_leader]
+        return sum(self._cancel_if_idle(generation) for generation in idle)
 
     def cancel(self, key: str) -> None:
-        """Stop that one, if nobody listens to it."""
-        flight = self._running.get(key)
-        if flight is not None and not flight.listeners and flight.task is not None:
-            flight.task.cancel()
+        """Cancel the generation of ``key``, if it has no subscribers."""
+        generation = self._running.get(key)
+        if generation is not None:
+            self._cancel_if_idle(generation)
 
     def stop(self) -> None:
-        """Stop all of them."""
-        for flight in self._running.values():
-            if flight.task is not None:
-                flight.task.cancel()
+        """Cancel all generations."""
+        for generation in self._running.values():
+            if generation.task is not None:
+                generation.task.cancel()
 
-    def start(self, key: str, make: Callable[[Write], Awaitable[GeneratedAnswer]]) -> Generation:
-        """The flight of ``key``: the one that runs, or a new one, which ``make`` fills if no other process does."""
-        flight = self._running.get(key)
-        if flight is None:
-            flight = self._running[key] = Generation(key)
-            flight.task = self._spawn(self._fly(flight, make))
-        return flight
+    def start(self, key: str, generate: Generate) -> Generation:
+        """The running generation of ``key``, or a new one, for which ``generate`` is called if no other process has the lock."""
+        generation = self._running.get(key)
+        if generation is None:
+            generation = self._running[key] = Generation(key)
+            generation.task = self._spawn(self._fly(generation, generate))
+        return generation
 
-    async def _fly(self, flight: Generation, make: Callable[[Write], Awaitable[GeneratedAnswer]]) -> None:
+    @staticmethod
+    def _cancel_if_idle(generation: Generation) -> bool:
+        if generation.subscribers or generation.task is None:
+            return False
+        return generation.task.cancel()
+
+    async def _fly(self, generation: Generation, generate: Generate) -> None:
         try:
             async with asyncio.timeout(self._settings.flight_timeout_s):
-                await self._generate_or_subscribe(flight, make)
+                await self._lead_or_subscribe(generation, generate)
         except MangaError as error:
-            flight.fail(error)
+            generation.fail(error)
         except TimeoutError:
-            flight.fail(TransportError(f"not made within {self._settings.flight_timeout_s:g} s"))
+            generation.fail(TransportError(f"generation: not complete after {self._settings.flight_timeout_s:g} s"))
         except (RedisError, OSError, ClientError, BotoCoreError, OpenSearchException) as error:
-            flight.fail(TransportError(f"{type(error).__name__}: {error}"))
-        except Exception as error:  # whatever it is, those who wait must be told; the log gets the rest
-            log.exception("the making of an answer failed")
-            flight.fail(TransportError(type(error).__name__))
+            generation.fail(TransportError(f"{type(error).__name__}: {error}"))
+        except Exception as error:  # subscribers must not wait for ever, whatever has happened
+            log.exception("generation failed")
+            generation.fail(TransportError(type(error).__name__))
         finally:
-            flight.fail(TransportError("its making was cancelled"))
-            del self._running[flight.key]
+            generation.fail(TransportError("generation: cancelled"))
+            del self._running[generation.key]
 
-    async def _generate_or_subscribe(
-        self, flight: Generation, make: Callable[[Write], Awaitable[GeneratedAnswer]]
-    ) -> None:
+    async def _lead_or_subscribe(self, generation: Generation, generate: Generate) -> None:
         token = secrets.token_hex(8)
         try:
-            lock = await self._lock(flight.key, token)
-            if lock is Lock.HELD_ELSEWHERE:
-                await self._subscribe(flight)
+            lock = await self._lock(generation.key, token)
+            if lock is LockState.HELD_ELSEWHERE:
+                await self._subscribe(generation)
             else:
-                flight.leading = True
-                await self._lead(flight, make, shared=lock is Lock.HELD_HERE)
+                generation.is_leader = True
+                await self._lead(generation, generate, shared=lock is LockState.HELD_HERE)
         finally:
-            # Also when it was cancelled on the way to the lock: a lock of another's stays.
-            await self._unlock(flight.key, token)
+            # Also after a cancellation while locking; another process's lock stays, as its token differs.
+            await self._unlock(generation.key, token)
 
-    async def _lead(
-        self, flight: Generation, make: Callable[[Write], Awaitable[GeneratedAnswer]], *, shared: bool
-    ) -> None:
+    async def _lead(self, generation: Generation, generate: Generate, *, shared: bool) -> None:
         async def write(piece: str) -> None:
-            flight.write(piece)
+            generation.write(piece)
             if shared:
-                await self._tell(flight.key, {"text": piece})
+                await self._publish(generation.key, {"text": piece})
 
         try:
-            result = await make(write)
+            result = await generate(write)
         except MangaError as error:
-            await self._tell(flight.key, {"error": str(error)})
+            await self._publish(generation.key, {"error": str(error)})
             raise
-        flight.complete(result)
+        generation.complete(result)
         if shared:
-            await self._tell(flight.key, {"result": msgspec.json.encode(result)})
+            await self._publish(generation.key, {"result": msgspec.json.encode(result)})
 
-    async def _lock(self, key: str, token: str) -> Lock:
+    async def _lock(self, key: str, token: str) -> LockState:
         try:
             lifetime_ms = int(self._settings.flight_timeout_s * 1000)
             async with asyncio.timeout(self._settings.replay_timeout_ms / 1000):
                 if await self._redis.set(_lock_key(key), token, nx=True, px=lifetime_ms):
                     await self._redis.delete(_stream_key(key))
-                    return Lock.HELD_HERE
-                return Lock.HELD_ELSEWHERE
+                    return LockState.HELD_HERE
+                return LockState.HELD_ELSEWHERE
         except (RedisError, OSError, TimeoutError) as error:
-            log.warning("Redis: %s; an answer is made without asking others", type(error).__name__)
-            return Lock.UNKNOWN
+            log.warning("generation not locked, other processes may repeat it: Redis: %s", type(error).__name__)
+            return LockState.UNKNOWN
 
     async def _unlock(self, key: str, token: str) -> None:
         try:
             async with asyncio.timeout(self._settings.replay_timeout_ms / 1000):
                 await self._redis.eval(_RELEASE, 1, _lock_key(key), token)
         except (RedisError, OSError, TimeoutError) as error:
-            log.warning("Redis: %s; a lock is left to expire", type(error).__name__)
+            log.warning("generation lock not released, it will expire: Redis: %s", type(error).__name__)
 
-    async def _tell(self, key: str, news: dict[str, str | bytes]) -> None:
+    async def _publish(self, key: str, entry: dict[str, str | bytes]) -> None:
         try:
             async with (
                 asyncio.timeout(self._settings.replay_timeout_ms / 1000),
                 self._redis.pipeline(transaction=False) as pipe,
             ):
-                pipe.xadd(_stream_key(key), news)
-                pipe.expire(_stream_key(key), _KEPT_S)
+                pipe.xadd(_stream_key(key), entry)
+                pipe.expire(_stream_key(key), _STREAM_TTL_S)
                 await pipe.execute()
         except (RedisError, OSError, TimeoutError) as error:
-            log.warning("Redis: %s; others are not told of an answer", type(error).__name__)
+            log.warning("generation not published to other processes: Redis: %s", type(error).__name__)
         end_if_cancelled()
 
-    async def _subscribe(self, flight: Generation) -> None:
+    async def _subscribe(self, generation: Generation) -> None:
         last: str | bytes = "0"
         while True:
             end_if_cancelled()
             try:
-                found = await self._redis.xread({_stream_key(flight.key): last}, block=_BLOCK_MS)
-                gone = not found and not await self._redis.exists(_lock_key(flight.key))
+                found = await self._redis.xread({_stream_key(generation.key): last}, block=_BLOCK_MS)
+                leader_gone = not found and not await self._redis.exists(_lock_key(generation.key))
             except (RedisError, OSError) as error:
-                raise TransportError(f"Redis: {type(error).__name__} while another made the answer") from None
-            for entry, news in found[0][1] if found else ():
-                last = entry
-                if b"text" in news:
-                    flight.write(news[b"text"].decode())
-                elif b"error" in news:
-                    raise TransportError(f"another failed to make the answer: {news[b'error'].decode()}")
+                raise TransportError(f"Redis: {type(error).__name__} while another process generates") from None
+            for entry_id, entry in found[0][1] if found else ():
+                last = entry_id
+                if b"text" in entry:
+                    generation.write(entry[b"text"].decode())
+                elif b"error" in entry:
+                    raise TransportError(f"generation failed in another process: {entry[b'error'].decode()}")
                 else:
-                    flight.complete(msgspec.json.decode(news[b"result"], type=GeneratedAnswer))
+                    generation.complete(msgspec.json.decode(entry[b"result"], type=GeneratedAnswer))
                     return
-            if gone:
-                raise TransportError("who made the answer is gone")
+            if leader_gone:
+                raise TransportError("generation: the leading process is gone")
 
 
 def _lock_key(key: str) -> str:

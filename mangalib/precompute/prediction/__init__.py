@@ -1,4 +1,4 @@
-"""What is asked next, learned from session logs."""
+"""Predicts what is asked next, from session logs."""
 
 import lazy_loader
 

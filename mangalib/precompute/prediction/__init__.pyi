@@ -1,9 +1,9 @@
-from .cutoffs import tradeoff as tradeoff
+from .cutoffs import cut_off_tradeoff as cut_off_tradeoff
 from .distributed import learn_partitioned as learn_partitioned
 from .hit_rates import HitRate as HitRate
-from .hit_rates import Score as Score
+from .hit_rates import TopKAccuracy as TopKAccuracy
 from .hit_rates import hit_rate as hit_rate
-from .hit_rates import split as split
+from .hit_rates import split_by_time as split_by_time
 from .rollout import learn_and_compare as learn_and_compare
 from .session_log import SessionLog as SessionLog
 from .session_log import read_table as read_table

@@ -1,8 +1,8 @@
-"""A transition model of a log in many files, in a folder or on S3, counted by the workers of a cluster.
+"""Trains a transition model on a log of many files, in a folder or on S3, on the workers of a Dask cluster.
 
-Each file is one task; sessions that stand in several files are left out there and counted together at the end, so that the
-model is the one that the log in one piece would give. A result is fetched as soon as it is there, and what a worker takes with
-it when it dies is counted again by another.
+Each file is one task. Sessions that span several files are set aside and counted together at the end, so the model equals
+the one trained on a single file of all rows. Results are fetched as they complete; the tasks of a worker that dies are
+run again by another.
 """
 
 from __future__ import annotations
@@ -25,75 +25,75 @@ from tqdm.auto import tqdm
 
 from mangalib.errors import DataError
 from mangalib.precompute.prediction.session_log import READERS, SessionLog
-from mangalib.precompute.prediction.transition_model import TransitionModel, learn
-from mangalib.settings import Settings
+from mangalib.precompute.prediction.transition_model import TransitionModel, learn_from_log
+from mangalib.settings import PredictionSettings, Settings
 from mangalib.storage import Storage
 
 Result = TypeVar("Result")
 
 
 def learn_partitioned(cluster: Cluster, url: str, settings: Settings, *, progress: bool) -> TransitionModel:
-    """Learn from all files under ``url``; the workers must reach it. Raises ``DataError`` naming the file that is wrong."""
+    """Train on all logs under ``url``, which the workers must be able to reach; raises ``DataError`` naming the wrong file."""
     names = [name for name in Storage(url, settings).names() if Path(name).suffix.lower() in READERS]
     if not names:
         raise DataError(f"{url}: no session log; expected files that end in {', '.join(sorted(READERS))}")
-    found = _each(cluster, "sessions", names, partial(_sessions, url=url, settings=settings), progress)
-    count = Counter(np.concatenate(list(found.values())).tolist())
-    shared = np.array(sorted(session for session, files in count.items() if files > 1), dtype=np.uint64)
-    task = partial(_learned, url=url, shared=shared, settings=settings)
-    parts = _each(cluster, "transitions", names, task, progress)
+    sessions = _map_files(cluster, "sessions", names, partial(_sessions_of_file, url=url, settings=settings), progress)
+    count = Counter(np.concatenate(list(sessions.values())).tolist())
+    spanning = np.array(sorted(session for session, files in count.items() if files > 1), dtype=np.uint64)
+    task = partial(_learn_from_part, url=url, spanning=spanning, settings=settings)
+    parts = _map_files(cluster, "transitions", names, task, progress)
     models = [model for model, _ in parts.values() if model is not None]
     rest = pd.concat([rows for _, rows in parts.values()])
     if len(rest):
-        models.append(_of_rows(rest, settings))
+        models.append(_learn_from_rows(rest, settings))
     return TransitionModel.merged(models)
 
 
-def _each(
+def _map_files(
     cluster: Cluster, what: str, names: list[str], task: Callable[[str], Result], progress: bool
 ) -> dict[str, Result]:
     futures = cluster.map(task, names, key=[f"{what}-{uuid.uuid4().hex}" for _ in names], pure=False)
-    of = dict(zip((future.key for future in futures), names, strict=True))
-    ended = tqdm(
+    name_of = dict(zip((future.key for future in futures), names, strict=True))
+    completed = tqdm(
         as_completed(futures, with_results=True), desc=what, total=len(names), disable=not progress, leave=False
     )
-    return {of[future.key]: result for future, result in ended}
+    return {name_of[future.key]: result for future, result in completed}
 
 
-def _sessions(name: str, url: str, settings: Settings) -> npt.NDArray[np.uint64]:
-    """On a worker: the sessions that stand in a file."""
+def _sessions_of_file(name: str, url: str, settings: Settings) -> npt.NDArray[np.uint64]:
+    """Runs on a worker: the hashed ids of the sessions in a file."""
     with tempfile.TemporaryDirectory(prefix="mangalib-part-") as folder, duckdb.connect() as database:
         log = SessionLog(Storage(url, settings).fetch(name, Path(folder)), settings.session_events_max)
-        source, _, _ = log.checked(database)
+        source, _, _ = log.sql_source(database)
         rows = database.sql(f"SELECT DISTINCT hash(CAST(session_id AS VARCHAR)) AS session FROM {source}")
         return np.asarray(rows.fetchnumpy()["session"], dtype=np.uint64)
 
 
-def _learned(
-    name: str, url: str, shared: npt.NDArray[np.uint64], settings: Settings
+def _learn_from_part(
+    name: str, url: str, spanning: npt.NDArray[np.uint64], settings: Settings
 ) -> tuple[TransitionModel | None, pd.DataFrame]:
-    """On a worker: what a file's own sessions teach, and the rows of those that it shares with others."""
+    """Runs on a worker: the model of the sessions that are in this file alone, and the rows of the spanning ones."""
     with tempfile.TemporaryDirectory(prefix="mangalib-part-") as folder, duckdb.connect() as database:
         path = Storage(url, settings).fetch(name, Path(folder))
-        database.register("shared", pd.DataFrame({"session": shared}))
-        source, at, has_entity = SessionLog(path, settings.session_events_max).checked(database)
+        database.register("spanning", pd.DataFrame({"session": spanning}))
+        source, at, has_entity = SessionLog(path, settings.session_events_max).sql_source(database)
         rows = f"""SELECT CAST(session_id AS VARCHAR) AS session_id, {at} AS "at", CAST(intent AS VARCHAR) AS intent,
                    {"CAST(entity AS VARCHAR)" if has_entity else "NULL::VARCHAR"} AS entity FROM {source}"""
-        is_shared = "hash(CAST(session_id AS VARCHAR)) IN (SELECT session FROM shared)"
-        rest = database.execute(f"SELECT * FROM ({rows}) WHERE {is_shared}").fetch_df()
+        is_spanning = "hash(CAST(session_id AS VARCHAR)) IN (SELECT session FROM spanning)"
+        rest = database.execute(f"SELECT * FROM ({rows}) WHERE {is_spanning}").fetch_df()
         own = Path(folder) / "own.parquet"
-        database.sql(f"SELECT * FROM ({rows}) WHERE NOT {is_shared}").write_parquet(str(own))
+        database.sql(f"SELECT * FROM ({rows}) WHERE NOT {is_spanning}").write_parquet(str(own))
         ((count,),) = database.sql(f"SELECT count(*) FROM '{own}'").fetchall()
-        return (_of_file(own, settings) if count else None), rest
+        return (_learn_from_file(own, settings) if count else None), rest
 
 
-def _of_rows(rows: pd.DataFrame, settings: Settings) -> TransitionModel:
+def _learn_from_rows(rows: pd.DataFrame, settings: PredictionSettings) -> TransitionModel:
     with tempfile.TemporaryDirectory(prefix="mangalib-part-") as folder:
-        path = Path(folder) / "shared.parquet"
+        path = Path(folder) / "spanning.parquet"
         rows.to_parquet(path)
-        return _of_file(path, settings)
+        return _learn_from_file(path, settings)
 
 
-def _of_file(path: Path, settings: Settings) -> TransitionModel:
+def _learn_from_file(path: Path, settings: PredictionSettings) -> TransitionModel:
     log = SessionLog(path, settings.session_events_max)
-    return learn(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)
+    return learn_from_log(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)

@@ -1,4 +1,4 @@
-"""How well the next intent is predicted: learned on the earlier sessions of a log, scored on the later ones."""
+"""How well the next intent is predicted: trained on the earlier sessions of a log, scored on the later ones."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from mangalib.errors import DataError
 from mangalib.precompute.prediction.session_log import Events, SessionLog
-from mangalib.precompute.prediction.transition_model import Relation, TransitionModel, history_of, transitions_in
+from mangalib.precompute.prediction.transition_model import TransitionModel, history_of, transitions_in
 
 HELD_OUT_SHARE = 0.2
 _BINS = 10
 
 
-class Score(msgspec.Struct, frozen=True):
-    """Shares of ``transitions`` whose intent was among the likeliest one, two and four."""
+class TopKAccuracy(msgspec.Struct, frozen=True):
+    """Shares of ``transitions`` whose intent was among the one, two and four most likely."""
 
     top1: float
     top2: float
@@ -27,10 +27,11 @@ class Score(msgspec.Struct, frozen=True):
 
 
 class HitRate(msgspec.Struct, frozen=True):
-    """Scores of all and of each current intent (``by_trigger``).
+    """Top-k accuracy over all transitions, and by the current intent (``by_trigger``).
 
-    ``calibration_error`` is the expected calibration error of the likeliest intent over ten bins (Naeini et al. 2015),
-    ``log_loss`` in nats. Intents that the model never saw count as misses.
+    ``calibration_error`` is the expected calibration error of the most likely intent over ten bins (Naeini et al. 2015),
+    ``log_loss`` is in nats. Intents unknown to the model count as misses. ``reliability`` holds, for each bin, the mean
+    confidence, the share that was right and the number of transitions.
     """
 
     top1: float
@@ -39,88 +40,84 @@ class HitRate(msgspec.Struct, frozen=True):
     calibration_error: float
     log_loss: float
     transitions: int
-    by_trigger: dict[str, Score]
+    by_trigger: dict[str, TopKAccuracy]
     reliability: list[tuple[float, float, int]]
 
 
-def split(events: Events, held_out: float = HELD_OUT_SHARE) -> tuple[Events, Events]:
-    """The earlier sessions and the later ones, by the time of their first event."""
+def split_by_time(events: Events, held_out: float = HELD_OUT_SHARE) -> tuple[Events, Events]:
+    """The earlier sessions and the latest ``held_out`` share of them, by the time of their first event."""
     first = np.flatnonzero(np.concatenate([[True], events.session[1:] != events.session[:-1]]))
     lengths = np.diff(np.append(first, len(events)))
     order = np.argsort(events.at_us[first], kind="stable")
     later = np.zeros(len(first), bool)
     later[order[int(len(first) * (1 - held_out)) :]] = True
     chosen = np.repeat(later, lengths)
-    return events.of(~chosen), events.of(chosen)
+    return events.where(~chosen), events.where(chosen)
 
 
 def hit_rate(log: SessionLog, *, order: int, half_life_days: float) -> HitRate:
-    """Learn on the first four fifths of the sessions, score on the last; raises ``DataError`` when there is nothing to score."""
-    earlier, later = split(log.whole())
+    """Train on the first four fifths of the sessions and score on the last; raises ``DataError`` if either is empty."""
+    earlier, later = split_by_time(log.read_all())
     if not len(earlier):
-        raise DataError(f"{log.path}: one session; expected enough to learn from some and score on others")
+        raise DataError(f"{log.path}: one session; expected at least two, to train on and to score")
     model = TransitionModel.learn([earlier], log.intents, order=order, half_life_days=half_life_days)
     return score(model, later, log.intents)
 
 
 def score(model: TransitionModel, events: Events, intents: Sequence[str]) -> HitRate:
-    """How well ``model`` foretells ``events``, whose intents are positions in ``intents``."""
+    """How well ``model`` predicts ``events``, whose intents are positions in ``intents``; raises ``DataError`` for none."""
     found = transitions_in(events, model.order) if len(events) else None
     if found is None or not len(found.outcome):
-        raise DataError("no session of the scored part has two different intents: there is nothing to foretell")
-    actual = found.outcome // len(Relation)
-    rows: list[tuple[str, int, float, float, float]] = []
-    longest = found.context[0]
-    for shorter in found.context[1:]:
-        longest = np.where(shorter >= 0, shorter, longest)
-    pairs, counts = np.unique(np.stack([longest, actual]), axis=1, return_counts=True)
+        raise DataError("the sessions to score have no transition; expected one with two different intents")
+    pairs, counts = np.unique(np.stack([found.longest_context(), found.intent()]), axis=1, return_counts=True)
     predicted: dict[int, dict[str, float]] = {}
-    for context, intent, times in zip(*pairs.tolist(), counts.tolist(), strict=True):
+    rows: list[tuple[str, float, float, float]] = []
+    for context, intent in zip(*pairs.tolist(), strict=True):
         history = [intents[i] for i in history_of(context)]
         if context not in predicted:
             predicted[context] = model.next_intents(history)
-        likeliest = list(predicted[context])
-        name = intents[intent]
-        place = likeliest.index(name) if name in predicted[context] else math.inf
-        said = predicted[context][likeliest[0]] if likeliest else 0.0
-        p_actual = predicted[context].get(name, 0.0)
-        rows.append((history[-1], times, place, said, p_actual))
-    trigger = np.array([row[0] for row in rows])
-    count, rank, confidence, p = (
-        np.array(column, np.float64) for column in zip(*(row[1:] for row in rows), strict=True)
-    )
-    error, reliability = _calibration(confidence, rank == 0, count)
-    whole = _score(rank, count)
+        rows.append((history[-1], *_rank_of(intents[intent], predicted[context])))
+    trigger, rank, confidence, p = (np.array(column) for column in zip(*rows, strict=True))
+    error, reliability = _calibration(confidence, rank == 0, counts)
+    overall = _top_k(rank, counts)
     return HitRate(
-        top1=whole.top1,
-        top2=whole.top2,
-        top4=whole.top4,
+        top1=overall.top1,
+        top2=overall.top2,
+        top4=overall.top4,
         calibration_error=error,
-        log_loss=float((-np.log(np.maximum(p, 1e-6)) * count).sum() / count.sum()),
-        transitions=whole.transitions,
+        log_loss=float((-np.log(np.maximum(p, 1e-6)) * counts).sum() / counts.sum()),
+        transitions=overall.transitions,
         by_trigger={
-            name: _score(rank[trigger == name], count[trigger == name]) for name in np.unique(trigger).tolist()
+            name: _top_k(rank[trigger == name], counts[trigger == name]) for name in np.unique(trigger).tolist()
         },
         reliability=reliability,
     )
 
 
-def _score(rank: npt.NDArray[np.float64], count: npt.NDArray[np.float64]) -> Score:
+def _rank_of(intent: str, predicted: dict[str, float]) -> tuple[float, float, float]:
+    """The intent's rank among the predicted ones, from 0; the probability of the first; its own probability."""
+    ranked = list(predicted)
+    rank = float(ranked.index(intent)) if intent in predicted else math.inf
+    return rank, predicted[ranked[0]] if ranked else 0.0, predicted.get(intent, 0.0)
+
+
+def _top_k(rank: npt.NDArray[np.float64], count: npt.NDArray[np.int64]) -> TopKAccuracy:
     total = count.sum()
     tops = [round(float(count[rank < k].sum() / total), 4) for k in (1, 2, 4)]
-    return Score(tops[0], tops[1], tops[2], int(total))
+    return TopKAccuracy(tops[0], tops[1], tops[2], int(total))
 
 
 def _calibration(
-    confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], count: npt.NDArray[np.float64]
+    confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], count: npt.NDArray[np.int64]
 ) -> tuple[float, list[tuple[float, float, int]]]:
-    """The error, and of each bin with anything in it: mean confidence, share that was right, and how many."""
+    """The calibration error, and for each non-empty bin its mean confidence, share right and number of transitions."""
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     reliability = []
     for number in np.unique(bins):
-        here = bins == number
-        n = count[here].sum()
-        said, was = float((confidence * count)[here].sum() / n), float((right * count)[here].sum() / n)
-        reliability.append((round(said, 4), round(was, 4), int(n)))
-    error = sum(n * abs(said - was) for said, was, n in reliability) / count.sum()
+        in_bin = bins == number
+        n = count[in_bin].sum()
+        mean_confidence = float((confidence * count)[in_bin].sum() / n)
+        accuracy = float((right * count)[in_bin].sum() / n)
+        reliability.append((round(mean_confidence, 4), round(accuracy, 4), int(n)))
+    error = sum(n * abs(mean_confidence - accuracy) for mean_confidence, accuracy, n in reliability) / count.sum()
     return round(float(error), 4), reliability

@@ -1,7 +1,7 @@
-"""Session logs of any size, read once: checked, repaired where that is safe, and handed out session by session.
+"""Session logs of any size, read in one pass: checked, repaired where that is safe, in batches of whole sessions.
 
-A log is Parquet, CSV or JSON Lines with ``session_id``, ``at`` and ``intent``, and perhaps ``entity``. DuckDB reads and
-sorts it, on disk where it does not fit into memory; what was repaired is counted and told.
+A log is Parquet, CSV or JSON Lines with the columns ``session_id``, ``at`` and ``intent``, and optionally ``entity``.
+DuckDB reads and sorts it, on disk where it does not fit into memory. Repairs are counted and reported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ READERS = {
 
 @dataclass
 class Repairs:
-    """What was not as it should be, in rows; and what was done about it, by the field's name."""
+    """How many rows of a log were repaired, by kind of repair."""
 
     rows: int = 0
     dropped_without_session_time_or_intent: int = 0
@@ -48,7 +48,7 @@ class Repairs:
     left_out_of_long_sessions: int = 0
 
     def as_text(self) -> str:
-        """One line for people; empty when nothing had to be done."""
+        """One readable line; empty when nothing was repaired."""
         done = [
             f"{name.replace('_', ' ')}: {count}" for name, count in asdict(self).items() if count and name != "rows"
         ]
@@ -57,9 +57,9 @@ class Repairs:
 
 @dataclass(frozen=True)
 class Events:
-    """Whole sessions, one behind the other, in the order of time; all arrays of shape ``(n,)``.
+    """Events of whole sessions, each session in order of time; all arrays of shape ``(n,)``.
 
-    ``intent`` and ``entity`` are positions in the log's ``intents`` and ``entities``; -1 is no entity.
+    ``intent`` and ``entity`` are positions in the log's ``intents`` and ``entities``; an ``entity`` of -1 means none.
     """
 
     session: npt.NDArray[np.uint64]
@@ -70,14 +70,17 @@ class Events:
     def __len__(self) -> int:
         return len(self.session)
 
-    def of(self, chosen: npt.NDArray[np.bool_]) -> Events:
-        """Those for which ``chosen`` is true."""
-        return Events(self.session[chosen], self.at_us[chosen], self.intent[chosen], self.entity[chosen])
+    def where(self, mask: npt.NDArray[np.bool_]) -> Events:
+        """The events for which ``mask`` is true."""
+        return Events(self.session[mask], self.at_us[mask], self.intent[mask], self.entity[mask])
 
 
 @dataclass
 class SessionLog:
-    """Use as ``for events in SessionLog(path, session_events_max=200)``; names and repairs are complete after the loop."""
+    """Use as ``for events in SessionLog(path, session_events_max=200)``.
+
+    ``intents``, ``entities`` and ``repairs`` are complete after the loop.
+    """
 
     path: Path
     session_events_max: int
@@ -90,7 +93,7 @@ class SessionLog:
 
         Raises ``DataError`` naming the column, the value and what was expected.
         """
-        import duckdb  # only who reads logs needs it
+        import duckdb  # a slow import that only reading a log needs
 
         self.intents.clear()
         self.entities.clear()
@@ -103,8 +106,8 @@ class SessionLog:
         if not self.repairs.rows:
             raise DataError(f"{self.path}: empty; expected at least one row")
 
-    def whole(self) -> Events:
-        """The log in one piece, at about 32 bytes a row."""
+    def read_all(self) -> Events:
+        """The whole log in memory, about 32 bytes a row."""
         parts = list(self)
         return Events(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
 
@@ -112,32 +115,34 @@ class SessionLog:
         rest: Events | None = None
         rest_row = np.empty(0, np.int64)
         for batch in self._sorted(database):
-            events, row = self._coded(batch, numbers)
+            events, row = self._encoded(batch, numbers)
             if rest is not None:
                 events = Events(*(np.concatenate([getattr(rest, n), getattr(events, n)]) for n in _FIELDS))
                 row = np.concatenate([rest_row, row])
-            begins = int(np.searchsorted(events.session, events.session[-1]))
-            whole = np.arange(len(events)) < begins
-            # The last session may go on in the next batch; of one that fills a batch alone only its beginning counts.
-            rest, rest_row = events.of(~whole), row[~whole]
+            last_start = int(np.searchsorted(events.session, events.session[-1]))
+            complete = np.arange(len(events)) < last_start
+            # The last session may continue in the next batch; of one longer than a batch only the beginning is kept.
+            rest, rest_row = events.where(~complete), row[~complete]
             if len(rest) > BATCH_ROWS:
                 self.repairs.left_out_of_long_sessions += len(rest) - BATCH_ROWS
-                rest, rest_row = rest.of(np.arange(len(rest)) < BATCH_ROWS), rest_row[:BATCH_ROWS]
-            if begins:
-                yield self._repaired(events.of(whole), row[whole])
+                rest, rest_row = rest.where(np.arange(len(rest)) < BATCH_ROWS), rest_row[:BATCH_ROWS]
+            if last_start:
+                yield self._repaired(events.where(complete), row[complete])
         if rest is not None:
             yield self._repaired(rest, rest_row)
 
-    def checked(self, database: duckdb.DuckDBPyConnection) -> tuple[str, str, bool]:
-        """How to read the file in SQL: the source, the expression of a row's time, and whether there are entities.
+    def sql_source(self, database: duckdb.DuckDBPyConnection) -> tuple[str, str, bool]:
+        """The file as a source in SQL, the expression of a row's time, and whether there is a column ``entity``.
 
-        Raises ``DataError`` when the file cannot be used, and ``duckdb.Error`` when it cannot be read.
+        Raises ``DataError`` for a wrong name, column or time, and ``duckdb.Error`` for a file that DuckDB does not read.
         """
         reader = READERS.get(self.path.suffix.lower())
         if reader is None:
-            raise DataError(f"{self.path}: expected a name that ends in {', '.join(sorted(READERS))}")
+            raise DataError(
+                f"{self.path}: unknown file type; expected a name that ends in {', '.join(sorted(READERS))}"
+            )
         if not self.path.is_file():
-            raise DataError(f"{self.path}: no such file")
+            raise DataError(f"{self.path}: no such file; expected a session log")
         source = f"{reader}('{str(self.path).replace(chr(39), chr(39) * 2)}')"
         found = database.sql(f"SELECT column_name, column_type FROM (DESCRIBE FROM {source})").fetchall()
         types = {str(name): str(kind) for name, kind in found}
@@ -148,7 +153,7 @@ class SessionLog:
         import duckdb
 
         try:
-            source, at, has_entities = self.checked(database)
+            source, at, has_entities = self.sql_source(database)
             entity = "NULLIF(CAST(entity AS VARCHAR), '')" if has_entities else "NULL"
             in_order = database.sql(
                 f"""SELECT hash(CAST(session_id AS VARCHAR)) AS session, epoch_us({at}) AS at_us,
@@ -166,13 +171,13 @@ class SessionLog:
         if missing:
             raise DataError(
                 f"{self.path}: no column {', '.join(missing)}; it has {', '.join(types)}; "
-                f"expected {', '.join(_REQUIRED)} and perhaps entity, text, segment"
+                f"expected {', '.join(_REQUIRED)} and optionally entity, text, segment"
             )
 
     def _check_times(self, database: duckdb.DuckDBPyConnection, source: str, kind: str) -> str:
-        """An expression for the time of a row; times without a zone are taken as UTC, and counted."""
+        """The SQL expression of a row's time; times without a time zone are taken as UTC and counted."""
         at = '"at"' if kind.startswith("TIMESTAMP") else 'TRY_CAST("at" AS TIMESTAMPTZ)'
-        at = f"CASE WHEN isfinite({at}) THEN {at} END"  # infinity is a time to SQL, and none to anybody else
+        at = f"CASE WHEN isfinite({at}) THEN {at} END"  # SQL accepts infinity as a time
         naive = "false" if "TIME ZONE" in kind else "true"
         if kind == "VARCHAR":
             naive = f"""NOT regexp_matches("at", '{_ZONE}')"""
@@ -192,7 +197,7 @@ class SessionLog:
     def _one(database: duckdb.DuckDBPyConnection, query: str) -> Any:
         return database.sql(query).fetchall()[0]
 
-    def _coded(
+    def _encoded(
         self, batch: pa.RecordBatch, numbers: tuple[dict[str, int], ...]
     ) -> tuple[Events, npt.NDArray[np.int64]]:
         columns = {name: batch.column(name) for name in batch.schema.names}
@@ -204,26 +209,24 @@ class SessionLog:
         return Events(session, columns["at_us"].to_numpy(), intent, entity), columns["row"].to_numpy()
 
     def _repaired(self, events: Events, row: npt.NDArray[np.int64]) -> Events:
-        """Without duplicates, and of each session no more than its first ``session_events_max`` events."""
+        """Without duplicates, and at most the first ``session_events_max`` events of each session."""
         same = events.session[1:] == events.session[:-1]
         self.repairs.put_in_order += int((same & (row[1:] < row[:-1])).sum())
-        alike = same & (events.at_us[1:] == events.at_us[:-1])
-        alike &= (events.intent[1:] == events.intent[:-1]) & (events.entity[1:] == events.entity[:-1])
-        self.repairs.dropped_duplicates += int(alike.sum())
-        events = events.of(np.concatenate([[True], ~alike]))
-        place = places(events.session)
-        late = place >= self.session_events_max
-        self.repairs.left_out_of_long_sessions += int(late.sum())
-        return events.of(~late) if late.any() else events
+        duplicate = same & (events.at_us[1:] == events.at_us[:-1])
+        duplicate &= (events.intent[1:] == events.intent[:-1]) & (events.entity[1:] == events.entity[:-1])
+        self.repairs.dropped_duplicates += int(duplicate.sum())
+        events = events.where(np.concatenate([[True], ~duplicate]))
+        excess = positions_in_session(events.session) >= self.session_events_max
+        self.repairs.left_out_of_long_sessions += int(excess.sum())
+        return events.where(~excess) if excess.any() else events
 
 
 _FIELDS = ("session", "at_us", "intent", "entity")
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A log as a table, in the order of time; for logs that fit into memory.
+    """A log as a table in order of time, with all its columns and ``at`` in UTC; for logs that fit into memory.
 
-    It has ``session_id``, ``at`` (UTC), and whatever else the log has.
     Raises ``DataError`` as :class:`SessionLog` does.
     """
     import duckdb
@@ -231,7 +234,7 @@ def read_table(path: Path) -> pd.DataFrame:
     log = SessionLog(path, session_events_max=1)
     with duckdb.connect() as database:
         database.execute("SET TimeZone = 'UTC'")
-        source, at, _ = log.checked(database)
+        source, at, _ = log.sql_source(database)
         table: pd.DataFrame = (
             database.sql(f'SELECT * REPLACE ({at} AS "at") FROM {source} ORDER BY "at"').to_arrow_table().to_pandas()
         )
@@ -239,22 +242,24 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def places(session: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Each row's place within its session, from 0; sessions stand one behind the other."""
-    begins = np.concatenate([[True], session[1:] != session[:-1]])
+def positions_in_session(session: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Each row's position within its session, from 0; the rows of a session are adjacent."""
+    starts = np.concatenate([[True], session[1:] != session[:-1]])
     at = np.arange(len(session))
-    return at - np.maximum.accumulate(np.where(begins, at, 0))
+    return at - np.maximum.accumulate(np.where(starts, at, 0))
 
 
 def _numbered(column: pa.Array, numbers: dict[str, int], names: list[str]) -> npt.NDArray[np.int64]:
-    """Positions in ``names``, which grows by what is new; -1 for null."""
+    """Each value's position in ``names``, to which new values are appended; -1 for null."""
     encoded = column.dictionary_encode()
-    here = np.empty(len(encoded.dictionary) + 1, np.int64)
-    here[-1] = -1
+    position_of = np.empty(len(encoded.dictionary) + 1, np.int64)
+    position_of[-1] = -1
     for position, name in enumerate(encoded.dictionary.to_pylist()):
         if name not in numbers:
             numbers[name] = len(names)
             names.append(name)
-        here[position] = numbers[name]
-    positions: npt.NDArray[np.int64] = here[encoded.indices.fill_null(len(here) - 1).to_numpy(zero_copy_only=False)]
+        position_of[position] = numbers[name]
+    positions: npt.NDArray[np.int64] = position_of[
+        encoded.indices.fill_null(len(position_of) - 1).to_numpy(zero_copy_only=False)
+    ]
     return positions

@@ -1,9 +1,9 @@
-"""What is asked next: P(next intent, entity relation | the session so far).
+"""Predicts what is asked next: P(next intent, entity relation | the session so far).
 
-Counts of what followed which contexts of zero to ``order`` intents, the newest first and the session's beginning among
-them, older ones counting less. Contexts are blended from the shortest to the longest, each with the weight that Witten
-and Bell (1991, method C) give to what it has not seen: (count + kinds × shorter context's probability) / (total +
-kinds).
+The model counts which outcomes followed which contexts of zero to ``order`` intents, newest first; the start of the
+session is a token of its own, and older transitions count less. Contexts are interpolated from the shortest to the
+longest by Witten and Bell's smoothing (1991, method C): (count + types × shorter context's probability) / (total +
+types), where ``types`` is the number of different outcomes seen in the context.
 
 >>> model = TransitionModel.learn_sessions([["inquiry", "purchase"], ["inquiry", "purchase"], ["inquiry", "similar"]])
 >>> model.next_intents(["inquiry"])["purchase"] > model.next_intents(["inquiry"])["similar"]
@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mangalib.errors import DataError
-from mangalib.precompute.prediction.session_log import INTENTS_MAX, Events, SessionLog, places
+from mangalib.precompute.prediction.session_log import INTENTS_MAX, Events, SessionLog, positions_in_session
 from mangalib.resilience import refresh_periodically
 from mangalib.storage import write_atomically
 
@@ -35,11 +35,11 @@ FORMAT = 1
 _DAY_US = 86_400_000_000
 _BASE = INTENTS_MAX + 2
 _START, _FIRST_INTENT = 1, 2
-_KEPT_ROWS = 500_000
+_ROWS_MAX = 500_000
 
 
 class Relation(StrEnum):
-    """How the next question's entity stands to those of the session."""
+    """How the next question's entity relates to those of the session: the current one, an earlier one, a new one, none."""
 
     SAME = "same"
     EARLIER = "earlier"
@@ -64,7 +64,7 @@ class _Saved(msgspec.Struct):
 
 
 class TransitionModel:
-    """Learned by :meth:`learn`, kept as a versioned file, and told of what happens by :meth:`observe`."""
+    """Trained by :meth:`learn`, saved as a versioned file, and updated online by :meth:`observe`."""
 
     def __init__(self, *, order: int, half_life_days: float) -> None:
         self.order = order
@@ -80,7 +80,7 @@ class TransitionModel:
     def learn(
         cls, batches: Iterable[Events], intents: list[str], *, order: int, half_life_days: float
     ) -> TransitionModel:
-        """From whole sessions in batches, in one pass; ``intents`` may still grow while the batches are made."""
+        """Train on batches of whole sessions, in one pass; ``intents`` may grow as batches are read."""
         model = cls(order=order, half_life_days=half_life_days)
         tables: list[pd.DataFrame] = [pd.DataFrame() for _ in range(order + 1)]
         reference_us: int | None = None
@@ -98,26 +98,26 @@ class TransitionModel:
 
     @classmethod
     def merged(cls, models: Sequence[TransitionModel]) -> TransitionModel:
-        """One model of what several have learned, each from sessions of its own; all of one order and half-life."""
-        whole = cls(order=models[0].order, half_life_days=models[0].half_life_days)
-        whole.as_of_us = max(model.as_of_us for model in models)
-        whole._name(dict.fromkeys(name for model in models for name in model.intents))
+        """One model of several, each trained on different sessions; all have the same order and half-life."""
+        merged = cls(order=models[0].order, half_life_days=models[0].half_life_days)
+        merged.as_of_us = max(model.as_of_us for model in models)
+        merged._name(dict.fromkeys(name for model in models for name in model.intents))
         for model in models:
-            number = [whole._number[name] for name in model.intents]
-            scale = float(np.exp2((model.as_of_us - whole.as_of_us) / (whole.half_life_days * _DAY_US)))
-            whole.transitions += model.transitions
+            number = [merged._number[name] for name in model.intents]
+            scale = float(np.exp2((model.as_of_us - merged.as_of_us) / (merged.half_life_days * _DAY_US)))
+            merged.transitions += model.transitions
             for context, counts in model._counts.items():
                 tokens = (number[t - _FIRST_INTENT] + _FIRST_INTENT if t >= _FIRST_INTENT else t for t in context)
-                there = whole._counts.setdefault(tuple(tokens), {})
+                merged_counts = merged._counts.setdefault(tuple(tokens), {})
                 for outcome, weight in counts.items():
                     intent, relation = divmod(outcome, len(Relation))
                     key = number[intent] * len(Relation) + relation
-                    there[key] = there.get(key, 0.0) + weight * scale
-        return whole
+                    merged_counts[key] = merged_counts.get(key, 0.0) + weight * scale
+        return merged
 
     @classmethod
     def learn_sessions(cls, sessions: Sequence[Sequence[str]], *, order: int = 4) -> TransitionModel:
-        """From sessions at hand, each a list of intents without entities; all count alike."""
+        """Train on sessions given as lists of intents without entities; all count the same."""
         model = cls(order=order, half_life_days=1.0)
         for session in sessions:
             for i in range(1, len(session)):
@@ -125,7 +125,7 @@ class TransitionModel:
         return model
 
     def observe(self, history: Sequence[str], intent: str, relation: Relation, *, at_us: int) -> None:
-        """Count that ``intent`` followed ``history`` at that time (us since 1970)."""
+        """Count that ``intent`` followed ``history`` at ``at_us`` (us since 1970)."""
         if not history or history[-1] == intent:
             return
         if intent not in self._number and len(self.intents) < INTENTS_MAX:
@@ -138,35 +138,35 @@ class TransitionModel:
             counts[outcome] = counts.get(outcome, 0.0) + weight
 
     def predict(self, history: Sequence[str]) -> dict[NextIntent, float]:
-        """P of each (intent, relation) to be next, another intent than the last one; they add up to 1.
+        """P of each next (intent, relation) whose intent differs from the last one; they add up to 1.
 
-        Intents that were never seen make the context shorter, down to the base rates; a model that has seen nothing gives ``{}``.
+        An unknown intent shortens the context, down to the base rates; an untrained model gives ``{}``.
         """
         blended: dict[int, float] = {}
         for context in self._contexts(history):
             counts = self._counts.get(context)
             if not counts:
                 break
-            total, kinds = sum(counts.values()), len(counts) if context else 0
+            total, types = sum(counts.values()), len(counts) if context else 0
             shorter = blended or dict.fromkeys(counts, 0.0)
-            blended = {o: (counts.get(o, 0.0) + kinds * p) / (total + kinds) for o, p in shorter.items()}
+            blended = {o: (counts.get(o, 0.0) + types * p) / (total + types) for o, p in shorter.items()}
         last = self._number.get(history[-1], -1) if history else -1
         possible = {o: p for o, p in blended.items() if o // len(Relation) != last}
-        sum_of_all = sum(possible.values())
+        remaining = sum(possible.values())
         return {
-            (self.intents[o // len(Relation)], _RELATIONS[o % len(Relation)]): p / sum_of_all
+            (self.intents[o // len(Relation)], _RELATIONS[o % len(Relation)]): p / remaining
             for o, p in possible.items()
         }
 
     def next_intents(self, history: Sequence[str]) -> dict[str, float]:
-        """P of each intent to be next, whatever it is about; the likeliest first."""
+        """P of each next intent, whatever its entity; the most likely first."""
         by_intent: dict[str, float] = {}
         for (intent, _), p in self.predict(history).items():
             by_intent[intent] = by_intent.get(intent, 0.0) + p
         return dict(sorted(by_intent.items(), key=lambda item: -item[1]))
 
     def save(self, path: Path) -> None:
-        """Write the file whole or not at all."""
+        """Write the file atomically."""
         contexts = [(list(c), list(counts), list(counts.values())) for c, counts in self._counts.items()]
         saved = _Saved(
             FORMAT,
@@ -185,13 +185,15 @@ class TransitionModel:
 
     @classmethod
     def load(cls, path: Path) -> TransitionModel:
-        """Read a file of :meth:`save`; raises ``DataError`` for one that is not, or of another format."""
+        """Read a file of :meth:`save`; raises ``DataError`` for any other file or another format."""
         try:
             saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
         except (OSError, msgspec.MsgspecError) as error:
             raise DataError(f"{path}: {error}; expected a transition model") from None
         if saved.format != FORMAT:
-            raise DataError(f"{path}: format={saved.format}; expected {FORMAT}: learn it again")
+            raise DataError(
+                f"{path}: format={saved.format}; expected {FORMAT}: train it again with mangalib transitions"
+            )
         model = cls(order=saved.order, half_life_days=saved.half_life_days)
         model.version, model.as_of_us, model.transitions = saved.version, saved.as_of_us, saved.transitions
         model._name(saved.intents)
@@ -201,7 +203,7 @@ class TransitionModel:
         return model
 
     def _contexts(self, history: Sequence[str]) -> list[tuple[int, ...]]:
-        """From the shortest to the longest, the newest intent first; an unknown intent ends them."""
+        """Contexts from the shortest to the longest, each newest intent first; none reaches past an unknown intent."""
         tokens = [self._number.get(name, -_FIRST_INTENT) + _FIRST_INTENT for name in reversed(history[-self.order :])]
         if len(history) < self.order:
             tokens.append(_START)
@@ -225,26 +227,37 @@ class TransitionModel:
 
 
 class Transitions(msgspec.Struct):
-    """What followed what, arrays of shape ``(n,)``: ``context[k]`` is the key of the last k tokens, -1 where there are fewer."""
+    """Transitions, as arrays of shape ``(n,)``: ``context[k]`` is the key of the last k tokens, -1 where there are fewer."""
 
     context: list[npt.NDArray[np.int64]]
     outcome: npt.NDArray[np.int64]
     at_us: npt.NDArray[np.int64]
 
+    def longest_context(self) -> npt.NDArray[np.int64]:
+        """The key of each transition's longest context."""
+        longest = self.context[0]
+        for longer in self.context[1:]:
+            longest = np.where(longer >= 0, longer, longest)
+        return longest
+
+    def intent(self) -> npt.NDArray[np.int64]:
+        """The next intent of each transition, as a position in the log's ``intents``."""
+        return self.outcome // len(Relation)
+
 
 def transitions_in(events: Events, order: int) -> Transitions:
-    """The changes of intent within sessions."""
-    begins = np.concatenate([[True], events.session[1:] != events.session[:-1]])
-    runs = begins | np.concatenate([[True], events.intent[1:] != events.intent[:-1]])
+    """The changes of intent within sessions; repetitions of one intent count as one question."""
+    starts = np.concatenate([[True], events.session[1:] != events.session[:-1]])
+    runs = starts | np.concatenate([[True], events.intent[1:] != events.intent[:-1]])
     relation = _relations(events)[runs]
     session, intent = events.session[runs], events.intent[runs]
-    place = places(session)
-    follows = np.flatnonzero(place > 0)
+    position = positions_in_session(session)
+    follows = np.flatnonzero(position > 0)
     key = np.zeros(len(follows), np.int64)
     contexts = [key]
     for k in range(1, order + 1):
-        # The k-th token back is an intent, or the beginning just before the first one.
-        back = place[follows] - k
+        # The k-th token back is an intent, or the start token before the first one.
+        back = position[follows] - k
         token = np.where(back >= 0, intent[np.maximum(follows - k, 0)] + _FIRST_INTENT, _START)
         key = np.where((back >= -1) & (key >= 0), key + token * _BASE ** (k - 1), -1)
         contexts.append(key)
@@ -276,25 +289,25 @@ def _relations(events: Events) -> npt.NDArray[np.int64]:
 
 
 def _added(table: pd.DataFrame, found: Transitions, k: int, weight: npt.NDArray[np.float64]) -> pd.DataFrame:
-    there = found.context[k] >= 0
-    more = pd.DataFrame({"context": found.context[k][there], "outcome": found.outcome[there], "weight": weight[there]})
+    known = found.context[k] >= 0
+    more = pd.DataFrame({"context": found.context[k][known], "outcome": found.outcome[known], "weight": weight[known]})
     both = more if table.empty else pd.concat([table, more], ignore_index=True)
     counted: pd.DataFrame = both.groupby(["context", "outcome"], sort=False)["weight"].sum().reset_index()
-    # Of contexts without end, as robots make them, the rare ones are forgotten.
-    return counted.nlargest(_KEPT_ROWS, "weight") if len(counted) > 2 * _KEPT_ROWS else counted
+    # Bound the memory: of the endless contexts of automated clients the rarest are dropped.
+    return counted.nlargest(_ROWS_MAX, "weight") if len(counted) > 2 * _ROWS_MAX else counted
 
 
-def learn(log: SessionLog, *, order: int, half_life_days: float) -> TransitionModel:
-    """A model of a whole log, in one pass over it."""
+def learn_from_log(log: SessionLog, *, order: int, half_life_days: float) -> TransitionModel:
+    """Train on a whole log, in one pass."""
     return TransitionModel.learn(log, log.intents, order=order, half_life_days=half_life_days)
 
 
 class LiveModel:
-    """The model of a file, read again when the file is replaced, and told of what happens in between."""
+    """The model of a file, reloaded when the file is replaced, and updated online in between."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read_at_ns = 0
+        self._mtime_ns = 0
         self._model = TransitionModel(order=4, half_life_days=30.0)
 
     def predict(self, history: Sequence[str]) -> dict[NextIntent, float]:
@@ -302,19 +315,19 @@ class LiveModel:
         return self._model.predict(history)
 
     def observe(self, history: Sequence[str], intent: str, relation: Relation, *, at_us: int) -> None:
-        """As :meth:`TransitionModel.observe`; what was observed lasts until a newer file is there."""
+        """As :meth:`TransitionModel.observe`; observations last until the file is replaced."""
         self._model.observe(history, intent, relation, at_us=at_us)
 
     def refresh(self) -> None:
-        """Read the file if it is newer; one that cannot be used is reported, and the last good model stays."""
+        """Reload the file if it has changed; on an error, log it and keep the last good model."""
         try:
             changed_ns = self._path.stat().st_mtime_ns
-            if changed_ns > self._read_at_ns:
+            if changed_ns > self._mtime_ns:
                 self._model = TransitionModel.load(self._path)
-                self._read_at_ns = changed_ns
+                self._mtime_ns = changed_ns
         except (OSError, DataError) as error:
-            log.warning("the transition model could not be read, the last good one stays: %s", error)
+            log.warning("transition model not reloaded; keeping the last good one: %s", error)
 
     async def follow(self, every_s: float) -> None:
-        """Refresh in the background; runs until cancelled."""
+        """Refresh every ``every_s`` seconds until cancelled."""
         await refresh_periodically("reading the transition model", every_s, partial(asyncio.to_thread, self.refresh))

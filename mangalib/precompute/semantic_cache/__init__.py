@@ -1,4 +1,4 @@
-"""How often the semantic cache answers, and how often wrongly."""
+"""Evaluates the semantic cache: how often it answers, and how often wrongly."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""How often the semantic cache answers, and how often wrongly: on questions with known answers, beside a cosine threshold."""
+"""Measures hit rate and false-hit rate of the semantic cache on labelled questions, beside a plain cosine threshold."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from mangalib.domain import Catalogue
 from mangalib.errors import DataError
 from mangalib.nlu import MeaningReader, Recogniser, embed, embed_phrasing, lowest_threshold
-from mangalib.settings import Settings
+from mangalib.settings import CacheSettings
 
 _COLUMNS = ("part", "text", "answer")
 
 
-class Mistake(msgspec.Struct, frozen=True):
-    """A question that was answered with another question's answer."""
+class Hit(msgspec.Struct, frozen=True):
+    """A question that was answered: the label of the answer given, the expected one, and the probability of being right."""
 
     text: str
     given: str
@@ -27,7 +28,7 @@ class Mistake(msgspec.Struct, frozen=True):
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """Shares: ``hit_rate`` of the questions asked, and ``false_hit_rate`` of those that were answered."""
+    """``hit_rate`` is a share of the questions asked, ``false_hit_rate`` of those that were answered."""
 
     hit_rate: float
     false_hit_rate: float
@@ -36,8 +37,9 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 class Accuracy(msgspec.Struct, frozen=True):
-    """The whole look-up (exact, then verified similarity), and a cosine threshold tuned on the stored questions to the
-    same bound.
+    """The rates of the whole look-up, exact and by similarity, and of a cosine threshold tuned to the same ``bound``.
+
+    ``mistakes`` are the hits with a wrong answer. ``curve`` holds hit rate and false-hit rate of other cosine thresholds.
     """
 
     hit_rate: float
@@ -48,20 +50,20 @@ class Accuracy(msgspec.Struct, frozen=True):
     bound: float
     cosine: Rates
     cosine_threshold: float
-    mistakes: list[Mistake]
+    mistakes: list[Hit]
     curve: list[tuple[float, float]]
 
 
 class LabelledQuestion(msgspec.Struct, frozen=True):
-    """A row of the file."""
+    """A row of the file: ``part`` is ``stored`` or ``asked``, ``answer`` the label of the right answer."""
 
     part: str
     text: str
     answer: str
 
 
-def read_questions(path: Path) -> tuple[list[LabelledQuestion], list[LabelledQuestion]]:
-    """Stored and asked questions; raises ``DataError`` naming the line, the column and what was expected."""
+def read_labelled_questions(path: Path) -> tuple[list[LabelledQuestion], list[LabelledQuestion]]:
+    """Stored and asked questions of a CSV file; raises ``DataError`` naming the line, the value and what was expected."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
@@ -74,7 +76,7 @@ def read_questions(path: Path) -> tuple[list[LabelledQuestion], list[LabelledQue
     stored = [row for row in found if row.part == "stored"]
     asked = [row for row in found if row.part == "asked"]
     if not stored or not asked:
-        raise DataError(f"{path}: {len(stored)} questions stored and {len(asked)} asked; expected some of each")
+        raise DataError(f"{path}: {len(stored)} questions stored and {len(asked)} asked; expected at least one of each")
     return stored, asked
 
 
@@ -83,35 +85,23 @@ def _checked(path: Path, rows: csv.DictReader[str]) -> Iterator[LabelledQuestion
         if row["part"] not in {"stored", "asked"}:
             raise DataError(f"{path}, line {line}: part={row['part']!r}; expected stored or asked")
         if not (row["text"] or "").strip() or not (row["answer"] or "").strip():
-            raise DataError(f"{path}, line {line}: text or answer is empty")
+            raise DataError(f"{path}, line {line}: text or answer is empty; expected both")
         yield LabelledQuestion(row["part"], row["text"], row["answer"])
 
 
-def measure(stored: list[LabelledQuestion], asked: list[LabelledQuestion], settings: Settings) -> Accuracy:
+def measure_accuracy(
+    stored: list[LabelledQuestion], asked: list[LabelledQuestion], settings: CacheSettings
+) -> Accuracy:
     """Store one part, learn from it alone, and ask the other."""
-    reader = MeaningReader(Catalogue.load(settings.data_dir / "catalogue.csv"))
-    recogniser = Recogniser(settings)
-    meanings = [reader.read(row.text) for row in stored]
-    recogniser.add([(row.text, meaning, row.answer) for row, meaning in zip(stored, meanings, strict=True)])
-    recogniser.learn()
-    kept = {(row.answer, meaning.values) for row, meaning in zip(stored, meanings, strict=True)}
-    rows: list[tuple[bool, str | None, float]] = []
-    for row in asked:
-        meaning = reader.read(row.text)
-        found = recogniser.recognise(row.text, meaning, embed_phrasing(meaning.phrasing, meaning.language))
-        hit = found is not None and (found.exact or (found.accepted and (found.label, meaning.values) in kept))
-        rows.append(
-            (bool(found and found.exact), found.label if found and hit else None, found.probability if found else 0.0)
-        )
-    hits = [(row, label, p) for row, (_, label, p) in zip(asked, rows, strict=True) if label is not None]
-    wrong = [Mistake(row.text, label, row.answer, round(p, 4)) for row, label, p in hits if label != row.answer]
-    threshold, cosine, curve = _cosine(stored, asked, settings)
+    hits, exact_hits = _cache_hits(stored, asked, settings)
+    wrong = [hit for hit in hits if hit.given != hit.expected]
+    threshold, cosine, curve = _cosine_rule(stored, asked, settings.cache_false_hits_max)
     return Accuracy(
         hit_rate=round(len(hits) / len(asked), 4),
         false_hit_rate=round(len(wrong) / max(1, len(hits)), 4),
         stored=len(stored),
         asked=len(asked),
-        exact_hits=sum(exact for exact, _, _ in rows),
+        exact_hits=exact_hits,
         bound=settings.cache_false_hits_max,
         cosine=cosine,
         cosine_threshold=round(threshold, 4),
@@ -120,41 +110,65 @@ def measure(stored: list[LabelledQuestion], asked: list[LabelledQuestion], setti
     )
 
 
-def _cosine(
-    stored: list[LabelledQuestion], asked: list[LabelledQuestion], settings: Settings
+def _cache_hits(
+    stored: list[LabelledQuestion], asked: list[LabelledQuestion], settings: CacheSettings
+) -> tuple[list[Hit], int]:
+    """The questions that the cache answers, and how many of them by an exact match."""
+    reader = MeaningReader(Catalogue.load(settings.data_dir / "catalogue.csv"))
+    recogniser = Recogniser(settings)
+    meanings = [reader.read(row.text) for row in stored]
+    recogniser.add([(row.text, meaning, row.answer) for row, meaning in zip(stored, meanings, strict=True)])
+    recogniser.learn()
+    answered = {(row.answer, meaning.values) for row, meaning in zip(stored, meanings, strict=True)}
+    hits, exact_hits = [], 0
+    for row in asked:
+        meaning = reader.read(row.text)
+        found = recogniser.recognise(row.text, meaning, embed_phrasing(meaning.phrasing, meaning.language))
+        if found is None or not found.accepted:
+            continue
+        if found.exact or (found.label, meaning.values) in answered:
+            hits.append(Hit(row.text, found.label, row.answer, round(found.probability, 4)))
+            exact_hits += found.exact
+    return hits, exact_hits
+
+
+def _cosine_rule(
+    stored: list[LabelledQuestion], asked: list[LabelledQuestion], bound: float
 ) -> tuple[float, Rates, list[tuple[float, float]]]:
-    """The usual rule: the nearest stored question's answer, if its cosine is above a threshold; and that rule's curve."""
+    """The nearest stored question's answer if its cosine reaches a threshold: that threshold, its rates, and the curve."""
     vectors = embed([row.text for row in stored], "en")
     answers = np.array([row.answer for row in stored])
-    own, own_right = _nearest(vectors, answers, vectors, answers, leave_out=True)
-    threshold = lowest_threshold(own, own_right, settings.cache_false_hits_max)
-    score, right = _nearest(
-        embed([row.text for row in asked], "en"), np.array([row.answer for row in asked]), vectors, answers
-    )
+    stored_scores, stored_right = _nearest(vectors, answers, vectors, answers, leave_one_out=True)
+    threshold = lowest_threshold(stored_scores, stored_right, bound)
+    asked_vectors = embed([row.text for row in asked], "en")
+    scores, right = _nearest(asked_vectors, np.array([row.answer for row in asked]), vectors, answers)
     curve = []
-    for at in np.quantile(score, np.linspace(0.99, 0, 34)):
-        hit = score >= at
+    for cut_off in np.quantile(scores, np.linspace(0.99, 0, 34)):
+        hit = scores >= cut_off
         curve.append((round(float(hit.mean()), 4), round(float((~right)[hit].mean()), 4)))
-    hit = score >= threshold
-    false = int((~right)[hit].sum())
-    rates = Rates(round(float(hit.mean()), 4), round(false / max(1, int(hit.sum())), 4), int(hit.sum()), false)
+    hit = scores >= threshold
+    false_hits = int((~right)[hit].sum())
+    hit_count = int(hit.sum())
+    rates = Rates(round(float(hit.mean()), 4), round(false_hits / max(1, hit_count), 4), hit_count, false_hits)
     return threshold, rates, curve
 
 
 def _nearest(
-    vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-    answers: np.ndarray[tuple[int, ...], np.dtype[np.str_]],
-    among: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-    theirs: np.ndarray[tuple[int, ...], np.dtype[np.str_]],
+    vectors: npt.NDArray[np.float32],
+    answers: npt.NDArray[np.str_],
+    stored_vectors: npt.NDArray[np.float32],
+    stored_answers: npt.NDArray[np.str_],
     *,
-    leave_out: bool = False,
-) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]:
+    leave_one_out: bool = False,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """The cosine of each question's nearest stored question, and whether that one's answer is right."""
     scores, right = np.empty(len(vectors)), np.empty(len(vectors), bool)
     for start in range(0, len(vectors), 1000):
         part = slice(start, start + 1000)
-        similar = vectors[part] @ among.T
-        if leave_out:
+        similar = vectors[part] @ stored_vectors.T
+        if leave_one_out:
             similar[np.arange(len(similar)), np.arange(start, start + len(similar))] = -1
         best = similar.argmax(axis=1)
-        scores[part], right[part] = similar[np.arange(len(best)), best], theirs[best] == answers[part]
+        scores[part] = similar[np.arange(len(best)), best]
+        right[part] = stored_answers[best] == answers[part]
     return scores, right

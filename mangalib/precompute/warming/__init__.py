@@ -1,4 +1,4 @@
-"""Which answers to generate before anyone asks."""
+"""Warming: generates shared answers before anyone asks, by demand, by plan and by change of the catalogue."""
 
 import lazy_loader
 

@@ -1,13 +1,12 @@
-"""Answers for everybody made in the background: what is trending, what is about to expire, what the catalogue has changed.
+"""Generates shared answers in the background: what is trending, about to expire, requested, or outdated by the catalogue.
 
-Any number of orchestrators run this; a lock in Redis lets one at a time look for work, and each answer is made in a
-flight, so once.
+Any number of orchestrators run this. A lock in Redis lets one at a time look for work, and single flight generates each
+answer once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,31 +15,34 @@ from redis.asyncio import Redis
 
 from mangalib.domain import ROUTES, Manga, Release
 from mangalib.nlu import MeaningReader, Topics
-from mangalib.precompute.background import Background
+from mangalib.precompute.background import BackgroundQueue
 from mangalib.precompute.facts import Facts, publish_facts
-from mangalib.precompute.generated_answer import SEMANTIC, TRENDING, GeneratedAnswer, Need, kept_if_possible
-from mangalib.precompute.generation import spec as makers
+from mangalib.precompute.generated_answer import (
+    SEMANTIC,
+    TRENDING,
+    CanonicalQuestion,
+    GeneratedAnswer,
+    storing_may_fail,
+)
 from mangalib.precompute.generation.generator import AnswerGenerator
-from mangalib.precompute.generation.single_flight import Generation, SingleFlight, Write
-from mangalib.precompute.shared_answers import SharedAnswers, about_key, answer_key, drop_about
-from mangalib.precompute.token_budget import Budget
+from mangalib.precompute.generation.single_flight import Generation, SingleFlight, WriteText
+from mangalib.precompute.generation.spec import is_predictable, over_budget, shared_answer_spec, standard_wording
+from mangalib.precompute.shared_answers import SharedAnswers, answer_key, drop_about
+from mangalib.precompute.token_budget import TokenBudget
 from mangalib.precompute.warming.demand import Demand
-from mangalib.precompute.warming.plans import PROGRAMS
-from mangalib.precompute.warming.plans import TRENDING as TRENDING_PROGRAM
+from mangalib.precompute.warming.plans import Program
 from mangalib.resilience import refresh_periodically
-from mangalib.settings import Settings
-
-log = logging.getLogger(__name__)
+from mangalib.settings import PrecomputeSettings
 
 _LOCK = "lock:batch"
-_WANTED = "warming:wanted"
-_ORDERS_AT_ONCE = 500
-REFRESH = "refresh"
+_REQUESTS = "warming:wanted"
+_REQUESTS_AT_ONCE = 500
+_REFRESH = "refresh"
 _LANGUAGES = ("en", "ja")
 
 
-class Batch:
-    """Use :meth:`run` as a task; :meth:`warm` makes what a programme asks for."""
+class WarmingBatch:
+    """Generates shared answers, in the background or for a customer who is waiting; :meth:`repeat` runs as a task."""
 
     def __init__(
         self,
@@ -48,15 +50,15 @@ class Batch:
         generator: AnswerGenerator,
         shared: SharedAnswers,
         flights: SingleFlight,
-        background: Background,
+        background: BackgroundQueue,
         demand: Demand,
         facts: Facts,
         topics: Topics,
         reader: MeaningReader,
         release: Callable[[], Release],
-        settings: Settings,
+        settings: PrecomputeSettings,
     ) -> None:
-        self._redis: Any = redis  # its types do not know that answers are bytes here
+        self._redis: Any = redis  # redis-py's types do not know that answers are bytes here
         self._generator = generator
         self._shared = shared
         self._flights = flights
@@ -67,161 +69,167 @@ class Batch:
         self._reader = reader
         self._release = release
         self._settings = settings
-        # Each programme, and the refreshes, have a purse of their own.
+        # One budget for each program, and one for refreshes.
         self._budgets = {
-            name: Budget(
+            name: TokenBudget(
                 redis,
                 f"batch:{name}",
                 hour_tokens=settings.warming_hour_tokens,
                 owner_tokens=24 * settings.warming_hour_tokens,
             )
-            for name in (*PROGRAMS, REFRESH)
+            for name in (*Program, _REFRESH)
         }
 
-    async def run(self) -> None:
-        """Look for work again and again; runs until cancelled."""
-        await refresh_periodically("warming trending answers", self._settings.trending_every_s, self._look_for_work)
+    # In the background
+
+    async def repeat(self) -> None:
+        """Look for work every ``trending_every_s`` until cancelled."""
+        await refresh_periodically("warming", self._settings.trending_every_s, self._look_for_work)
 
     async def _look_for_work(self) -> None:
-        if self._release().optimisations.trending_answers and await self._my_turn():
-            await self.look()
-            await self._take_orders()
+        if self._release().optimisations.trending_answers and await self._acquire_lock():
+            await self._queue_trending_and_expiring()
+            await self._queue_requested()
 
-    async def look(self) -> int:
-        """Order what is trending and not there, and what is about to expire and still wanted; returns how many."""
+    async def _queue_trending_and_expiring(self) -> None:
+        """Queue trending answers that are missing, and those in demand that expire soon."""
         settings, now_s = self._settings, time.time()
-        wanted = await self._demand.most_wanted(settings.trending_titles)
-        due = await self._shared.due(now_s + settings.refresh_ahead_s, settings.trending_titles)
+        trending = await self._demand.top(settings.trending_titles)
+        expiring = await self._shared.due(now_s + settings.refresh_ahead_s, settings.trending_titles)
         missing = []
-        for key in wanted:
-            need = Need.of(key)
-            if self.can_be_shared(need) and key not in due and not await self._there(need):
+        for key in trending:
+            question = CanonicalQuestion.from_key(key)
+            if self.is_shareable(question) and key not in expiring and not await self._is_stored(question):
                 missing.append(key)
-        still_wanted = [
-            key for key in due if key in wanted or await self._demand.wanted(key, 5 * settings.trending_titles)
+        in_demand = [
+            key
+            for key in expiring
+            if key in trending or await self._demand.is_in_top(key, 5 * settings.trending_titles)
         ]
-        for key in set(due) - set(still_wanted):
+        for key in set(expiring) - set(in_demand):
             await self._shared.no_longer_due(key)
-        for key in [*still_wanted, *missing]:
-            self._order(Need.of(key), TRENDING_PROGRAM, TRENDING)
-        return len(still_wanted) + len(missing)
+        for key in [*in_demand, *missing]:
+            self._queue(CanonicalQuestion.from_key(key), Program.TRENDING, TRENDING)
 
-    async def _take_orders(self) -> None:
-        """What a programme has left in Redis to be made."""
-        orders = await self._redis.lpop(_WANTED, _ORDERS_AT_ONCE) or []
-        by_program: dict[str, list[Need]] = {}
-        for order in orders:
-            program, _, key = order.decode().partition(" ")
-            by_program.setdefault(program, []).append(Need.of(key))
-        for program, needs in by_program.items():
-            await self.warm(needs, program)
+    async def _queue_requested(self) -> None:
+        """Queue what :func:`request_warming` has left in Redis."""
+        requests = await self._redis.lpop(_REQUESTS, _REQUESTS_AT_ONCE) or []
+        by_program: dict[str, list[CanonicalQuestion]] = {}
+        for request in requests:
+            program, _, key = request.decode().partition(" ")
+            by_program.setdefault(program, []).append(CanonicalQuestion.from_key(key))
+        for program, questions in by_program.items():
+            await self._queue_missing(questions, program)
 
-    async def warm(self, needs: Sequence[Need], program: str) -> int:
-        """Order the answers of a programme that are not there yet, the first the most valuable; returns how many."""
-        missing = [need for need in needs if self.can_be_shared(need) and not await self._there(need)]
-        for place, need in enumerate(missing):
-            # Nobody orders these a second time, so they wait for as long as an answer would be of use.
-            self._order(need, program, SEMANTIC, worth=1.0 / (1 + place), within_s=self._settings.cache_fresh_s)
-        return len(missing)
+    async def _queue_missing(self, questions: Sequence[CanonicalQuestion], program: str) -> None:
+        """Queue the answers that are not stored yet, the first the most valuable."""
+        missing = [q for q in questions if self.is_shareable(q) and not await self._is_stored(q)]
+        for position, question in enumerate(missing):
+            # A request is made once, so it waits for as long as the answer would be fresh.
+            within_s = self._settings.cache_fresh_s
+            self._queue(question, program, SEMANTIC, value=1.0 / (1 + position), within_s=within_s)
 
-    def refresh(self, need: Need, source: str, program: str) -> None:
-        """Make an answer again while the old one may still be served."""
-        self._order(need, program, source)
+    def _queue(
+        self,
+        question: CanonicalQuestion,
+        program: str,
+        source: str,
+        *,
+        value: float = 1.0,
+        within_s: float | None = None,
+    ) -> None:
+        async def work() -> None:
+            generation = self._flights.start(
+                self.generation_key(question),
+                lambda write: self._generate(self._generator, question, write, source=source, program=program),
+            )
+            if generation.task is not None:
+                await asyncio.wait([generation.task])
+
+        self._background.submit("batch", value, work, within_s=within_s or self._settings.trending_every_s)
+
+    # For a live query
+
+    def refresh(self, question: CanonicalQuestion, source: str, program: str) -> None:
+        """Queue a new generation of a stored answer, which is served meanwhile."""
+        self._queue(question, program, source)
 
     def running(self, key: str) -> Generation | None:
-        """The making of a shared answer that is under way in this process."""
+        """The generation of a shared answer that is running in this process, by :meth:`generation_key`."""
         return self._flights.running(key)
 
-    def start(self, generator: AnswerGenerator, need: Need) -> Generation:
-        """Make a shared answer that somebody is waiting for."""
+    def start(self, generator: AnswerGenerator, question: CanonicalQuestion) -> Generation:
+        """Generate a shared answer for a customer who is waiting."""
         return self._flights.start(
-            self.flight_key(need), lambda write: self.make(generator, need, write, source=SEMANTIC, program="")
+            self.generation_key(question),
+            lambda write: self._generate(generator, question, write, source=SEMANTIC, program=""),
         )
 
-    def can_be_shared(self, need: Need) -> bool:
-        """Whether an answer to it may be everybody's."""
-        topic = self._topics.by_name.get(need.topic)
+    def is_shareable(self, question: CanonicalQuestion) -> bool:
+        """Whether one answer to it may be served to all customers."""
+        topic = self._topics.by_name.get(question.topic)
         return (
             topic is not None
-            and makers.can_be_made(topic)
-            and topic.about_title == bool(need.title)
-            and need.language in _LANGUAGES
+            and is_predictable(topic)
+            and topic.about_title == bool(question.title)
+            and question.language in _LANGUAGES
             and ROUTES[topic.intent].shareable
         )
 
-    def flight_key(self, need: Need) -> str:
-        """Names the making of the shared answer to a need."""
-        return f"shared:{need.key}"
+    def generation_key(self, question: CanonicalQuestion) -> str:
+        """The key of the shared answer's generation."""
+        return f"shared:{question.key}"
 
-    async def make(
-        self, generator: AnswerGenerator, need: Need, write: Write, *, source: str, program: str
+    async def _generate(
+        self, generator: AnswerGenerator, question: CanonicalQuestion, write: WriteText, *, source: str, program: str
     ) -> GeneratedAnswer:
-        """Make and keep the shared answer to a need."""
+        """Generate and store a shared answer; background work is charged to the program's budget."""
         release = self._release()
-        spec = makers.shared(need, self._topics.by_name[need.topic], release, self._settings)
-        order = await generator.order(spec, release, "", "")
-        budget, reservation = self._budgets[program or REFRESH], None
+        spec = shared_answer_spec(question, self._topics.by_name[question.topic], release, self._settings)
+        request = await generator.prepare(spec, release, "", "")
+        budget, reservation = self._budgets[program or _REFRESH], None
         if generator is self._generator:
-            reservation = await budget.reserve("all", order.request)
+            reservation = await budget.reserve("all", request.model_request)
             if reservation is None:
-                raise makers.over_budget(program or REFRESH)
-        prepared = await generator.make(order, release, write, source=source, program=program)
-        with kept_if_possible():
+                raise over_budget(program or _REFRESH)
+        answer = await generator.generate(request, release, write, source=source, program=program)
+        with storing_may_fail():
             if reservation is not None:
-                await budget.settle(reservation, prepared.tokens)
-            await self.keep(need, prepared)
-        return prepared
+                await budget.settle(reservation, answer.tokens)
+            await self._store(question, answer)
+        return answer
 
-    async def keep(self, need: Need, prepared: GeneratedAnswer) -> None:
-        """Put a shared answer where look-ups find it."""
-        title = (await self._facts.titles([need.title])).get(need.title)
-        text = makers.question_of(need, title)
-        await self._shared.put(prepared.intent, need.topic, self._reader.read(text), text, prepared)
+    async def _store(self, question: CanonicalQuestion, answer: GeneratedAnswer) -> None:
+        title = (await self._facts.titles([question.title])).get(question.title)
+        text = standard_wording(question, title)
+        await self._shared.put(answer.intent, question.topic, self._reader.read(text), text, answer)
 
-    def _order(
-        self, need: Need, program: str, source: str, *, worth: float = 1.0, within_s: float | None = None
-    ) -> None:
-        async def job() -> None:
-            key = self.flight_key(need)
-            flight = self._flights.start(
-                key, lambda write: self.make(self._generator, need, write, source=source, program=program)
-            )
-            if flight.task is not None:
-                await asyncio.wait([flight.task])
-
-        self._background.offer("batch", worth, job, within_s=within_s or self._settings.trending_every_s)
-
-    async def _there(self, need: Need) -> bool:
-        title = (await self._facts.titles([need.title])).get(need.title)
+    async def _is_stored(self, question: CanonicalQuestion) -> bool:
+        """Whether the answer is stored; true also for an unknown title, which cannot be answered."""
+        title = (await self._facts.titles([question.title])).get(question.title)
         if title is None:
             return True
-        topic = self._topics.by_name[need.topic]
-        meaning = self._reader.read(makers.question_of(need, title))
-        return bool(await self._redis.exists(answer_key(topic.intent, need.topic, meaning)))
+        topic = self._topics.by_name[question.topic]
+        meaning = self._reader.read(standard_wording(question, title))
+        return bool(await self._redis.exists(answer_key(topic.intent, question.topic, meaning)))
 
-    async def _my_turn(self) -> bool:
+    async def _acquire_lock(self) -> bool:
         lifetime_ms = int(self._settings.trending_every_s * 900)
         return bool(await self._redis.set(_LOCK, "1", nx=True, px=lifetime_ms))
 
 
-async def answers_about(redis: Redis, manga_id: str) -> list[str]:
-    """Keys of the shared answers that mention a title."""
+async def request_warming(redis: Redis, questions: Sequence[CanonicalQuestion], program: str) -> None:
+    """Request answers from the orchestrators, which generate the missing ones within the program's budget."""
     client: Any = redis
-    return sorted(key.decode() for key in await client.smembers(about_key(manga_id)))
-
-
-async def order_warming(redis: Redis, needs: Sequence[Need], program: str) -> None:
-    """Leave a programme's needs for the orchestrators, which make what is not there yet within the programme's budget."""
-    client: Any = redis
-    if needs:
-        await client.rpush(_WANTED, *(f"{program} {need.key}" for need in needs))
+    if questions:
+        await client.rpush(_REQUESTS, *(f"{program} {question.key}" for question in questions))
 
 
 async def catalogue_changed(redis: Redis, titles: list[Manga]) -> list[str]:
-    """The catalogue's hook: these titles are now so. What mentioned them ends at once, and is ordered anew; returns its needs."""
+    """Publish new facts of titles, drop the shared answers that depend on them and request these again; returns their keys."""
     await publish_facts(redis, titles)
-    needs: set[str] = set()
+    keys: set[str] = set()
     for title in titles:
-        needs.update(await drop_about(redis, title.manga_id))
-    await order_warming(redis, [Need.of(key) for key in sorted(needs)], "")
-    return sorted(needs)
+        keys.update(await drop_about(redis, title.manga_id))
+    await request_warming(redis, [CanonicalQuestion.from_key(key) for key in sorted(keys)], "")
+    return sorted(keys)

@@ -1,8 +1,8 @@
-"""What is asked for, counted so that what was asked lately counts more.
+"""Demand for answers: how often they are asked for, with recent questions counting more.
 
-In Redis by forward decay (Cormode, Shkapenyuk, Srivastava and Xu 2009): an event at time t adds 2^((t - epoch) /
-half-life), so that nothing must be aged; from time to time the epoch is moved. From logs as tables, for what follows
-the hour or the customer's segment.
+In Redis by forward decay (Cormode, Shkapenyuk, Srivastava and Xu 2009): a question at time t adds 2^((t - epoch) /
+half-life), so older counts need no update; the epoch is moved from time to time. From a log as a table, by hour of the day
+or by customer segment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from mangalib.errors import DataError
 
 _COUNTS, _EPOCH = "demand:counts", "demand:epoch"
-_MOVE_AFTER_HALF_LIVES = 64.0
+_EPOCH_HALF_LIVES_MAX = 64.0
 _ADD = """
 local epoch = tonumber(redis.call('GET', KEYS[2]))
 if not epoch then epoch = tonumber(ARGV[1]); redis.call('SET', KEYS[2], ARGV[1]) end
@@ -31,62 +31,67 @@ redis.call('ZINCRBY', KEYS[1], tostring(2 ^ age), ARGV[3])
 
 
 class Demand:
-    """Needs by decayed demand. Methods raise ``RedisError`` when Redis cannot be asked."""
+    """Question keys by decayed demand. Methods raise ``RedisError`` when Redis does not answer."""
 
     def __init__(self, redis: Redis, *, half_life_h: float) -> None:
-        self._redis: Any = redis  # its types do not know that answers are bytes here
+        self._redis: Any = redis  # redis-py's types do not know that answers are bytes here
         self._half_life_s = half_life_h * 3600
 
-    async def asked(self, need: str, *, at_s: float | None = None) -> None:
-        """Count one question for ``need``."""
+    async def count(self, question: str, *, at_s: float | None = None) -> None:
+        """Count one request for the answer to ``question`` (a ``CanonicalQuestion.key``)."""
         now_s = time.time() if at_s is None else at_s
-        await self._redis.eval(_ADD, 2, _COUNTS, _EPOCH, now_s, self._half_life_s, need, _MOVE_AFTER_HALF_LIVES)
+        await self._redis.eval(_ADD, 2, _COUNTS, _EPOCH, now_s, self._half_life_s, question, _EPOCH_HALF_LIVES_MAX)
 
-    async def most_wanted(self, count: int) -> list[str]:
-        """The needs with the highest demand, the highest first."""
-        return [need.decode() for need in await self._redis.zrevrange(_COUNTS, 0, count - 1)]
+    async def top(self, count: int) -> list[str]:
+        """The questions with the highest demand, the highest first."""
+        return [question.decode() for question in await self._redis.zrevrange(_COUNTS, 0, count - 1)]
 
-    async def wanted(self, need: str, among: int) -> bool:
-        """Whether ``need`` is among the most wanted."""
-        rank = await self._redis.zrevrank(_COUNTS, need)
-        return rank is not None and rank < among
+    async def is_in_top(self, question: str, count: int) -> bool:
+        """Whether ``question`` is among the ``count`` with the highest demand."""
+        rank = await self._redis.zrevrank(_COUNTS, question)
+        return rank is not None and rank < count
 
 
 def by_hour(log: pd.DataFrame, *, time_zone: str = "Asia/Tokyo") -> pd.DataFrame:
-    """Questions about each title in each hour of the day: ``hour, entity, share`` (of that hour's), and ``per_day``.
+    """Questions about each title in each hour of the day: ``hour, entity, count, per_day``.
 
     ``log`` has ``at`` (UTC) and ``entity``.
     """
-    asked = _with_titles(log)
+    asked = _about_titles(log)
     local = asked["at"].dt.tz_convert(time_zone)
     days = max(1, local.dt.date.nunique())
     counts = asked.groupby([local.dt.hour.rename("hour"), "entity"]).size().rename("count").reset_index()
-    counts["share"] = counts["count"] / counts.groupby("hour")["count"].transform("sum")
     counts["per_day"] = counts["count"] / days
     return counts.sort_values(["hour", "count"], ascending=[True, False], ignore_index=True)
 
 
 def by_segment(log: pd.DataFrame) -> pd.DataFrame:
-    """Questions about each title by customers of each segment: ``segment, entity, share``; ``log`` also has ``segment``."""
-    asked = _with_titles(log)
+    """Questions about each title by customers of each segment: ``segment, entity, count``.
+
+    ``log`` has ``at``, ``entity`` and ``segment``.
+    """
+    asked = _about_titles(log)
     if "segment" not in asked:
-        raise DataError("no column segment; expected the customer's segment to prefetch by")
+        raise DataError(
+            f"session log: no column segment; it has {', '.join(map(str, log))}; expected the customer's segment"
+        )
     counts = asked.groupby(["segment", "entity"]).size().rename("count").reset_index()
-    counts["share"] = counts["count"] / counts.groupby("segment")["count"].transform("sum")
     return counts.sort_values(["segment", "count"], ascending=[True, False], ignore_index=True)
 
 
-def decayed(log: pd.DataFrame, at: pd.Timestamp, *, half_life_h: float) -> pd.Series[float]:
+def decayed_demand(log: pd.DataFrame, at: pd.Timestamp, *, half_life_h: float) -> pd.Series[float]:
     """Demand for each title at a time, the highest first, from a log's ``at`` and ``entity``."""
-    asked = _with_titles(log)
+    asked = _about_titles(log)
     asked = asked[asked["at"] <= at]
     age_h = (at - asked["at"]).dt.total_seconds() / 3600
     weights = pd.Series(2.0 ** (-age_h / half_life_h), index=asked.index)
     return weights.groupby(asked["entity"]).sum().sort_values(ascending=False)
 
 
-def _with_titles(log: pd.DataFrame) -> pd.DataFrame:
+def _about_titles(log: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in ("at", "entity") if name not in log]
     if missing:
-        raise DataError(f"no column {', '.join(missing)}; expected at and entity")
+        raise DataError(
+            f"session log: no column {', '.join(missing)}; it has {', '.join(map(str, log))}; expected at and entity"
+        )
     return log[log["entity"].notna() & (log["entity"] != "")]

@@ -113,7 +113,7 @@ async def test_who_is_still_waiting_when_there_is_budget_again_gets_it(
         while (await asyncio.to_thread(stack.bedrock_stats))["invocations"] == asked:
             await asyncio.sleep(0.01)
         for _ in range(50):  # others ask, 2 % of which is one more
-            hedge.asked()
+            hedge.invoked()
         assert await waiting
     assert hedge.hedged == 2
 

@@ -14,7 +14,7 @@ from mangalib.domain.releases import OPTIMISATIONS
 from mangalib.errors import ReleaseError
 from mangalib.lab import plots
 from mangalib.lab.laboratory import Laboratory
-from mangalib.lab.switches import switch_off, switches
+from mangalib.lab.optimisation_switches import switch_off, switches
 from mangalib.local.stack import Stack
 from mangalib.settings import Settings
 

@@ -124,7 +124,7 @@ def read_log(data: bytes) -> None:
             path = _folder / f"log{suffix}"
             path.write_bytes(data)
             try:
-                events = SessionLog(path, session_events_max=20).whole()
+                events = SessionLog(path, session_events_max=20).read_all()
             except DataError as error:
                 assert str(path) in str(error)
             else:

@@ -36,4 +36,4 @@ def test_a_time_in_a_log_that_never_comes_is_named(tmp_path: Path, moment: str) 
     path = tmp_path / "log.csv"
     path.write_text(f"session_id,at,intent\na,2024-01-01T00:00:00Z,faq\na,{moment},faq\n")
     with pytest.raises(DataError, match=f"at='{moment}' in 1 of 2 rows"):
-        SessionLog(path, session_events_max=10).whole()
+        SessionLog(path, session_events_max=10).read_all()

@@ -220,7 +220,7 @@ async def test_bytes_that_are_not_http_are_an_error() -> None:
     connection = await HttpConnection.open(
         Endpoint("127.0.0.1", listener.sockets[0].getsockname()[1], None), timeout_s=2
     )
-    with pytest.raises(TransportError, match="not HTTP"):
+    with pytest.raises(TransportError, match="invalid HTTP response"):
         await get(connection)
     assert not connection.reusable
     connection.close()

@@ -1,3 +1,5 @@
+"""The life of a session, by the specification and in any order of events."""
+
 from __future__ import annotations
 
 import pytest
@@ -78,8 +80,51 @@ def test_a_network_error_without_a_running_answer_is_the_end() -> None:
     session = active()
     session.network_error(1)
     assert session.state is SessionState.DISCONNECTED
-    with pytest.raises(ValueError, match="disconnected"):
+    with pytest.raises(
+        ValueError, match="session is disconnected; expected authenticated or active or streaming or idle"
+    ):
         session.activity(2)
+
+
+def test_an_event_that_the_state_does_not_allow_is_refused() -> None:
+    session = Session(SETTINGS, 0)
+    with pytest.raises(ValueError, match="session is connecting; expected connected"):
+        session.authenticated(0)
+    assert session.state is SessionState.CONNECTING
+
+
+def test_a_client_may_disconnect_once() -> None:
+    session = active()
+    session.disconnect(1)
+    assert session.state is SessionState.DISCONNECTED
+    with pytest.raises(ValueError, match="needs a new session"):
+        session.disconnect(2)
+
+
+def test_a_second_network_error_changes_nothing_while_reconnecting() -> None:
+    session = active()
+    session.query_started(0)
+    session.network_error(1)
+    session.network_error(2)
+    assert session.state is SessionState.RECONNECTING
+
+
+def test_reconnecting_ends_when_the_answer_is_no_longer_kept() -> None:
+    session = active()
+    session.query_started(0)
+    session.network_error(1)
+    assert not session.tick(1 + SETTINGS.replay_ttl_s - 0.1)
+    assert session.state is SessionState.RECONNECTING
+    assert session.tick(1 + SETTINGS.replay_ttl_s)
+    assert session.state is SessionState.DISCONNECTED
+
+
+@pytest.mark.parametrize("quiet_s", [1, 10_000])
+def test_time_changes_neither_a_session_that_is_connecting_nor_one_that_has_ended(quiet_s: float) -> None:
+    connecting, ended = Session(SETTINGS, 0), active()
+    ended.disconnect(0)
+    assert not connecting.tick(quiet_s)
+    assert not ended.tick(quiet_s)
 
 
 def test_the_rate_limit_counts_in_windows_of_a_second() -> None:

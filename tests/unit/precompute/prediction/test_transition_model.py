@@ -1,4 +1,4 @@
-"""What is asked next: learned from logs as they are, blended, calibrated, kept, compared."""
+"""The transition model: trained on session logs as they are, smoothed, calibrated, saved and compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mangalib.cli import cli
 from mangalib.errors import DataError
-from mangalib.precompute.prediction import transition_model as transitions
+from mangalib.precompute.prediction import transition_model
 from mangalib.precompute.prediction.hit_rates import hit_rate
 from mangalib.precompute.prediction.rollout import learn_and_compare
 from mangalib.precompute.prediction.session_log import SessionLog
@@ -49,10 +49,10 @@ def scored(path: Path, **options: object) -> tuple[object, SessionLog]:
     return hit_rate(log, order=4, half_life_days=60), log
 
 
-def test_real_dialogues_are_foretold_better_than_by_plain_counts() -> None:
+def test_real_dialogues_are_predicted_better_than_by_plain_counts() -> None:
     path = SHARED_DATA / "sgd_sessions.parquet"
     if not path.exists():
-        pytest.skip("the shared data are not here")
+        pytest.skip("needs the shared data sets")
     result = CliRunner().invoke(cli, ["hit-rate", "--sessions", str(path), "--json"])
     assert result.exit_code == 0, result.output
     score = json.loads(result.stdout)
@@ -74,7 +74,7 @@ def test_a_log_is_the_same_in_every_format(suffix: str, tmp_path: Path) -> None:
     assert log.repairs.rows == sum(len(session) for session in sessions)
 
 
-def test_what_is_wrong_with_a_log_is_repaired_and_counted(tmp_path: Path) -> None:
+def test_repairs_of_a_log_are_made_and_counted(tmp_path: Path) -> None:
     path = log_of([["a", "b", "c"]] * 50, tmp_path)
     frame = pd.read_csv(path)
     frame["at"] = frame["at"].str.removesuffix("+00:00")
@@ -91,7 +91,7 @@ def test_what_is_wrong_with_a_log_is_repaired_and_counted(tmp_path: Path) -> Non
     assert score.top1 == 1.0  # type: ignore[attr-defined]
 
 
-def test_a_session_without_end_counts_with_its_beginning_only(tmp_path: Path) -> None:
+def test_only_the_beginning_of_an_endless_session_counts(tmp_path: Path) -> None:
     path = log_of([["x", "y"] * 20_000, *[["a", "b", "c"]] * 40], tmp_path)
     score, log = scored(path)
     assert log.repairs.left_out_of_long_sessions == 40_000 - SETTINGS.session_events_max
@@ -99,7 +99,7 @@ def test_a_session_without_end_counts_with_its_beginning_only(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("session_id,when,intent\na,2026-01-01T00:00:00Z,x\n", "no column at"),
         ("session_id,at,intent\na,yesterday,x\n", "at='yesterday' in 1 of 1 rows"),
@@ -107,28 +107,28 @@ def test_a_session_without_end_counts_with_its_beginning_only(tmp_path: Path) ->
         ("session_id,at,intent\na,2026-01-01T00:00:00Z,x\n", "one session"),
     ],
 )
-def test_a_log_that_cannot_be_used_is_one_clear_line(text: str, says: str, tmp_path: Path) -> None:
+def test_an_invalid_log_is_reported_in_one_line(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text(text)
     result = CliRunner().invoke(cli, ["hit-rate", "--sessions", str(path)])
     assert result.exit_code != 0
     assert isinstance(result.exception, DataError)
-    assert says in str(result.exception)
+    assert message in str(result.exception)
     with pytest.raises(DataError, match="expected a name that ends in"):
         list(SessionLog(tmp_path / "log.xlsx", 10))
 
 
-def test_intents_that_were_never_seen_fall_back_to_base_rates(tmp_path: Path) -> None:
+def test_unknown_intents_fall_back_to_base_rates(tmp_path: Path) -> None:
     model = TransitionModel.learn_sessions([["a", "b"], ["a", "b"], ["a", "c"], ["b", "a"]])
     base = model.next_intents([])
-    assert model.next_intents(["nobody", "ever saw these"]) == pytest.approx(base)
+    assert model.next_intents(["unknown", "also unknown"]) == pytest.approx(base)
     assert sum(base.values()) == pytest.approx(1)
     score, _ = scored(log_of([["a", "b"]] * 40 + [["new", "newer"]] * 10, tmp_path))
     assert (score.top1, score.transitions) == (0.0, 10)  # type: ignore[attr-defined]
 
 
 @given(st.lists(st.lists(st.sampled_from("abcde"), min_size=2, max_size=6), min_size=1, max_size=30))
-def test_probabilities_add_up_and_never_foretell_what_is_just_asked(sessions: list[list[str]]) -> None:
+def test_probabilities_add_up_to_one_without_the_current_intent(sessions: list[list[str]]) -> None:
     model = TransitionModel.learn_sessions(sessions)
     for session in sessions:
         predicted = model.next_intents(session)
@@ -136,7 +136,7 @@ def test_probabilities_add_up_and_never_foretell_what_is_just_asked(sessions: li
         assert not predicted or sum(predicted.values()) == pytest.approx(1)
 
 
-def test_entities_are_foretold_with_intents_and_old_counts_fade(tmp_path: Path) -> None:
+def test_entities_are_predicted_with_intents_and_old_counts_decay(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         [
             (f"s{i}", START + timedelta(days=i, seconds=s), intent, entity)
@@ -148,26 +148,26 @@ def test_entities_are_foretold_with_intents_and_old_counts_fade(tmp_path: Path) 
         columns=["session_id", "at", "intent", "entity"],
     )
     frame.to_parquet(tmp_path / "log.parquet")
-    fading = transitions.learn(SessionLog(tmp_path / "log.parquet", 200), order=2, half_life_days=5)
-    steady = transitions.learn(SessionLog(tmp_path / "log.parquet", 200), order=2, half_life_days=10_000)
+    decaying = transition_model.learn_from_log(SessionLog(tmp_path / "log.parquet", 200), order=2, half_life_days=5)
+    steady = transition_model.learn_from_log(SessionLog(tmp_path / "log.parquet", 200), order=2, half_life_days=10_000)
     assert max(steady.predict(["ask"]), key=steady.predict(["ask"]).get) == ("buy", Relation.SAME)  # type: ignore[arg-type]
-    assert max(fading.predict(["ask"]), key=fading.predict(["ask"]).get) == ("compare", Relation.NEW)  # type: ignore[arg-type]
+    assert max(decaying.predict(["ask"]), key=decaying.predict(["ask"]).get) == ("compare", Relation.NEW)  # type: ignore[arg-type]
 
 
-def test_a_model_is_kept_whole_and_goes_on_learning(tmp_path: Path) -> None:
+def test_a_saved_model_predicts_the_same_and_can_be_updated(tmp_path: Path) -> None:
     model = TransitionModel.learn_sessions([["a", "b", "c"]] * 5)
     model.save(tmp_path / "model.json")
-    again = TransitionModel.load(tmp_path / "model.json")
-    assert again.predict(["a"]) == model.predict(["a"])
+    loaded = TransitionModel.load(tmp_path / "model.json")
+    assert loaded.predict(["a"]) == model.predict(["a"])
     for _ in range(50):
-        again.observe(["a"], "surprise", Relation.NEW, at_us=0)
-    assert max(again.next_intents(["a"]), key=again.next_intents(["a"]).get) == "surprise"  # type: ignore[arg-type]
+        loaded.observe(["a"], "surprise", Relation.NEW, at_us=0)
+    assert max(loaded.next_intents(["a"]), key=loaded.next_intents(["a"]).get) == "surprise"  # type: ignore[arg-type]
     (tmp_path / "model.json").write_text('{"format": 99}')
     with pytest.raises(DataError, match="expected a transition model"):
         TransitionModel.load(tmp_path / "model.json")
 
 
-def test_a_worse_model_does_not_go_live(tmp_path: Path) -> None:
+def test_a_worse_model_is_not_adopted(tmp_path: Path) -> None:
     model = tmp_path / "model.json"
     rng = random.Random(1)
     good = [["a", "b", "c", "d"]] * 100
@@ -175,13 +175,13 @@ def test_a_worse_model_does_not_go_live(tmp_path: Path) -> None:
     before = model.read_bytes()
     unchanged = learn_and_compare(SessionLog(log_of(good, tmp_path), 200), model, SETTINGS)
     assert not unchanged.adopted
-    assert "nothing newer" in unchanged.sentence
+    assert "nothing newer" in unchanged.summary
     later = [["a", "b", "c", "d"]] * 100 + [rng.sample("abcd", 4) for _ in range(80)] + [["a", "b", "c", "d"]] * 60
     worse = learn_and_compare(SessionLog(log_of(later, tmp_path), 200), model, SETTINGS)
     assert not worse.adopted
-    assert "was not adopted" in worse.sentence
+    assert "was not adopted" in worse.summary
     assert model.read_bytes() == before
-    new_ways = [["a", "b", "c", "d"]] * 100 + [["a", "c", "b", "d"]] * 400
-    better = learn_and_compare(SessionLog(log_of(new_ways, tmp_path), 200), model, SETTINGS)
+    changed_behaviour = [["a", "b", "c", "d"]] * 100 + [["a", "c", "b", "d"]] * 400
+    better = learn_and_compare(SessionLog(log_of(changed_behaviour, tmp_path), 200), model, SETTINGS)
     assert better.adopted
     assert TransitionModel.load(model).version == 2

@@ -1,4 +1,4 @@
-"""The semantic cache's decisions: what must agree, how much evidence is enough, and the bound that it holds."""
+"""The semantic cache: what must be equal, how much evidence is enough, and the bound on false hits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mangalib.nlu.evidence import EvidenceModel, ObservedHit, lowest_threshold
 from mangalib.nlu.meaning import MeaningReader
 from mangalib.nlu.question_index import QuestionIndex
 from mangalib.nlu.topics import Topics
-from mangalib.precompute.semantic_cache.accuracy import LabelledQuestion, measure
+from mangalib.precompute.semantic_cache.accuracy import LabelledQuestion, measure_accuracy
 from mangalib.settings import load_settings
 from tests.conftest import SHARED_DATA
 
@@ -25,10 +25,10 @@ SETTINGS = load_settings()
 READER = MeaningReader(Catalogue.load(SETTINGS.data_dir / "catalogue.csv"))
 
 
-def test_real_questions_are_answered_often_and_hardly_ever_wrongly() -> None:
+def test_real_questions_are_answered_often_and_rarely_wrongly() -> None:
     path = SHARED_DATA / "banking77_questions.csv"
     if not path.exists():
-        pytest.skip("the shared data are not here")
+        pytest.skip("needs the shared data sets")
     result = CliRunner().invoke(cli, ["cache-accuracy", "--questions", str(path), "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -39,7 +39,7 @@ def test_real_questions_are_answered_often_and_hardly_ever_wrongly() -> None:
     assert len(found["mistakes"]) == round(found["false_hit_rate"] * found["hit_rate"] * 3080, 0)
 
 
-SAME_BUT = [
+DIFFERENT_QUESTIONS = [
     ("Is Naruto in stock?", "Is Bleach in stock?"),
     ("Is Naruto in stock?", "Is Naruto not in stock?"),
     ("Is Naruto in stock?", "Isn't Naruto in stock?"),
@@ -63,8 +63,8 @@ SAME_BUT = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other"), SAME_BUT)
-def test_the_same_sentence_about_something_else_is_not_the_same(one: str, other: str) -> None:
+@pytest.mark.parametrize(("one", "other"), DIFFERENT_QUESTIONS)
+def test_questions_about_different_things_never_share_an_answer(one: str, other: str) -> None:
     assert READER.read(one).values != READER.read(other).values
 
 
@@ -76,26 +76,26 @@ def test_the_same_sentence_about_something_else_is_not_the_same(one: str, other:
         ("Where can I buy Naruto?", "how do I get naruto"),
     ],
 )
-def test_the_same_thing_said_otherwise_may_be_the_same(one: str, other: str) -> None:
+def test_other_wordings_of_a_question_may_share_an_answer(one: str, other: str) -> None:
     assert READER.read(one).values == READER.read(other).values
 
 
-def test_a_swapped_title_number_or_not_never_hits_however_much_supports_the_sentence() -> None:
-    """Each question is stored in many wordings and for many titles, so that the sentence as such is as sure as can be."""
+def test_a_different_title_number_or_negation_never_hits_whatever_the_support() -> None:
+    """Each question is stored in many wordings and for many titles, so the evidence for its wording is as strong as can be."""
     titles = [manga for manga in READER._catalogue.items[:40] if manga.title.isascii() and " " in manga.title]
     known, unknown = titles[:-4], titles[-4:]
-    ways = {
+    wordings = {
         "stock": ["Is {} in stock?", "Do you have {} in stock?", "Is {} in stock now?", "Would {} be in stock?"],
         "price": ["How much is {}?", "What does {} cost?", "How much does {} cost?", "What is the price of {}?"],
         "stock_ja": ["{}の在庫はありますか", "{}は在庫がありますか", "{}の在庫はまだありますか"],
     }
     stored = [
         LabelledQuestion(
-            "stored", way.format(manga.title_ja if "ja" in kind else manga.title), f"{kind}:{manga.manga_id}"
+            "stored", template.format(manga.title_ja if "ja" in kind else manga.title), f"{kind}:{manga.manga_id}"
         )
-        for kind, sentences in ways.items()
+        for kind, templates in wordings.items()
         for manga in known
-        for way in sentences
+        for template in templates
     ]
     asked = []
     for manga in unknown:
@@ -109,18 +109,18 @@ def test_a_swapped_title_number_or_not_never_hits_however_much_supports_the_sent
             f"{manga.title_ja}の在庫はありませんか",
         ]
     rows = [LabelledQuestion("asked", text, "another answer") for text in asked]
-    found = measure(stored, rows, SETTINGS)
+    found = measure_accuracy(stored, rows, SETTINGS)
     assert (found.hit_rate, found.mistakes) == (0.0, [])
-    again = [
+    repeated = [
         LabelledQuestion("asked", row.text.upper() if row.text.isascii() else row.text, row.answer) for row in stored
     ]
-    assert measure(stored, again, SETTINGS).false_hit_rate == 0
+    assert measure_accuracy(stored, repeated, SETTINGS).false_hit_rate == 0
 
 
-def test_too_little_to_learn_from_answers_nothing_by_similarity() -> None:
+def test_with_too_few_stored_questions_nothing_is_answered_by_similarity() -> None:
     stored = [LabelledQuestion("stored", text, "open") for text in ("When are you open?", "What are your hours?")]
     asked = [LabelledQuestion("asked", text, "open") for text in ("When do you open?", "when are you  OPEN")]
-    found = measure(stored, asked, SETTINGS)
+    found = measure_accuracy(stored, asked, SETTINGS)
     assert (found.hit_rate, found.exact_hits) == (0.5, 1)
 
 
@@ -140,10 +140,10 @@ def test_the_threshold_is_the_lowest_that_holds_the_bound() -> None:
     threshold = lowest_threshold(score, right, 0.05)
     assert (~right)[score >= threshold].mean() <= 0.05
     assert (~right)[score >= threshold - 0.02].mean() > 0.05
-    assert lowest_threshold(score[:5], right[:5], 0.01) == 2.0, "five questions cannot show one in a hundred"
+    assert lowest_threshold(score[:5], right[:5], 0.01) == 2.0, "five questions cannot show that a bound of 1 % holds"
 
 
-def test_the_nearest_are_found_among_a_hundred_thousand() -> None:
+def test_the_nearest_question_is_found_among_many() -> None:
     rng = np.random.default_rng(2)
     vectors = rng.standard_normal((20_000, 256)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -161,7 +161,7 @@ def test_the_nearest_are_found_among_a_hundred_thousand() -> None:
     assert index.nearest(vectors[7], 1)[1][0] == 123
 
 
-def test_topics_are_recognised_in_both_languages_and_others_are_left_alone() -> None:
+def test_topics_are_recognised_in_both_languages_and_other_questions_have_none() -> None:
     topics = Topics.from_data(SETTINGS, READER)
 
     def topic_of(text: str) -> str | None:
@@ -182,7 +182,7 @@ def test_topics_are_recognised_in_both_languages_and_others_are_left_alone() -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("part,text\nstored,a\n", "no column answer"),
         ("part,text,answer\nkept,a,b\n", "line 2: part='kept'"),
@@ -190,15 +190,15 @@ def test_topics_are_recognised_in_both_languages_and_others_are_left_alone() -> 
         ("part,text,answer\nstored,a,b\n", "0 asked"),
     ],
 )
-def test_a_file_of_questions_that_cannot_be_used_is_one_clear_line(text: str, says: str, tmp_path: Path) -> None:
+def test_an_invalid_file_of_questions_is_reported_in_one_line(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "questions.csv"
     path.write_text(text)
     result = CliRunner().invoke(cli, ["cache-accuracy", "--questions", str(path)])
-    assert says in str(result.exception)
+    assert message in str(result.exception)
 
 
-def test_other_data_hold_the_bound_too() -> None:
-    """Forty made-up answers with their own words, asked with words missing and mixed."""
+def test_the_bound_holds_on_simulated_questions_too() -> None:
+    """Forty simulated answers with words of their own, asked with words missing and mixed."""
     rng = random.Random(5)
     words = [
         f"{a}{b}"
@@ -212,6 +212,6 @@ def test_other_data_hold_the_bound_too() -> None:
 
     stored = [LabelledQuestion("stored", question(answer), answer) for answer in own for _ in range(30)]
     asked = [LabelledQuestion("asked", question(answer), answer) for answer in own for _ in range(25)]
-    found = measure(stored, asked, SETTINGS)
+    found = measure_accuracy(stored, asked, SETTINGS)
     assert found.hit_rate > 0.3
     assert found.false_hit_rate <= 0.02
