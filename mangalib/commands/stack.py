@@ -37,7 +37,7 @@ def up(ready_file: Path | None) -> None:
 @_ready_file
 def chat(ready_file: Path | None) -> None:
     """Start the local stack, print the address of its chat page, and run until Ctrl-C or SIGTERM."""
-    _run(
+    _run_stack(
         ready_file,
         lambda stack: click.echo(
             f"The chat is at {stack.addresses['page_url']} for browsers on this machine. Ctrl-C stops it."
