@@ -6,16 +6,20 @@ import os
 import shutil
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import pyarrow.fs as pafs
 
 from mangalib.errors import DataError
 from mangalib.settings import AwsSettings
 
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
+
 
 def filesystem(url: str, settings: AwsSettings) -> tuple[pafs.FileSystem, str]:
     """The file system of ``url``, and the path on it; raises ``DataError`` unless it is a folder or ``s3://bucket/prefix``."""
+    import pyarrow.fs as pafs  # serving does without pyarrow
+
     if "://" not in url:
         return pafs.LocalFileSystem(), str(Path(url).expanduser().resolve())
     if urlsplit(url).scheme == "s3":
@@ -42,7 +46,7 @@ class Storage:
 
     def __init__(self, url: str | Path, settings: AwsSettings) -> None:
         self._fs, self._base = filesystem(str(url), settings)
-        self.local = isinstance(self._fs, pafs.LocalFileSystem)
+        self.local = "://" not in str(url)
 
     def url(self, name: str = "") -> str:
         """The path of a file on this machine, or its ``s3://`` URL."""
@@ -79,12 +83,14 @@ class Storage:
 
     def names(self, under: str = "") -> list[str]:
         """The sorted names of all files in the folder ``under`` and below it."""
-        selector = pafs.FileSelector(f"{self._base}/{under}".rstrip("/"), recursive=True, allow_not_found=True)
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(f"{self._base}/{under}".rstrip("/"), recursive=True, allow_not_found=True)
         found = self._fs.get_file_info(selector)
         start = len(self._base) + 1
-        return sorted(entry.path[start:] for entry in found if entry.type == pafs.FileType.File)
+        return sorted(entry.path[start:] for entry in found if entry.is_file)
 
     def delete(self, name: str) -> None:
         """Delete a file if it exists."""
-        if self._fs.get_file_info(f"{self._base}/{name}").type == pafs.FileType.File:
+        if self._fs.get_file_info(f"{self._base}/{name}").is_file:
             self._fs.delete_file(f"{self._base}/{name}")

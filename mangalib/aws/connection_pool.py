@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from mangalib.aws.http1 import HttpConnection
 from mangalib.errors import BusyError, TransportError
-from mangalib.resilience import NO_JITTER, backoff_pauses
+from mangalib.resilience import NO_JITTER, backoff_pauses, refresh_periodically
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,8 @@ class WarmPool:
             self._closed = True
             raise errors[0]
         self._tasks = await asyncio.TaskGroup().__aenter__()
-        self._background = [self._tasks.create_task(self._maintain()), self._tasks.create_task(self._refill())]
+        maintaining = refresh_periodically("maintaining the warm pool", self._keep_alive_s, self._maintain)
+        self._background = [self._tasks.create_task(maintaining), self._tasks.create_task(self._refill())]
         if errors:
             self._refill_wanted.set()
         return self
@@ -234,11 +235,9 @@ class WarmPool:
             await asyncio.sleep(next(pauses))
 
     async def _maintain(self) -> None:
-        while True:
-            await asyncio.sleep(self._keep_alive_s)
-            self._shrink()
-            if self._keep_alive is not None:
-                await self._keep_idle_alive(self._keep_alive)
+        self._shrink()
+        if self._keep_alive is not None:
+            await self._keep_idle_alive(self._keep_alive)
 
     def _shrink(self) -> None:
         oldest_allowed = time.monotonic() - self._shrink_after_s

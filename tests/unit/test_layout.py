@@ -7,7 +7,9 @@ import importlib
 import inspect
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -98,6 +100,25 @@ def test_arrows_make_no_circle() -> None:
             del left[room]
 
 
+def below(room: str) -> set[str]:
+    """All rooms that can be reached from one along the arrows."""
+    return set(ARROWS[room]).union(*(below(other) for other in ARROWS[room]))
+
+
+def test_the_picture_of_the_architecture_shows_these_arrows() -> None:
+    """All but those that follow from others; errors and settings, which every room may import, are left out."""
+    text = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = text.split("```mermaid")[2].split("```")[0]
+    drawn = set(re.findall(r"^ +(\w+) --> (\w+)$", picture, re.MULTILINE))
+    arrows = {
+        (room, other)
+        for room, others in ARROWS.items()
+        for other in others - BASE
+        if not any(other in below(between) for between in others)
+    }
+    assert drawn == arrows
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(HOUSE)))
 def test_nobody_reaches_past_a_package(path: Path) -> None:
     room = room_of(path)
@@ -122,21 +143,22 @@ def test_each_package_names_what_others_may_import(folder: Path) -> None:
     assert not hidden, "once its module is imported, the package's attribute of that name is the module"
 
 
-def test_conda_lists_what_pip_lists() -> None:
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    ours = {name.split("[")[0] for name in [*project["dependencies"], *project["optional-dependencies"]["dev"]]}
+def project() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return found
+
+
+def test_a_conda_environment_holds_the_project_and_all_extras_but_dev() -> None:
     conda = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
-    theirs = {name.split("=")[0].split(">")[0].strip() for name in conda if isinstance(name, str)}
-    theirs |= {name.split("[")[0] for entry in conda if isinstance(entry, dict) for name in entry["pip"]}
-    assert theirs - {"python", "redis-server", "pip"} == ours
+    by_pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
+    extras = re.search(r"^-e \.\[(.*)\]$", by_pip[-1])
+    assert extras is not None
+    assert set(extras[1].split(",")) == set(project()["optional-dependencies"]) - {"dev"}
 
 
 def test_every_dependency_is_pinned() -> None:
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = {
-        re.split(r"\[|>|=|<", name)[0].lower().replace("_", "-")
-        for name in [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    }
+    named = [*project()["dependencies"], *chain(*project()["optional-dependencies"].values())]
+    wanted = {re.split(r"\[|>|=|<", name)[0].lower().replace("_", "-") for name in named}
     lines = (PROJECT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     pinned = {line.split("==")[0] for line in lines if "==" in line}
     assert wanted <= pinned

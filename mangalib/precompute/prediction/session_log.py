@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-import pyarrow as pa
 
 from mangalib.errors import DataError
 
 if TYPE_CHECKING:
     import duckdb
+    import pandas as pd
+    import pyarrow as pa
 
 BATCH_ROWS = 1_000_000
 INTENTS_MAX = 5_000
@@ -230,6 +230,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises ``DataError`` as :class:`SessionLog` does.
     """
     import duckdb
+    import pandas as pd
 
     log = SessionLog(path, session_events_max=1)
     with duckdb.connect() as database:

@@ -15,15 +15,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from mangalib.errors import DataError
 from mangalib.precompute.prediction.session_log import INTENTS_MAX, Events, SessionLog, positions_in_session
 from mangalib.storage import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = 1
 _DAY_US = 86_400_000_000
@@ -75,6 +78,8 @@ class TransitionModel:
         cls, batches: Iterable[Events], intents: list[str], *, order: int, half_life_days: float
     ) -> TransitionModel:
         """Train on batches of whole sessions, in one pass; ``intents`` may grow as batches are read."""
+        import pandas as pd  # serving loads a model and observes; only training needs pandas
+
         model = cls(order=order, half_life_days=half_life_days)
         tables: list[pd.DataFrame] = [pd.DataFrame() for _ in range(order + 1)]
         reference_us: int | None = None
@@ -269,6 +274,8 @@ def history_of(context: int) -> list[int]:
 
 
 def _relations(events: Events) -> npt.NDArray[np.int64]:
+    import pandas as pd
+
     pairs = pd.MultiIndex.from_arrays([events.session, events.entity]) if len(events) else pd.MultiIndex([[]], [[]])
     seen = np.asarray(pairs.duplicated())
     same = np.concatenate(
@@ -283,6 +290,8 @@ def _relations(events: Events) -> npt.NDArray[np.int64]:
 
 
 def _added(table: pd.DataFrame, found: Transitions, k: int, weight: npt.NDArray[np.float64]) -> pd.DataFrame:
+    import pandas as pd
+
     known = found.context[k] >= 0
     more = pd.DataFrame({"context": found.context[k][known], "outcome": found.outcome[known], "weight": weight[known]})
     both = more if table.empty else pd.concat([table, more], ignore_index=True)

@@ -8,12 +8,14 @@ or by customer segment.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from redis.asyncio import Redis
 
 from mangalib.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _COUNTS, _EPOCH = "demand:counts", "demand:epoch"
 _EPOCH_HALF_LIVES_MAX = 64.0
@@ -84,6 +86,8 @@ def decayed_demand(log: pd.DataFrame, at: pd.Timestamp, *, half_life_h: float) -
     asked = _about_titles(log)
     asked = asked[asked["at"] <= at]
     age_h = (at - asked["at"]).dt.total_seconds() / 3600
+    import pandas as pd  # serving counts in Redis; only logs need pandas
+
     weights = pd.Series(2.0 ** (-age_h / half_life_h), index=asked.index)
     return weights.groupby(asked["entity"]).sum().sort_values(ascending=False)
 

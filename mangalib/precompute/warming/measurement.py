@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from redis.asyncio import Redis
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _COUNTS = "warming:measured"
 
@@ -34,6 +36,8 @@ class WarmingMeasurement:
 
     async def table(self) -> pd.DataFrame:
         """One row an arm: ``arm, answers, total_ms`` (mean), ``saved_ms`` (against the held-out sessions), ``tokens``."""
+        import pandas as pd
+
         counts = {name.decode(): float(value) for name, value in (await self._redis.hgetall(_COUNTS)).items()}
         arms = sorted({name.split(":")[0] for name in counts})
         rows = [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from mangalib.precompute.generated_answer import CanonicalQuestion
 from mangalib.precompute.warming import demand
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Program(StrEnum):

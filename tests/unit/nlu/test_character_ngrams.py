@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from subprocess import run
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -39,13 +36,3 @@ def test_the_regression_is_that_of_scikit_learn(dimensions: int, classes: int) -
     found = regression.probabilities(features, *regression.fit(features, truth, penalty=0.5 if classes > 2 else 1.0))
     expected = LogisticRegression(C=2.0, max_iter=2000, tol=1e-8).fit(features, truth).predict_proba(features)
     np.testing.assert_allclose(found, expected, atol=2e-3)
-
-
-def test_a_server_starts_without_scikit_learn() -> None:
-    loaded = run(
-        [sys.executable, "-c", "import mangalib.server, sys; print(*sys.modules)"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.split()
-    assert not {"sklearn", "scipy.stats", "plotly", "jupyter_client"} & set(loaded)

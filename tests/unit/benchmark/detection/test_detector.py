@@ -1,4 +1,4 @@
-"""The detector: its targets in short, and what it does with data that are not as they should be."""
+"""The detector: what it says of a change, and what it does with data that are not as they should be."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from mangalib.benchmark.detection import detector
 from mangalib.benchmark.detection.series import METRICS
 from mangalib.benchmark.detection.verdict_frame import ERROR_RATE
-from mangalib.benchmark.experiments import evaluation as study
 from mangalib.benchmark.experiments import synthetic_history as history
 from mangalib.benchmark.experiments.synthetic_history import Change, SyntheticHistory
 from mangalib.errors import DataError
@@ -34,43 +33,6 @@ def rows_after(rows: pd.DataFrame, run: int, **where: Any) -> pd.DataFrame:
     for name, value in where.items():
         chosen = chosen[chosen[name] == value]
     return chosen
-
-
-@pytest.mark.parametrize("target", study.TARGETS, ids=lambda target: target.name)
-def test_a_change_is_seen_as_soon_as_it_must_be(target: study.Target) -> None:
-    """Of 36 cases each, or 12 of all intents at once; `benchmarks/detector.py` counts a thousand."""
-    judge = study.sequential(SETTINGS)
-    delays = [
-        runs for seed in range(12) for runs in study.delays(judge, SHORT, target.change, seed, level=target.level)
-    ]
-    within = study.summary(delays, target)["within"]
-    # Fewer than this would come from a detector that reaches its target in one test in a thousand at most.
-    spread = 3.1 * (target.share * (1 - target.share) / len(delays)) ** 0.5
-    assert within >= target.share - spread
-
-
-@pytest.mark.parametrize(
-    "past",
-    [
-        SyntheticHistory(),
-        SyntheticHistory(shape="gamma"),
-        SyntheticHistory(shape="bimodal"),
-        SyntheticHistory(run_to_run=0.02),
-        SyntheticHistory(weekly=0.1),
-        SyntheticHistory(missing=0.05),
-    ],
-    ids=["as tuned", "gamma", "bimodal", "little wander", "weekly cycle", "missing runs"],
-)
-def test_it_does_not_cry_wolf(past: SyntheticHistory) -> None:
-    alarms = study.false_alarms(study.sequential(SETTINGS), replace(past, days=22.0), 7)
-    assert alarms.pages <= 1
-    assert alarms.warnings_a_day <= 1
-
-
-def test_the_textbook_rule_does() -> None:
-    alarms = study.false_alarms(study.textbook(SETTINGS), replace(SyntheticHistory(), days=8.0), 7)
-    assert alarms.warnings > 10
-    assert alarms.pages > 3
 
 
 def test_one_row_per_run_intent_and_metric_whatever_the_order_of_the_samples() -> None:
