@@ -30,7 +30,7 @@ from mangalib.settings.benchmark import (
 )
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
-from mangalib.settings.local import LocalSettings
+from mangalib.settings.local import LocalBedrockSettings, LocalGatewaySettings, LocalSettings
 from mangalib.settings.models import ModelSettings, WarmupSettings
 from mangalib.settings.precompute import (
     CandidateSettings,
@@ -90,6 +90,8 @@ __all__ = [
     "IncidentSettings",
     "JobSettings",
     "LeaseSettings",
+    "LocalBedrockSettings",
+    "LocalGatewaySettings",
     "LocalSettings",
     "ModelSettings",
     "OrchestratorSettings",
@@ -123,6 +125,8 @@ __all__ = [
 
 
 class Settings(
+    LocalBedrockSettings,
+    LocalGatewaySettings,
     TransportSettings,
     HedgeSettings,
     ChatSettings,
@@ -140,7 +144,6 @@ class Settings(
     SavingSettings,
     IncidentSettings,
     JobSettings,
-    LocalSettings,
 ):
     """All groups in one. :func:`load_settings` reads them with a readable error on a wrong value."""
 
