@@ -35,7 +35,7 @@ class StoreSettings(AwsSettings):
     look_back_days: Positive = 35
 
 
-class DetectorSettings(StoreSettings, BudgetSettings):
+class DetectorSettings(BudgetSettings, StoreSettings):
     """The baseline, and the severity bands as relative excess: 0.25 means 25 % over the baseline."""
 
     baseline_days: Positive = 7
