@@ -7,4 +7,4 @@ from .hit_rates import split_by_time as split_by_time
 from .rollout import learn_and_compare as learn_and_compare
 from .session_log import SessionLog as SessionLog
 from .session_log import read_table as read_table
-from .transition_model import TransitionModel as TransitionModel
+from .training import train as train

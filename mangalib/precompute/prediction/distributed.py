@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 
 from mangalib.errors import DataError
 from mangalib.precompute.prediction.session_log import READERS, SessionLog
-from mangalib.precompute.prediction.transition_model import TransitionModel, learn_from_log
+from mangalib.precompute.prediction.training import train_on_log
+from mangalib.precompute.prediction.transition_model import TransitionModel
 from mangalib.settings import PredictionSettings, Settings
 from mangalib.storage import Storage
 
@@ -96,4 +97,4 @@ def _learn_from_rows(rows: pd.DataFrame, settings: PredictionSettings) -> Transi
 
 def _learn_from_file(path: Path, settings: PredictionSettings) -> TransitionModel:
     log = SessionLog(path, settings.session_events_max)
-    return learn_from_log(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)
+    return train_on_log(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)

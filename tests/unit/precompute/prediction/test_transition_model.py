@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from mangalib.cli import cli
 from mangalib.errors import DataError
-from mangalib.precompute.prediction import transition_model
 from mangalib.precompute.prediction.hit_rates import hit_rate
 from mangalib.precompute.prediction.rollout import learn_and_compare
 from mangalib.precompute.prediction.session_log import SessionLog
+from mangalib.precompute.prediction.training import train_on_log
 from mangalib.precompute.prediction.transition_model import Relation, TransitionModel
 from mangalib.settings import load_settings
 from tests.conftest import SHARED_DATA
@@ -148,8 +148,8 @@ def test_entities_are_predicted_with_intents_and_old_counts_decay(tmp_path: Path
         columns=["session_id", "at", "intent", "entity"],
     )
     frame.to_parquet(tmp_path / "log.parquet")
-    decaying = transition_model.learn_from_log(SessionLog(tmp_path / "log.parquet", 200), order=2, half_life_days=5)
-    steady = transition_model.learn_from_log(SessionLog(tmp_path / "log.parquet", 200), order=2, half_life_days=10_000)
+    decaying = train_on_log(SessionLog(tmp_path / "log.parquet", 200), order=2, half_life_days=5)
+    steady = train_on_log(SessionLog(tmp_path / "log.parquet", 200), order=2, half_life_days=10_000)
     assert max(steady.predict(["ask"]), key=steady.predict(["ask"]).get) == ("buy", Relation.SAME)  # type: ignore[arg-type]
     assert max(decaying.predict(["ask"]), key=decaying.predict(["ask"]).get) == ("compare", Relation.NEW)  # type: ignore[arg-type]
 
