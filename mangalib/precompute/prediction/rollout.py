@@ -43,7 +43,7 @@ class Comparison:
         return f"version {self.version} was not adopted: {new}; the live one has {old}"
 
 
-def learn_and_compare(log: SessionLog, path: Path, settings: PredictionSettings) -> Comparison:
+def train_and_compare(log: SessionLog, path: Path, settings: PredictionSettings) -> Comparison:
     """Train on the earlier sessions and compare on the newest; if no worse, train on all of them and replace the file."""
     events = log.read_all()
     live = TransitionModel.load(path) if path.exists() else None

@@ -5,7 +5,9 @@ session is a token of its own, and older transitions count less. Contexts are in
 longest by Witten and Bell's smoothing (1991, method C): (count + types × shorter context's probability) / (total +
 types), where ``types`` is the number of different outcomes seen in the context.
 
->>> model = TransitionModel.learn_sessions([["inquiry", "purchase"], ["inquiry", "purchase"], ["inquiry", "similar"]])
+>>> model = TransitionModel(order=4, half_life_days=60)
+>>> for following in ("purchase", "purchase", "similar"):
+...     model.observe(["inquiry"], following, Relation.SAME, at_us=0)
 >>> model.next_intents(["inquiry"])["purchase"] > model.next_intents(["inquiry"])["similar"]
 True
 """
@@ -99,15 +101,6 @@ class TransitionModel:
                     key = number[intent] * len(Relation) + relation
                     merged_counts[key] = merged_counts.get(key, 0.0) + weight * scale
         return merged
-
-    @classmethod
-    def learn_sessions(cls, sessions: Sequence[Sequence[str]], *, order: int = 4) -> TransitionModel:
-        """Train on sessions given as lists of intents without entities; all count the same."""
-        model = cls(order=order, half_life_days=1.0)
-        for session in sessions:
-            for i in range(1, len(session)):
-                model.observe(session[:i], session[i], Relation.NONE, at_us=0)
-        return model
 
     def observe(self, history: Sequence[str], intent: str, relation: Relation, *, at_us: int) -> None:
         """Count that ``intent`` followed ``history`` at ``at_us`` (us since 1970)."""
