@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo chat test test-beside test-waiting test-services benchmark soak fuzz audit lab lint browser train
+.PHONY: demo chat check test test-unit test-integration test-system test-notebooks benchmark soak fuzz audit lab lint browser train
 .DEFAULT_GOAL := demo
 
 # Set up once, and again only when what is to be installed has changed.
@@ -29,16 +29,29 @@ demo: .venv/installed
 chat: .venv/installed
 	$(BIN)/mangalib chat
 
-test: .venv/installed browser
-	@$(MAKE) --no-print-directory -j3 test-beside test-waiting test-services
+# After each change: lint and unit tests, side by side; under 90 s on two cores.
+check: .venv/installed
+	@$(MAKE) --no-print-directory -j2 lint test-unit
 
-# What no time matters to, and what mostly waits, run beside the rest.
-test-beside:
-	$(BIN)/python -m pytest -q -m beside
-test-waiting:
-	$(BIN)/python -m pytest -q -m waiting
-test-services:
-	$(BIN)/python -m pytest -m "not beside and not waiting"
+# Everything; a quarter of an hour on two cores, because many tests wait for most of their time.
+test: .venv/installed browser
+	@$(MAKE) --no-print-directory -j3 test-unit test-system test-notebooks test-integration
+
+# No process, no network, no sleep. Every branch of the pure parts must be covered.
+PURE := mangalib/serving/answer_protocol.py,mangalib/serving/text_batcher.py,mangalib/serving/replay_store.py,mangalib/protocol/session.py,mangalib/protocol/cards.py,mangalib/aws/event_stream.py
+test-unit: .venv/installed
+	$(BIN)/python -m coverage run -m pytest -q tests/unit
+	@echo "Unit tests cover $$($(BIN)/python -m coverage report --format=total) % of mangalib/, branches included"
+	$(BIN)/python -m coverage report --include=$(PURE) --show-missing --fail-under=100
+# On the local stack.
+test-integration: .venv/installed
+	$(BIN)/python -m pytest -q tests/integration
+# Soak, faults, fuzz, browsers, notebooks as jobs, the commands of the documents.
+test-system: .venv/installed browser
+	$(BIN)/python -m pytest -q tests/system
+# Each notebook prints what is recorded in it.
+test-notebooks: .venv/installed
+	$(BIN)/python -m pytest -q notebooks
 
 # Ours beside what one would otherwise use, a table for each promise of speed. Nothing else should run meanwhile.
 benchmark: .venv/installed
