@@ -31,7 +31,8 @@ import numpy as np
 from playwright.sync_api import Browser, CDPSession
 from tqdm.auto import tqdm
 
-from mangalib.local import Stack, flooding, running_stack
+from mangalib.local import Stack, running_stack
+from tests.flooding_service import flooding
 from tests.headless_browser import headless_browser, observed_in, open_chat, timeline_of, wait_for_answers, wait_until
 
 GREETINGS = ("Hello", "Hi there", "Good evening", "Hello again", "Good morning")

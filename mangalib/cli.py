@@ -1,4 +1,4 @@
-"""The ``mangalib`` command: exit 0 only on success, one line on standard error where something is wrong."""
+"""The ``mangalib`` command: exit code 0 only on success; errors are one line on standard error."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mangalib.settings import Settings
     "--stack",
     "ready_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Talk to the local stack whose ready file this is (`mangalib up --ready-file`).",
+    help="Use the local stack with this ready file (`mangalib up --ready-file`).",
 )
 def cli(ready_file: Path | None) -> None:
     """MangaAssist's streaming and latency laboratory."""
     if ready_file is not None:
-        _reach(ready_file)
+        _use_stack(ready_file)
 
 
-def _reach(ready_file: Path) -> None:
-    """Put a local stack's addresses and keys into this process's environment."""
+def _use_stack(ready_file: Path) -> None:
+    """Set this process's environment to a local stack's addresses and keys."""
     try:
         addresses = json.loads(ready_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -45,10 +45,12 @@ def _reach(ready_file: Path) -> None:
 
 @cli.command()
 @click.argument("text")
-@click.option("--session", "session_id", help="Go on with this session.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: text, metadata and frames with their times.")
+@click.option("--session", "session_id", help="Continue this session.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object: text, metadata, and frames with their times."
+)
 def ask(text: str, session_id: str | None, as_json: bool) -> None:
-    """Ask one question; the answer streams as it comes, then its timeline.
+    """Ask one question; print the answer as it streams, then its timeline.
 
     Uses MANGA_WEBSOCKET_URL and MANGA_TOKEN; without them a local stack is started for this question.
     """
@@ -77,14 +79,11 @@ async def _ask(url: str, token: str, text: str, session_id: str | None, as_json:
                 case Done() | Error():
                     last = frame
     if as_json:
-        whole = "".join(frame["text"] for frame in frames if frame["type"] == "chunk")
-        metadata = msgspec.to_builtins(last.metadata) if isinstance(last, Done) else None
-        error = msgspec.to_builtins(last) if isinstance(last, Error) else None
         report = {
-            "text": whole,
+            "text": "".join(frame["text"] for frame in frames if frame["type"] == "chunk"),
             "session_id": client.session_id,
-            "metadata": metadata,
-            "error": error,
+            "metadata": msgspec.to_builtins(last.metadata) if isinstance(last, Done) else None,
+            "error": msgspec.to_builtins(last) if isinstance(last, Error) else None,
             "frames": frames,
         }
         click.echo(json.dumps(report, ensure_ascii=False))
@@ -115,7 +114,7 @@ for command in COMMANDS:
 
 
 def main() -> None:
-    """Entry point; turns this package's errors into one line and exit code 1."""
+    """Entry point; reports this package's errors in one line with exit code 1."""
     try:
         cli()
     except AuthError as error:

@@ -46,6 +46,7 @@ from mangalib.serving import (
     Breakers,
     CustomerData,
     Orchestrator,
+    Precomputed,
     PromptStore,
     QueryLog,
     ReplayStore,
@@ -68,6 +69,21 @@ _PROMPTS, _RELEASE = "reading prompts", "reading the active release"
 async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator]:
     """Connect to everything, warm up, and yield an orchestrator that is ready; closes all of it afterwards."""
     require_secret(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        resources, parser = await _connect(stack, settings)
+        precomputed = await stack.enter_async_context(running_precompute(settings, resources))
+        services = await _services(stack, settings, resources, parser, precomputed)
+        orchestrator = await stack.enter_async_context(Orchestrator(services, resources.redis, settings))
+        async with asyncio.TaskGroup() as background:
+            running = _background_tasks(resources.signer, services, settings)
+            tasks = [background.create_task(task) for task in running]
+            yield orchestrator
+            for task in tasks:
+                task.cancel()
+
+
+async def _connect(stack: contextlib.AsyncExitStack, settings: Settings) -> tuple[ServingResources, QuestionParser]:
+    """Everything that serving and pre-computation share, open and warm."""
     session = boto3.Session(region_name=settings.region)
     signer = Signer(session, settings.region)
     dynamodb = dynamodb_client(settings)
@@ -78,57 +94,51 @@ async def running_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator
         ReleaseStore(DocumentTable(dynamodb, settings.releases_table, key="release", error=ReleaseError))
     )
     await try_refresh(_RELEASE, releases.refresh)
-    bedrock_at, management_at = bedrock_endpoint(settings), management_endpoint(settings)
-    async with contextlib.AsyncExitStack() as stack:
-        redis = _redis(settings)
-        stack.push_async_callback(redis.aclose)
-        opensearch = _opensearch(settings, session)
-        stack.push_async_callback(opensearch.close)
-        bedrock_connections = await stack.enter_async_context(bedrock_pool(bedrock_at, settings))
-        management_connections = await stack.enter_async_context(management_pool(management_at, settings))
-        models = BedrockRuntime(bedrock_connections, signer, bedrock_at, settings)
-        reader = MeaningReader(catalogue)
-        classifier, topics = await _warm_and_load(models, reader, settings)
-        customers = CustomerData(dynamodb, settings)
-        stack.callback(customers.close)
-        search = TitleSearch(opensearch, settings)
-        resources = ServingResources(
-            redis,
-            catalogue,
-            topics,
-            models,
-            bedrock_connections,
-            signer,
-            search,
-            prompts,
-            customers,
-            releases,
-        )
-        precomputed = await stack.enter_async_context(running_precompute(settings, resources))
-        services = Services(
-            settings=settings,
-            catalogue=catalogue,
-            parser=QuestionParser(reader, classifier, topics),
-            prompts=prompts,
-            search=search,
-            customers=customers,
-            models=models,
-            unpooled_models=BedrockRuntime(FreshConnections(bedrock_at, settings), signer, bedrock_at, settings),
-            model_retries=RetryBudget(settings.retry_share, settings.retry_burst),
-            hedge=Hedge(settings),
-            breakers=Breakers(settings),
-            management=ManagementApi(management_connections, signer, management_at, settings),
-            replay=ReplayStore(redis, ttl_s=settings.replay_ttl_s),
-            releases=releases,
-            precomputed=precomputed,
-            query_log=QueryLog.from_settings(settings),
-        )
-        orchestrator = await stack.enter_async_context(Orchestrator(services, redis, settings))
-        async with asyncio.TaskGroup() as background:
-            tasks = [background.create_task(task) for task in _background_tasks(signer, services, settings)]
-            yield orchestrator
-            for task in tasks:
-                task.cancel()
+    redis = _redis(settings)
+    stack.push_async_callback(redis.aclose)
+    opensearch = _opensearch(settings, session)
+    stack.push_async_callback(opensearch.close)
+    endpoint = bedrock_endpoint(settings)
+    pool = await stack.enter_async_context(bedrock_pool(endpoint, settings))
+    models = BedrockRuntime(pool, signer, endpoint, settings)
+    reader = MeaningReader(catalogue)
+    classifier, topics = await _warm_and_load(models, reader, settings)
+    customers = CustomerData(dynamodb, settings)
+    stack.callback(customers.close)
+    search = TitleSearch(opensearch, settings)
+    resources = ServingResources(redis, catalogue, topics, models, pool, signer, search, prompts, customers, releases)
+    return resources, QuestionParser(reader, classifier, topics)
+
+
+async def _services(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    resources: ServingResources,
+    parser: QuestionParser,
+    precomputed: Precomputed,
+) -> Services:
+    """What answers are generated with."""
+    management_at, bedrock_at = management_endpoint(settings), bedrock_endpoint(settings)
+    connections = await stack.enter_async_context(management_pool(management_at, settings))
+    unpooled = FreshConnections(bedrock_at, settings)
+    return Services(
+        settings=settings,
+        catalogue=resources.catalogue,
+        parser=parser,
+        prompts=resources.prompts,
+        search=resources.search,
+        customers=resources.customers,
+        models=resources.live,
+        unpooled_models=BedrockRuntime(unpooled, resources.signer, bedrock_at, settings),
+        model_retries=RetryBudget(settings.retry_share, settings.retry_burst),
+        hedge=Hedge(settings),
+        breakers=Breakers(settings),
+        management=ManagementApi(connections, resources.signer, management_at, settings),
+        replay=ReplayStore(resources.redis, ttl_s=settings.replay_ttl_s),
+        releases=resources.releases,
+        precomputed=precomputed,
+        query_log=QueryLog.from_settings(settings),
+    )
 
 
 async def _warm_and_load(

@@ -12,13 +12,13 @@ import bisect
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from mangalib.aws.http1 import HttpConnection
 from mangalib.errors import BusyError, TransportError
-from mangalib.resilience import NO_JITTER, backoff_pauses
+from mangalib.resilience import NO_JITTER, backoff_pauses, refresh_periodically
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class WarmPool:
         shrink_after_s: float,
         keep_alive_s: float,
         keep_alive: Callable[[HttpConnection], Awaitable[None]] | None = None,
+        refill_backoff_s: float = REFILL_BACKOFF_S,
     ) -> None:
         self._opener = opener
         self._size = size
@@ -64,6 +65,7 @@ class WarmPool:
         self._shrink_after_s = shrink_after_s
         self._keep_alive_s = keep_alive_s
         self._keep_alive = keep_alive
+        self._refill_backoff_s = refill_backoff_s
         self._idle: list[HttpConnection] = []  # by last use, the most recent last
         self._leased: set[HttpConnection] = set()
         self._opening = 0
@@ -93,7 +95,8 @@ class WarmPool:
             self._closed = True
             raise errors[0]
         self._tasks = await asyncio.TaskGroup().__aenter__()
-        self._background = [self._tasks.create_task(self._maintain()), self._tasks.create_task(self._refill())]
+        maintaining = refresh_periodically("maintaining the warm pool", self._keep_alive_s, self._maintain)
+        self._background = [self._tasks.create_task(maintaining), self._tasks.create_task(self._refill())]
         if errors:
             self._refill_wanted.set()
         return self
@@ -219,26 +222,27 @@ class WarmPool:
 
     async def _refill(self) -> None:
         """Restore ``size`` connections after some were lost, with back-off while that fails."""
-        pauses = backoff_pauses(REFILL_BACKOFF_S, REFILL_BACKOFF_MAX_S, jitter=NO_JITTER)
+        pauses = self._refill_pauses()
         while True:
             await self._refill_wanted.wait()
             self._refill_wanted.clear()
             try:
                 while self.total < self._size:
                     await self._open()
-                pauses = backoff_pauses(REFILL_BACKOFF_S, REFILL_BACKOFF_MAX_S, jitter=NO_JITTER)
+                pauses = self._refill_pauses()
             except TransportError as error:
                 log.warning("warm pool: %d of %d connections: %s", self.total, self._size, error)
                 self._refill_wanted.set()
             # Also after success: a peer that accepts and closes at once must not turn this into a busy loop.
             await asyncio.sleep(next(pauses))
 
+    def _refill_pauses(self) -> Iterator[float]:
+        return backoff_pauses(self._refill_backoff_s, REFILL_BACKOFF_MAX_S, jitter=NO_JITTER)
+
     async def _maintain(self) -> None:
-        while True:
-            await asyncio.sleep(self._keep_alive_s)
-            self._shrink()
-            if self._keep_alive is not None:
-                await self._keep_idle_alive(self._keep_alive)
+        self._shrink()
+        if self._keep_alive is not None:
+            await self._keep_idle_alive(self._keep_alive)
 
     def _shrink(self) -> None:
         oldest_allowed = time.monotonic() - self._shrink_after_s

@@ -1,4 +1,4 @@
-"""What of the settings the chat in a browser must know; it has no figures of its own."""
+"""The settings that the chat element needs in the browser."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from mangalib.domain import ROUTES
 from mangalib.protocol import PLACEHOLDERS
-from mangalib.settings import Settings
+from mangalib.settings import ChatSettings
 
 
-def figures_for_browser(settings: Settings) -> dict[str, Any]:
-    """The settings by name, with what depends on the intent as a table; ready for JSON."""
+def browser_settings(settings: ChatSettings) -> dict[str, Any]:
+    """The element's ``figures``, ready for JSON: settings by name, and first-token budgets and placeholders by intent."""
     names = (
         "connect_timeout_s",
         "stream_timeout_s",

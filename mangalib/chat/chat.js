@@ -1,11 +1,22 @@
-// MangaAssist's chat: one element, for a page and for a notebook, without dependencies.
+// MangaAssist's chat: one element for the page and the notebook widget, without dependencies or a build step. A widget takes a
+// single file, so all parts are here, in the order in which data flows:
+//
+//   WORDS         the texts, in English and Japanese
+//   Connection    frames from the gateway; reconnects and resumes
+//   Prose         Markdown that grows as text arrives
+//   drawCard      a card: its thumbnail, text and buttons (its look: "Cards" in chat.css)
+//   Answer        a question and its answer on the screen
+//   Stopwatch     when each event was received and painted
+//   drawTimeline  the timeline overlay
+//   Chat          all of these together, drawn once per animation frame
 //
 //   const chat = new Chat(host, { lang: "en", onTimeline: rows => ... });
-//   chat.connect({ url, token, figures });   // again with another token when the first one has expired
+//   chat.connect({ url, token, figures });   // again with a new token after the first has expired
 //
-// In the order data flows: the connection (frames in, resumed when it breaks), an answer on the screen, the stopwatch that
-// says what was painted when, and Chat, which puts them together. `figures` are the product's settings: none lives here.
-// Whatever comes from a customer, a model or the catalogue becomes text nodes; this file never parses HTML.
+// `figures` are the product's settings (browser_settings.py); no figure is defined here.
+// All text from customers, models and the catalogue is inserted as text nodes; this file never parses HTML.
+
+// Texts. English status texts come with the `status` frames (ROUTES in mangalib/domain/intents.py); Japanese ones are here.
 
 const WORDS = {
   en: {
@@ -21,7 +32,7 @@ const WORDS = {
       reconnecting: "Reconnecting", lost: "No connection", expired: "Sign-in expired" },
     intents: { recommendation: "Recommendation", product_search: "Product", order_status: "Order", comparison: "Comparison",
       complaint: "Complaint", faq: "Question", greeting: "Greeting", other: "Other", default: "Question" },
-    sources: { model: "model", semantic_cache: "from the cache", precomputed: "made ahead", trending: "trending" },
+    sources: { model: "model", semantic_cache: "from the cache", precomputed: "precomputed", trending: "trending" },
     statuses: {},
   },
   ja: {
@@ -45,14 +56,14 @@ const WORDS = {
       preparing: "回答を準備しています…" },
   },
 };
-const ENDS = ["done", "error", "lost"];
+const FINAL_EVENTS = ["done", "error", "lost"];
 const JAPANESE = /[\u3040-\u30ff\u4e00-\u9fff]/;
 const languageOf = (text) => (JAPANESE.test(text) ? "ja" : "en");
 
 // The connection
 
 class Connection {
-  // `onFrame(frame)` gets each frame of an answer once, and {type: "lost", request_id, reason} when it can never be whole.
+  // `onFrame(frame)` receives each frame of an answer once, or {type: "lost", request_id, reason} if it cannot be completed.
   constructor({ onFrame, onState }) {
     this.onFrame = onFrame;
     this.onState = onState;
@@ -68,8 +79,8 @@ class Connection {
   }
 
   ask(query) {
-    this.pending.set(query.request_id, { query, sent: false, seq: -1, moves: 0, timer: null });
-    this.watch(query.request_id);
+    this.pending.set(query.request_id, { query, sent: false, seq: -1, redirects: 0, timer: null });
+    this.startTimers(query.request_id);
     if (this.socket?.readyState === WebSocket.OPEN) this.send(query.request_id);
     else if (!this.socket && !this.retry) this.open();
   }
@@ -82,10 +93,10 @@ class Connection {
     if (this.session) address.searchParams.set("session", this.session);
     this.onState(this.attempts ? "reconnecting" : "connecting");
     const socket = (this.socket = new WebSocket(address));
-    const late = setTimeout(() => socket.close(), this.figures.connect_timeout_s * 1000);
+    const connectTimer = setTimeout(() => socket.close(), this.figures.connect_timeout_s * 1000);
     let opened = false;
     socket.onopen = () => {
-      clearTimeout(late);
+      clearTimeout(connectTimer);
       opened = true;
       this.attempts = 0;
       this.onState("open");
@@ -93,7 +104,7 @@ class Connection {
     };
     socket.onmessage = ({ data }) => this.receive(JSON.parse(data));
     socket.onclose = () => {
-      clearTimeout(late);
+      clearTimeout(connectTimer);
       if (this.socket === socket) this.closed(opened);
     };
   }
@@ -106,38 +117,38 @@ class Connection {
   }
 
   receive(frame) {
-    // The gateway's own words for a back end that does not answer; they belong to no question.
+    // The gateway reports a back end that failed without naming the request.
     if (!frame.type) for (const id of [...this.pending.keys()]) this.lose(id, "failed");
     if (frame.type === "session") this.session = frame.session_id;
     const pending = this.pending.get(frame.request_id);
     if (!pending || (frame.seq ?? Infinity) <= pending.seq) return;
-    if (frame.code === "not_found" && pending.seq < 0 && !pending.again) {
-      // The connection broke before the question arrived: the server knows nothing of it.
-      Object.assign(pending, { again: true, sent: false });
+    if (frame.code === "not_found" && pending.seq < 0 && !pending.resent) {
+      // The connection broke before the question reached the server.
+      Object.assign(pending, { resent: true, sent: false });
       this.send(frame.request_id);
       return;
     }
-    if (frame.code === "going_away" && pending.moves < this.figures.reconnect_attempts) {
-      // Another server takes it: what was not begun is asked again there, what was goes on.
-      Object.assign(pending, { moves: pending.moves + 1, again: false });
+    if (frame.code === "going_away" && pending.redirects < this.figures.reconnect_attempts) {
+      // The server is draining: another one answers the question, or resumes the answer.
+      Object.assign(pending, { redirects: pending.redirects + 1, resent: false });
       this.socket.close();
       return;
     }
     pending.seq = frame.seq ?? pending.seq;
-    this.watch(frame.request_id);
+    this.startTimers(frame.request_id);
     if (frame.type === "done" || frame.type === "error") this.forget(frame.request_id);
     this.onFrame(frame);
   }
 
   closed(opened) {
     this.socket = null;
-    if (expired(this.token)) this.giveUp("expired");
+    if (expired(this.token)) this.loseAll("expired");
     else if (!this.pending.size) this.onState(opened ? "asleep" : "lost");
-    else if (this.attempts >= this.figures.reconnect_attempts) this.giveUp("lost");
-    else this.openLater();
+    else if (this.attempts >= this.figures.reconnect_attempts) this.loseAll("lost");
+    else this.reconnect();
   }
 
-  openLater() {
+  reconnect() {
     // Back-off with full jitter (Brooker, 2015).
     const ceiling = Math.min(this.figures.reconnect_backoff_ms * 2 ** this.attempts, this.figures.reconnect_backoff_max_ms);
     this.attempts += 1;
@@ -145,7 +156,7 @@ class Connection {
     this.retry = setTimeout(() => this.open(), Math.random() * ceiling);
   }
 
-  giveUp(reason) {
+  loseAll(reason) {
     this.attempts = 0;
     this.onState(reason);
     for (const id of [...this.pending.keys()]) this.lose(id, reason);
@@ -156,23 +167,23 @@ class Connection {
     this.onFrame({ type: "lost", request_id: id, reason });
   }
 
-  watch(id) {
+  startTimers(id) {
     const pending = this.pending.get(id);
-    const patience_s = this.figures.stream_timeout_s + this.figures.send_timeout_s;
-    this.unwatch(id);
-    pending.timer = setTimeout(() => this.lose(id, "slow"), patience_s * 1000);
-    // After a silence the answer is asked to go on: whoever made it may be gone, and another there.
-    const goOn = () => this.socket?.readyState === WebSocket.OPEN && this.send(id);
-    pending.nudge = setInterval(goOn, this.figures.resume_after_silence_s * 1000);
+    const timeout_s = this.figures.stream_timeout_s + this.figures.send_timeout_s;
+    this.stopTimers(id);
+    pending.timer = setTimeout(() => this.lose(id, "slow"), timeout_s * 1000);
+    // Resume after a silence: the orchestrator that generated the answer may have been replaced by another.
+    const resume = () => this.socket?.readyState === WebSocket.OPEN && this.send(id);
+    pending.resumer = setInterval(resume, this.figures.resume_after_silence_s * 1000);
   }
 
-  unwatch(id) {
+  stopTimers(id) {
     clearTimeout(this.pending.get(id)?.timer);
-    clearInterval(this.pending.get(id)?.nudge);
+    clearInterval(this.pending.get(id)?.resumer);
   }
 
   forget(id) {
-    this.unwatch(id);
+    this.stopTimers(id);
     this.pending.delete(id);
   }
 
@@ -187,37 +198,37 @@ class Connection {
 }
 
 function expired(token) {
-  // A refused connection does not tell the browser why; the token itself does.
+  // The browser is not told why a connection was refused; the token shows whether it has expired.
   try {
     const claims = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
     return claims.exp * 1000 <= Date.now();
   } catch {
-    return true; // what cannot be read is no sign-in
+    return true; // an unreadable token cannot be used
   }
 }
 
-// An answer on the screen
+// Text as it grows
 
-function make(tag, className, text, attributes = {}) {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text) element.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
+function element(tag, className, text, attributes = {}) {
+  const created = document.createElement(tag);
+  if (className) created.className = className;
+  if (text) created.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) created.setAttribute(name, value);
+  return created;
 }
 
 function shopLink(address, shop) {
-  // The address where it leads to the shop, else null; never javascript: or another site.
+  // The address if it leads to the shop, else null: no javascript: URL and no other site.
   try {
-    const [there, home] = [new URL(address), new URL(shop)];
-    const below = there.pathname.startsWith(home.pathname.replace(/\/?$/, "/"));
-    return /^https?:$/.test(there.protocol) && there.origin === home.origin && below ? there.href : null;
+    const [target, base] = [new URL(address), new URL(shop)];
+    const below = target.pathname.startsWith(base.pathname.replace(/\/?$/, "/"));
+    return /^https?:$/.test(target.protocol) && target.origin === base.origin && below ? target.href : null;
   } catch {
     return null;
   }
 }
 
-// Light Markdown as it grows: **bold**, lists, links to the shop. A line that is over is never touched again.
+// Markdown that grows: **bold**, lists, links to the shop. A complete line is never drawn again.
 class Prose {
   constructor(root, shop) {
     Object.assign(this, { root, shop, line: "", block: null, list: null, paragraph: null, settled: false });
@@ -240,48 +251,48 @@ class Prose {
     this.block = null;
   }
 
-  draw(line, over) {
+  draw(line, complete) {
     if (!line.trim()) return;
     const [, mark, number] = (this.settled ? null : /^\s*([-*•]|(\d{1,3})[.)])\s/.exec(line)) ?? [];
-    // Before its second character, a line may still become a list's.
-    if (!over && !this.block && /^\s*([-*•]|\d{1,3}[.)]?)$/.test(line)) return;
+    // Until its second character, a line may still become a list item.
+    if (!complete && !this.block && /^\s*([-*•]|\d{1,3}[.)]?)$/.test(line)) return;
     this.block ??= mark ? this.item(number) : this.paragraphLine();
-    // A very long line is settled piece by piece, so that a frame costs the same at its end as at its beginning.
+    // A very long line is settled in pieces, so that each frame costs the same however long the line is.
     const cut = mark ? line.indexOf(mark) + mark.length + 1 : 0;
-    this.block.replaceChildren(...inline(line.slice(cut), this.shop, over));
-    this.settled = over ? false : this.settled;
-    if (!over && line.length > 600 && !stillOpen(line)) {
+    this.block.replaceChildren(...inline(line.slice(cut), this.shop, complete));
+    this.settled = complete ? false : this.settled;
+    if (!complete && line.length > 600 && !hasOpenMarkup(line)) {
       this.line = "";
       this.settled = true;
-      this.block = this.block.parentNode.appendChild(make("span"));
+      this.block = this.block.parentNode.appendChild(element("span"));
     }
   }
 
   item(number) {
     const tag = number ? "OL" : "UL";
     if (this.list?.tagName !== tag) {
-      this.list = this.root.appendChild(make(tag));
+      this.list = this.root.appendChild(element(tag));
       if (number) this.list.start = Number(number);
     }
     this.paragraph = null;
-    return this.list.appendChild(make("li")).appendChild(make("span"));
+    return this.list.appendChild(element("li")).appendChild(element("span"));
   }
 
   paragraphLine() {
     this.list = null;
-    if (this.paragraph) this.paragraph.append(make("br"));
-    this.paragraph ??= this.root.appendChild(make("p"));
-    return this.paragraph.appendChild(make("span"));
+    if (this.paragraph) this.paragraph.append(element("br"));
+    this.paragraph ??= this.root.appendChild(element("p"));
+    return this.paragraph.appendChild(element("span"));
   }
 }
 
-function stillOpen(line) {
+function hasOpenMarkup(line) {
   return line.split("**").length % 2 === 0 || /\*$|\[[^\]]*(\](\([^)]*)?)?$/.test(line);
 }
 
-function inline(text, shop, over) {
-  // Pieces that are still open at the end of a growing line are drawn as what they will be.
-  const pattern = over
+function inline(text, shop, complete) {
+  // Unclosed markup at the end of a growing line is drawn as if it were closed.
+  const pattern = complete
     ? /\*\*(.+?)\*\*|\[([^\]\n]+)\]\(([^)\s]*)\)/g
     : /\*\*(.+?)(?:\*\*|\*?$)|\*{1,2}$|\[([^\]\n]+)(?:\]\(([^)\s]*)\)|\]?(?:\([^)\s]*)?$)/g;
   const nodes = [];
@@ -291,62 +302,95 @@ function inline(text, shop, over) {
     nodes.push(document.createTextNode(text.slice(from, match.index)));
     from = match.index + all.length;
     const href = address === undefined ? null : shopLink(address, shop);
-    if (bold) nodes.push(make("strong", "", bold));
-    else if (href) nodes.push(make("a", "", label, { href, target: "_blank", rel: "noopener noreferrer" }));
+    if (bold) nodes.push(element("strong", "", bold));
+    else if (href) nodes.push(element("a", "", label, { href, target: "_blank", rel: "noopener noreferrer" }));
     else nodes.push(document.createTextNode(address === undefined ? label ?? "" : all));
   }
   nodes.push(document.createTextNode(text.slice(from)));
   return nodes;
 }
 
-// Thumbnails are drawn from the title; the first time a rough one is shown, and a sharp one a frame later.
+// Cards
+
+// Thumbnails are drawn from the title; a blurred one is shown first, and a sharp one a frame later.
 const drawn = new Set();
 const DRAWN_MAX = 500;
 
 function thumbnail(id, title) {
-  const canvas = make("canvas", drawn.has(id) ? "" : "rough", "", { width: 96, height: 128, "aria-hidden": "true" });
+  const canvas = element("canvas", drawn.has(id) ? "" : "rough", "", { width: 96, height: 128, "aria-hidden": "true" });
   const pen = canvas.getContext("2d");
-  let seed = 7;
-  for (const letter of id + title) seed = (seed * 31 + letter.codePointAt(0)) % 99991;
-  seed = (seed * 137) % 360;
-  pen.fillStyle = `hsl(${seed} 45% 32%)`;
+  let hash = 7;
+  for (const character of id + title) hash = (hash * 31 + character.codePointAt(0)) % 99991;
+  const hue = (hash * 137) % 360;
+  pen.fillStyle = `hsl(${hue} 45% 32%)`;
   pen.fillRect(0, 0, 96, 128);
-  pen.fillStyle = `hsl(${(seed + 40) % 360} 55% 46%)`;
+  pen.fillStyle = `hsl(${(hue + 40) % 360} 55% 46%)`;
   pen.beginPath();
   pen.moveTo(0, 128);
-  pen.lineTo(96, 40 + (seed % 40));
+  pen.lineTo(96, 40 + (hue % 40));
   pen.lineTo(96, 128);
   pen.fill();
   pen.fillStyle = "#fff";
   pen.textAlign = "center";
   pen.font = `bold ${languageOf(title) === "ja" ? 34 : 40}px sans-serif`;
-  const letters = languageOf(title) === "ja" ? [...title].slice(0, 2) : title.split(/\s+/, 2).map((word) => [...word][0] ?? "");
-  pen.fillText(letters.join(""), 48, 76, 88);
+  const initials = languageOf(title) === "ja" ? [...title].slice(0, 2) : title.split(/\s+/, 2).map((word) => [...word][0] ?? "");
+  pen.fillText(initials.join(""), 48, 76, 88);
   requestAnimationFrame(() => requestAnimationFrame(() => canvas.classList.remove("rough")));
   if (drawn.size >= DRAWN_MAX) drawn.clear();
   drawn.add(id);
   return canvas;
 }
 
+// Draws a card into its list item, again when its price arrives; the focused button keeps the focus.
+function drawCard(item, card, { words, shop, onMore }) {
+  const title = words === WORDS.ja ? card.title_ja : card.title;
+  const product = card.kind === "product";
+  item.removeAttribute("aria-hidden");
+  item.className = `card ${card.kind}`;
+  item.dataset.mangaId = card.manga_id;
+  const more = element("button", "more", words.more, { type: "button", "aria-label": `${words.more}: ${title}` });
+  more.onclick = onMore;
+  const actions = element("div", "card-actions");
+  actions.append(buyButton(card, title, words, shop), more);
+  const genres = card.genres.join(", ");
+  const text = element("div", "card-text");
+  text.append(element("strong", "", title, { lang: languageOf(title) }), element("span", "", words.by(card.author)),
+    element("span", "", product ? `${words.volumes(card.volumes)} · ${genres}` : genres), actions);
+  const focused = item.contains(document.activeElement) ? document.activeElement.className : null;
+  item.replaceChildren(item.querySelector("canvas") ?? thumbnail(card.manga_id, title), text);
+  if (focused) item.querySelector(`.${focused}`)?.focus();
+}
+
+function buyButton(card, title, words, shop) {
+  const href = card.kind === "product" && card.stock > 0 ? shopLink(card.url, shop) : null;
+  if (href) {
+    const label = words.buy(card.price_usd.toFixed(2));
+    return element("a", "buy", label, { href, target: "_blank", rel: "noopener noreferrer", "aria-label": `${label}: ${title}` });
+  }
+  return element("button", "buy", card.kind === "product" ? words.soldOut : words.pending, { type: "button", disabled: "" });
+}
+
+// A question and its answer on the screen
+
 class Answer {
   constructor({ question, words, figures, onAsk, onRetry }) {
     Object.assign(this, { question, words, figures, onAsk, onRetry, cards: new Map(), intent: "" });
     this.lang = languageOf(question);
-    this.root = make("article", "exchange");
-    const asked = make("p", "question", question, { lang: this.lang });
-    asked.prepend(make("span", "aside", `${words.you}: `));
-    this.body = make("div", "answer", "", { "aria-busy": "true", "data-phase": "instant" });
-    this.tag = make("span", "tag");
+    this.root = element("article", "exchange");
+    const heading = element("p", "question", question, { lang: this.lang });
+    heading.prepend(element("span", "visually-hidden", `${words.you}: `));
+    this.body = element("div", "answer", "", { "aria-busy": "true", "data-phase": "instant" });
+    this.tag = element("span", "tag");
     this.tag.hidden = true;
-    this.status = make("span", "status", words.thinking);
-    this.head = make("p", "head");
-    this.head.append(make("span", "aside", `${words.assistant}: `), this.tag, make("span", "dots", "", { "aria-hidden": "true" }), this.status);
-    this.strip = make("ul", "cards");
-    this.text = make("div", "prose", "", { lang: this.lang });
+    this.status = element("span", "status", words.thinking);
+    this.head = element("p", "head");
+    this.head.append(element("span", "visually-hidden", `${words.assistant}: `), this.tag, element("span", "dots", "", { "aria-hidden": "true" }), this.status);
+    this.strip = element("ul", "cards");
+    this.text = element("div", "prose", "", { lang: this.lang });
     this.prose = new Prose(this.text, figures.shop_url);
     this.body.append(this.head, this.strip, this.text);
-    this.skeletons(1);
-    this.root.append(asked, this.body);
+    this.setPlaceholders(1);
+    this.root.append(heading, this.body);
   }
 
   set phase(name) {
@@ -358,10 +402,10 @@ class Answer {
     return this.body.dataset.phase;
   }
 
-  skeletons(count) {
-    const there = this.strip.querySelectorAll(".skeleton");
-    for (let at = there.length; at < count; at += 1) this.strip.append(make("li", "card skeleton", "", { "aria-hidden": "true" }));
-    for (let at = count; at < there.length; at += 1) there[at].remove();
+  setPlaceholders(count) {
+    const present = this.strip.querySelectorAll(".skeleton");
+    for (let at = present.length; at < count; at += 1) this.strip.append(element("li", "card skeleton", "", { "aria-hidden": "true" }));
+    for (let at = count; at < present.length; at += 1) present[at].remove();
     this.strip.hidden = !this.strip.children.length;
   }
 
@@ -372,8 +416,8 @@ class Answer {
       this.tag.textContent = this.words.intents[intent] ?? intent;
       this.tag.hidden = false;
       const expected = this.figures.placeholders[intent] ?? 0;
-      this.body.classList.toggle("shelf", expected > 0);
-      if (expected) this.skeletons(Math.max(0, expected - this.cards.size));
+      this.body.classList.toggle("with-cards", expected > 0);
+      if (expected) this.setPlaceholders(Math.max(0, expected - this.cards.size));
     }
     this.status.textContent = this.words.statuses[state === "typing" ? intent : state] ?? message;
   }
@@ -382,7 +426,7 @@ class Answer {
     if (this.phase !== "streaming") {
       this.phase = "streaming";
       this.status.textContent = "";
-      if (!this.body.classList.contains("shelf")) this.skeletons(0);
+      if (!this.body.classList.contains("with-cards")) this.setPlaceholders(0);
     }
     this.prose.append(text);
   }
@@ -390,66 +434,41 @@ class Answer {
   showCard(card) {
     let item = this.cards.get(card.manga_id);
     if (!item) {
-      item = this.strip.querySelector(".skeleton") ?? this.strip.appendChild(make("li"));
+      item = this.strip.querySelector(".skeleton") ?? this.strip.appendChild(element("li"));
       this.strip.hidden = false;
       this.cards.set(card.manga_id, item);
     }
-    const japanese = this.words === WORDS.ja;
-    const title = japanese ? card.title_ja : card.title;
-    item.removeAttribute("aria-hidden");
-    item.className = `card ${card.kind}`;
-    item.dataset.mangaId = card.manga_id;
-    const facts = make("div", "facts");
-    facts.append(make("strong", "", title, { lang: languageOf(title) }), make("span", "", this.words.by(card.author)));
-    const kind = card.kind === "product" ? `${this.words.volumes(card.volumes)} · ${card.genres.join(", ")}` : card.genres.join(", ");
-    facts.append(make("span", "", kind));
-    const more = make("button", "more", this.words.more, { type: "button", "aria-label": `${this.words.more}: ${title}` });
-    more.onclick = () => this.onAsk(WORDS[this.lang].moreAbout(this.lang === "ja" ? card.title_ja : card.title));
-    const acts = make("div", "acts");
-    acts.append(this.buyButton(card, title), more);
-    facts.append(acts);
-    const focused = item.contains(document.activeElement) ? document.activeElement.className : null;
-    item.replaceChildren(item.querySelector("canvas") ?? thumbnail(card.manga_id, title), facts);
-    if (focused) item.querySelector(`.${focused}`)?.focus();
-  }
-
-  buyButton(card, title) {
-    const href = card.kind === "product" && card.stock > 0 ? shopLink(card.url, this.figures.shop_url) : null;
-    if (href) {
-      const label = this.words.buy(card.price_usd.toFixed(2));
-      return make("a", "buy", label, { href, target: "_blank", rel: "noopener noreferrer", "aria-label": `${label}: ${title}` });
-    }
-    const why = card.kind === "product" ? this.words.soldOut : this.words.pending;
-    return make("button", "buy", why, { type: "button", disabled: "" });
+    const ask = () => this.onAsk(WORDS[this.lang].moreAbout(this.lang === "ja" ? card.title_ja : card.title));
+    drawCard(item, card, { words: this.words, shop: this.figures.shop_url, onMore: ask });
   }
 
   finish(metadata) {
     this.prose.finish();
     this.status.textContent = "";
-    this.skeletons(0);
+    this.setPlaceholders(0);
     this.phase = "complete";
     const source = this.words.sources[metadata.source] ?? metadata.source;
-    this.body.append(make("p", "meta", `${metadata.tokens} tokens · ${source} · ${(metadata.total_ms / 1000).toFixed(1)} s`));
+    this.body.append(element("p", "meta", `${metadata.tokens} tokens · ${source} · ${(metadata.total_ms / 1000).toFixed(1)} s`));
   }
 
   fail(message) {
     this.prose.finish();
     this.status.textContent = "";
-    this.skeletons(0);
+    this.setPlaceholders(0);
     this.phase = "failed";
-    const again = make("button", "again", this.words.again, { type: "button" });
+    const again = element("button", "again", this.words.again, { type: "button" });
     again.onclick = () => this.onRetry(this.question);
-    const problem = make("p", "problem", `${message} `);
+    const problem = element("p", "problem", `${message} `);
     problem.append(again);
     this.body.append(problem);
   }
 }
 
-// The stopwatch: what was sent, received and painted, in ms since the question was sent.
+// The stopwatch: when each event was sent, received and painted, in ms since the question was sent
 
 class Stopwatch {
-  constructor(query, onWhole) {
-    Object.assign(this, { query, onWhole, start: performance.now(), asked_at: new Date().toISOString(), rows: [], slowest: null });
+  constructor(query, onComplete) {
+    Object.assign(this, { query, onComplete, start: performance.now(), asked_at: new Date().toISOString(), rows: [], slowest: null });
     this.row("sent", "", this.start, 0).painted_ms = 0;
   }
 
@@ -459,7 +478,7 @@ class Stopwatch {
     return row;
   }
 
-  // The rows that a frame brings; of text, besides the first token, only the one that took longest is kept.
+  // The rows for a frame; of text after the first token, only the one that waited longest to be painted is kept.
   rowsOf(frame, at, tick) {
     switch (frame.type) {
       case "status": return [this.row("status", frame.state, at, tick)];
@@ -474,12 +493,12 @@ class Stopwatch {
     row.animation_frames = at === null ? null : tick - row.tick;
     if (row.event === "text" || row.event === "first_token") {
       this.texts = (this.texts ?? 0) + 1;
-      const late = (one) => (one?.painted_ms == null ? -1 : one.painted_ms - one.received_ms);
-      if (late(row) > late(this.slowest)) this.slowest = { ...row, event: "slowest_text" };
+      const delay_ms = (text) => (text?.painted_ms == null ? -1 : text.painted_ms - text.received_ms);
+      if (delay_ms(row) > delay_ms(this.slowest)) this.slowest = { ...row, event: "slowest_text" };
     }
-    if (ENDS.includes(row.event)) {
+    if (FINAL_EVENTS.includes(row.event)) {
       if (this.slowest) this.rows.push({ ...this.slowest, detail: `of ${this.texts}` });
-      this.onWhole(this);
+      this.onComplete(this);
     }
   }
 
@@ -492,30 +511,30 @@ class Stopwatch {
   }
 }
 
-// The timeline beside the budget: received (hollow) and painted (filled), as an overlay.
+// The timeline overlay: received (hollow) and painted (filled) beside the budget
 
 function drawTimeline(panel, rows, figures, words) {
   const budget = figures.first_token_budget_ms[rows[0].intent] ?? figures.first_token_budget_ms.default;
   const shown = rows.filter((row) => row.event !== "slowest_text" && row.event !== "sent");
   const until = Math.max(budget * 1.1, ...shown.map((row) => row.painted_ms ?? row.received_ms)) * 1.02;
-  const list = make("ol", "marks");
+  const list = element("ol", "marks");
   for (const row of shown) {
-    const item = make("li");
-    const track = make("span", "track", "", { "aria-hidden": "true" });
+    const item = element("li");
+    const track = element("span", "track", "", { "aria-hidden": "true" });
     for (const [kind, ms] of [["budget", budget], ["received", row.received_ms], ["painted", row.painted_ms]]) {
       if (ms === null) continue;
-      const mark = track.appendChild(make("i", kind));
+      const mark = track.appendChild(element("i", kind));
       mark.style.setProperty("left", `${(100 * ms) / until}%`);
     }
     const at = row.painted_ms === null ? `(${row.received_ms.toFixed(0)})` : row.painted_ms.toFixed(0);
     const over = row.event === "first_token" && (row.painted_ms ?? row.received_ms) > budget;
-    item.append(make("span", "", `${row.event} ${row.detail}`), track, make("span", over ? "over" : "", `${at} ms`));
+    item.append(element("span", "", `${row.event} ${row.detail}`), track, element("span", over ? "over" : "", `${at} ms`));
     list.append(item);
   }
-  panel.replaceChildren(make("p", "", `${words.timeline}: ○ received ● painted ┆ ${words.budget(budget)}`), list);
+  panel.replaceChildren(element("p", "", `${words.timeline}: ○ received ● painted ┆ ${words.budget(budget)}`), list);
 }
 
-// Putting it together
+// The whole chat
 
 export class Chat {
   constructor(host, { lang = "auto", heading = "", onTimeline = () => {} } = {}) {
@@ -524,14 +543,14 @@ export class Chat {
     this.onTimeline = onTimeline;
     this.timeline = [];
     this.running = new Map();
-    this.arrived = []; // frames that wait for the next beat
-    this.begun = []; // questions that do
+    this.received = []; // frames that wait to be drawn
+    this.asked = []; // questions that wait to be drawn
     this.awaitingPaint = [];
     this.figures = null;
     this.ticks = 0;
-    this.beating = false;
+    this.drawing = false;
     this.connection = new Connection({ onFrame: (frame) => this.receive(frame), onState: (name) => this.showState(name) });
-    // A message to oneself, sent while a frame is drawn, arrives when that frame has been painted.
+    // A message sent to oneself while a frame is drawn arrives after that frame has been painted.
     this.paint = new MessageChannel();
     this.paint.port1.onmessage = () => this.painted();
     this.build(language, heading);
@@ -550,26 +569,26 @@ export class Chat {
     const question = text.replace(/[\u0000-\u0008\u000b-\u001f\u007f]/g, "").trim();
     if (!question || !this.figures) return;
     const query = { text: question, request_id: uuid() };
-    const watch = new Stopwatch(query, () => this.whole(watch));
+    const watch = new Stopwatch(query, () => this.completed(watch));
     const ask = (next) => this.ask(next);
     const answer = new Answer({ question, words: this.words, figures: this.figures, onAsk: ask, onRetry: ask });
     this.running.set(query.request_id, { answer, watch });
     this.log.append(answer.root);
     while (this.log.children.length > this.figures.exchanges_max) this.log.firstChild.remove();
     this.log.scrollTop = this.log.scrollHeight;
-    this.say(this.words.thinking);
-    this.begun.push([watch, watch.row("instant", "", watch.start, this.ticks)]);
+    this.announce(this.words.thinking);
+    this.asked.push([watch, watch.row("instant", "", watch.start, this.ticks)]);
     this.connection.ask(query);
-    this.beat();
+    this.scheduleDraw();
   }
 
   clear() {
     this.connection.close();
     this.running.clear();
-    this.arrived.length = 0;
+    this.received.length = 0;
     this.log.replaceChildren();
     this.panel.replaceChildren();
-    this.say("");
+    this.announce("");
     if (this.figures) this.connection.open();
   }
 
@@ -582,22 +601,22 @@ export class Chat {
 
   build(language, heading) {
     const words = this.words;
-    this.root = make("section", "manga-chat", "", { lang: language, "aria-label": heading || words.chat });
-    this.root.dataset.lmSuppressShortcuts = "true"; // a notebook has keys of its own
-    this.state = make("span", "state", words.states.waiting, { "data-state": "waiting" });
-    this.toggle = make("button", "toggle", words.timeline, { type: "button", "aria-pressed": "false" });
-    this.fresh = make("button", "clear", words.clear, { type: "button" });
-    const bar = make("header", "bar");
-    bar.append(make("strong", "", heading || "MangaAssist"), this.state, this.toggle, this.fresh);
-    this.log = make("div", "log", "", { role: "log", "aria-live": "off", "aria-label": words.conversation, tabindex: "0" });
-    this.panel = make("aside", "timeline", "", { "aria-label": words.timeline });
+    this.root = element("section", "manga-chat", "", { lang: language, "aria-label": heading || words.chat });
+    this.root.dataset.lmSuppressShortcuts = "true"; // keep JupyterLab from handling keys typed here
+    this.state = element("span", "state", words.states.waiting, { "data-state": "waiting" });
+    this.toggle = element("button", "toggle", words.timeline, { type: "button", "aria-pressed": "false" });
+    this.clearButton = element("button", "clear", words.clear, { type: "button" });
+    const bar = element("header", "bar");
+    bar.append(element("strong", "", heading || "MangaAssist"), this.state, this.toggle, this.clearButton);
+    this.log = element("div", "log", "", { role: "log", "aria-live": "off", "aria-label": words.conversation, tabindex: "0" });
+    this.panel = element("aside", "timeline", "", { "aria-label": words.timeline });
     this.panel.hidden = true;
-    this.form = make("form", "composer");
-    this.input = make("textarea", "", "", { rows: "1", placeholder: words.hint, "aria-label": words.question });
-    this.send = make("button", "send", words.send, { type: "submit" });
+    this.form = element("form", "composer");
+    this.input = element("textarea", "", "", { rows: "1", placeholder: words.hint, "aria-label": words.question });
+    this.send = element("button", "send", words.send, { type: "submit" });
     this.input.disabled = this.send.disabled = true;
     this.form.append(this.input, this.send);
-    this.announcer = make("div", "aside announcer", "", { role: "status", "aria-live": "polite" });
+    this.announcer = element("div", "visually-hidden announcer", "", { role: "status", "aria-live": "polite" });
     this.root.append(bar, this.log, this.panel, this.form, this.announcer);
   }
 
@@ -609,7 +628,7 @@ export class Chat {
       this.input.focus();
     };
     this.input.onkeydown = (event) => {
-      // Enter also confirms what an input method for Japanese proposes; that is not sending.
+      // Enter also confirms a composition of a Japanese input method, which must not send.
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
       this.form.requestSubmit();
@@ -618,48 +637,48 @@ export class Chat {
       this.panel.hidden = !this.panel.hidden;
       this.toggle.setAttribute("aria-pressed", String(!this.panel.hidden));
     };
-    this.fresh.onclick = () => {
+    this.clearButton.onclick = () => {
       this.clear();
       this.input.focus();
     };
   }
 
-  // What is happening, for who hears it.
-  say(text) {
+  // For screen readers.
+  announce(text) {
     this.announcer.textContent = text;
   }
 
   showState(name) {
     this.state.textContent = this.words.states[name];
     this.state.dataset.state = name;
-    if (name === "lost" || name === "expired") this.say(this.words[name]);
+    if (name === "lost" || name === "expired") this.announce(this.words[name]);
   }
 
   receive(frame) {
-    this.arrived.push({ frame, at: performance.now(), tick: this.ticks });
-    this.beat();
+    this.received.push({ frame, at: performance.now(), tick: this.ticks });
+    this.scheduleDraw();
   }
 
-  // One beat an animation frame while answers run: everything that came is drawn, then it is painted.
-  beat() {
-    if (this.beating) return;
-    this.beating = true;
+  // Once per animation frame while answers run, draw everything received since the last one.
+  scheduleDraw() {
+    if (this.drawing) return;
+    this.drawing = true;
     const next = () => {
-      this.beating = false;
+      this.drawing = false;
       this.ticks += 1;
       this.draw();
-      if (this.running.size) this.beat();
+      if (this.running.size) this.scheduleDraw();
     };
-    // A hidden page has no animation frames; what comes is drawn all the same.
+    // A hidden page has no animation frames, but is drawn all the same.
     if (document.hidden) setTimeout(next, 200);
     else requestAnimationFrame(next);
   }
 
   draw() {
-    const rows = this.begun.splice(0);
-    const took = this.arrived.splice(0);
-    const pinned = took.length && this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 60;
-    for (const { frame, at, tick } of took) {
+    const rows = this.asked.splice(0);
+    const frames = this.received.splice(0);
+    const pinned = frames.length && this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 60;
+    for (const { frame, at, tick } of frames) {
       const { answer, watch } = this.running.get(frame.request_id) ?? {};
       if (!answer) continue;
       for (const row of watch.rowsOf(frame, at, tick)) rows.push([watch, row]);
@@ -667,13 +686,13 @@ export class Chat {
     }
     if (pinned) this.log.scrollTop = this.log.scrollHeight;
     if (!rows.length) return;
-    this.awaitingPaint.push({ rows: rows.filter(staysOnScreen), seen: !document.hidden, tick: this.ticks });
+    this.awaitingPaint.push({ rows: rows.filter(staysOnScreen), visible: !document.hidden, tick: this.ticks });
     this.paint.port2.postMessage(null);
   }
 
   painted() {
-    const { rows, seen, tick } = this.awaitingPaint.shift();
-    const now = seen ? performance.now() : null;
+    const { rows, visible, tick } = this.awaitingPaint.shift();
+    const now = visible ? performance.now() : null;
     for (const [watch, row] of rows) watch.painted(row, now, tick);
   }
 
@@ -681,7 +700,7 @@ export class Chat {
     switch (frame.type) {
       case "status":
         answer.showStatus(frame);
-        this.say(answer.status.textContent);
+        this.announce(answer.status.textContent);
         break;
       case "chunk": answer.showText(frame.text); break;
       case "card": answer.showCard(frame.card); break;
@@ -692,12 +711,12 @@ export class Chat {
       case "error": answer.fail(frame.message); break;
       case "lost": answer.fail(this.words[frame.reason]); break;
     }
-    if (!ENDS.includes(frame.type)) return;
+    if (!FINAL_EVENTS.includes(frame.type)) return;
     this.running.delete(frame.request_id);
-    this.say(answer.body.querySelector(".problem")?.textContent ?? answer.text.textContent);
+    this.announce(answer.body.querySelector(".problem")?.textContent ?? answer.text.textContent);
   }
 
-  whole(watch) {
+  completed(watch) {
     const rows = watch.table(watch.about);
     this.timeline.push(...rows);
     this.timeline.splice(0, this.timeline.length - this.figures.timeline_rows_max);
@@ -706,18 +725,18 @@ export class Chat {
   }
 }
 
-// A status that the next frame of its answer has replaced already is never painted.
+// A status that a later frame in the same drawing replaces is never painted.
 function staysOnScreen([watch, row], at, rows) {
-  const replacing = ["status", "first_token", ...ENDS];
+  const replacing = ["status", "first_token", ...FINAL_EVENTS];
   return row.event !== "status" || !rows.slice(at + 1).some(([other, later]) => other === watch && replacing.includes(later.event));
 }
 
 function uuid() {
-  // crypto.randomUUID exists on secure origins only; a notebook may be reached by plain http.
+  // crypto.randomUUID exists on secure origins only, and a notebook may be served over plain HTTP.
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// In a notebook: the address and the token come as a message, never as state that a saved notebook would keep.
+// The notebook widget: URL and token arrive as a message, never as state, which a saved notebook would contain.
 export default {
   render({ model, el }) {
     const chat = new Chat(el, {

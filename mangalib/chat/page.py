@@ -1,4 +1,4 @@
-"""The chat for people without Jupyter: the same element as in a notebook, served beside the gateway on loopback."""
+"""The chat as a page: the same element as in a notebook, served on loopback beside the local gateway."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from mangalib.chat.browser_settings import figures_for_browser
+from mangalib.chat.browser_settings import browser_settings
 from mangalib.domain import Catalogue
-from mangalib.settings import Settings
+from mangalib.settings import ChatSettings
 
 _HERE = Path(__file__).parent
 _FILES = {
@@ -24,19 +24,28 @@ SHOP_PATH = "/shop"
 
 
 class Page:
-    """Static files, who one is, and where the shop would be. Only for browsers on this machine, and for no other site."""
+    """Serves the page's files, ``/connect.json`` (gateway URL, token, settings) and a placeholder for the shop.
+
+    Only browsers on this machine are served, and the token is given to this page only.
+    """
 
     def __init__(
-        self, settings: Settings, page_url: str, websocket_url: str, *, issue_token: Callable[[], str]
+        self,
+        settings: ChatSettings,
+        catalogue: Catalogue,
+        page_url: str,
+        websocket_url: str,
+        *,
+        issue_token: Callable[[], str],
     ) -> None:
         self._issue_token = issue_token
         self._host = urlsplit(page_url).netloc
         self._websocket_url = websocket_url
-        self._catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
-        self._figures = figures_for_browser(settings)
+        self._catalogue = catalogue
+        self._figures = browser_settings(settings)
         socket = urlsplit(websocket_url)
         self._headers = {
-            # Nothing but these files can run, and nothing can be fetched from or sent to anywhere else.
+            # Only these files may run, and only the page's host and the gateway may be contacted.
             "Content-Security-Policy": (
                 "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
                 f"connect-src 'self' {socket.scheme}://{socket.netloc}; "
@@ -47,13 +56,13 @@ class Page:
             "Cache-Control": "no-store",
         }
 
-    def answer(self, request: web.BaseRequest, path: str) -> web.Response | None:
-        """What is at ``path``; ``None`` where that is nothing of the page's."""
+    def respond(self, request: web.BaseRequest, path: str) -> web.Response | None:
+        """The response for ``path``, or ``None`` when the path does not belong to the page."""
         if request.method != "GET" or not (
             path in _FILES or path == "/connect.json" or path.startswith(f"{SHOP_PATH}/")
         ):
             return None
-        # A name that resolves to this machine must not make another site's script one of ours.
+        # Against DNS rebinding: another site's name that resolves to this machine must not reach the page.
         if request.headers.get("Host") != self._host:
             return web.Response(status=403, text=f"This page is at http://{self._host}/\n")
         if path == "/connect.json":

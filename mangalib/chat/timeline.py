@@ -1,4 +1,4 @@
-"""What was sent, received and painted, as tables: the browser's own, or the Python client's, which paints nothing."""
+"""Timelines of what was sent, received and painted: measured by the browser, or by the Python client, which paints nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from mangalib.client import Client, Reply
 from mangalib.domain import ROUTES, Intent
 from mangalib.protocol import Card, Chunk, Done, Error, Status
-from mangalib.settings import Settings
+from mangalib.settings import BudgetSettings
 
 COLUMNS = (
     "request_id",
@@ -28,13 +28,13 @@ PAINTED, RECEIVED = "painted", "received"
 
 
 def timeline_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Rows with the fields of ``COLUMNS`` as a table with their types."""
+    """A table with the columns and types of a timeline, from rows with the fields of ``COLUMNS``."""
     table = pd.DataFrame(list(rows), columns=list(COLUMNS))
     return table.astype({"received_ms": float, "painted_ms": float, "animation_frames": "Int64"})
 
 
 def received_timeline(reply: Reply, asked_at: datetime) -> pd.DataFrame:
-    """An answer as the Python client got it, in the columns of the browser's timeline; ``painted_ms`` is missing throughout."""
+    """The timeline of an answer that the Python client received; ``painted_ms`` is missing throughout."""
     metadata = reply.metadata
     about = {
         "request_id": reply.request_id,
@@ -61,7 +61,7 @@ def received_timeline(reply: Reply, asked_at: datetime) -> pd.DataFrame:
 
 
 async def received_conversation(client: Client, questions: Sequence[str]) -> pd.DataFrame:
-    """Ask one question after the other in one conversation; all of :func:`received_timeline`."""
+    """Ask the questions one after another in one conversation; the concatenated :func:`received_timeline` of each."""
     tables = []
     async with client:
         for question in questions:
@@ -71,28 +71,28 @@ async def received_conversation(client: Client, questions: Sequence[str]) -> pd.
 
 
 def measured_as(timelines: Sequence[pd.DataFrame]) -> str:
-    """``painted`` where every one of the tables comes from a screen, else ``received``."""
+    """``"painted"`` if a browser measured every timeline, else ``"received"``."""
     return PAINTED if all(bool(table["painted_ms"].notna().any()) for table in timelines) else RECEIVED
 
 
-def milestones(timelines: dict[str, pd.DataFrame], settings: Settings) -> pd.DataFrame:
-    """One row a question and milestone: ``chat, question`` (1, 2, ... in each chat), ``intent, milestone, at_ms, budget_ms``.
+def milestones(timelines: dict[str, pd.DataFrame], settings: BudgetSettings) -> pd.DataFrame:
+    """One row per question and milestone: ``chat, question`` (1, 2, ... in each chat), ``intent, milestone, at_ms, budget_ms``.
 
-    Milestones are the first sign of any kind, the first card, the first token, the last price and the end, as far as an
-    answer has them; times are painted ones where all timelines have been measured on a screen.
+    Milestones are the first visible change, the first card, the first token, the last price and the end, where an answer
+    has them. Times are those of painting if all timelines have them, else those of receipt.
     """
     column = f"{measured_as(list(timelines.values()))}_ms"
     rows = []
     for chat, table in timelines.items():
         for question, (_, answer) in enumerate(table.groupby("request_id", sort=False), start=1):
             intent = Intent(answer["intent"].iloc[0] or Intent.DEFAULT)
-            for milestone, at_ms in _moments(answer, column).items():
+            for milestone, at_ms in _milestone_times(answer, column).items():
                 budget_ms = _budget_ms(milestone, intent, settings)
                 rows.append((chat, question, intent.value, milestone, at_ms, budget_ms))
     return pd.DataFrame(rows, columns=["chat", "question", "intent", "milestone", "at_ms", "budget_ms"])
 
 
-def _moments(answer: pd.DataFrame, column: str) -> dict[str, float]:
+def _milestone_times(answer: pd.DataFrame, column: str) -> dict[str, float]:
     shown = answer[(answer["event"] != "sent") & answer[column].notna()]
     products = shown[shown["detail"].str.startswith("product")]
     found = {
@@ -105,7 +105,7 @@ def _moments(answer: pd.DataFrame, column: str) -> dict[str, float]:
     return {milestone: float(at_ms) for milestone, at_ms in found.items() if pd.notna(at_ms)}
 
 
-def _budget_ms(milestone: str, intent: Intent, settings: Settings) -> float:
+def _budget_ms(milestone: str, intent: Intent, settings: BudgetSettings) -> float:
     return {
         "first sign": settings.instant_until_ms,
         "first card": settings.description_title_ms,

@@ -1,4 +1,4 @@
-"""The chat as a notebook's widget: the same element that the page shows, measuring itself at the moment of painting."""
+"""The chat as a notebook widget around the element in ``chat.js``."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import anywidget
 import pandas as pd
 import traitlets
 
-from mangalib.chat.browser_settings import figures_for_browser
+from mangalib.chat.browser_settings import browser_settings
 from mangalib.chat.timeline import timeline_table
 from mangalib.errors import SettingsError
-from mangalib.settings import Settings, load_settings
+from mangalib.settings import ChatSettings, load_settings
 
 _HERE = Path(__file__).parent
 
 
 class Chat(anywidget.AnyWidget):
-    """A conversation in a cell's output; the browser talks to ``url`` itself, with ``token``.
+    """A conversation in a cell's output; the browser connects to ``url`` with ``token``.
 
-    Raises ``SettingsError`` for a ``url`` that is no WebSocket's, and for an empty token.
+    Raises ``SettingsError`` for a ``url`` that is not a WebSocket URL, and for an empty token.
 
-    The token travels in a message and is never part of the widget's state, which a saved notebook keeps. After
-    ``chat.token = ...`` the chat goes on with the new one.
+    The token is sent as a message and is never part of the widget's state, which a saved notebook contains. Setting
+    ``chat.token`` makes the chat use a new one.
 
     >>> chat = Chat("ws://127.0.0.1:8765/prod", "a token")
     >>> chat.timeline.empty
@@ -37,7 +37,7 @@ class Chat(anywidget.AnyWidget):
     heading = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
-        self, url: str, token: str, *, heading: str = "", lang: str = "auto", settings: Settings | None = None
+        self, url: str, token: str, *, heading: str = "", lang: str = "auto", settings: ChatSettings | None = None
     ) -> None:
         if urlsplit(url).scheme not in {"ws", "wss"}:
             raise SettingsError(f"url={url!r}; expected ws://... or wss://...")
@@ -46,13 +46,13 @@ class Chat(anywidget.AnyWidget):
         super().__init__(heading=heading, lang=lang)
         self._url = url
         self._token = token
-        self._figures = figures_for_browser(settings or load_settings())
+        self._figures = browser_settings(settings or load_settings())
         self._rows: list[dict[str, Any]] = []
         self.on_msg(self._received)
 
     @property
     def token(self) -> str:
-        """The JWT that the browser connects with."""
+        """The JWT with which the browser connects."""
         return self._token
 
     @token.setter
@@ -62,13 +62,13 @@ class Chat(anywidget.AnyWidget):
 
     @property
     def timeline(self) -> pd.DataFrame:
-        """What the browser has measured so far, a row an event, in ms since the question was sent.
+        """The browser's measurements so far, one row per event, in ms since the question was sent.
 
-        ``event`` is ``sent``, ``instant`` (the typing indicator), ``status``, ``first_token``, ``card``, ``slowest_text`` (of
-        all text, what waited longest to be painted) and ``done``, ``error`` or ``lost``; ``detail`` says which.
-        ``received_ms`` is when its frame came, ``painted_ms`` when the browser had painted it, ``animation_frames`` how many of
-        the browser's frames that took. Both are missing while the page is hidden, and for a status that the next frame
-        replaced before it could be painted.
+        ``event`` is ``sent``, ``instant`` (the typing indicator), ``status``, ``first_token``, ``card``, ``slowest_text`` (the
+        text that waited longest to be painted) and ``done``, ``error`` or ``lost``; ``detail`` specifies it.
+        ``received_ms`` is when the frame arrived, ``painted_ms`` when the browser had painted it, and ``animation_frames``
+        the number of browser frames in between. The last two are missing while the page is hidden, and for a status that
+        was replaced before it could be painted.
         """
         return timeline_table(self._rows)
 

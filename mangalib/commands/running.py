@@ -1,4 +1,4 @@
-"""What commands share: the service they talk to, and a clean end."""
+"""What commands share: the service they use, and SIGTERM handled like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mangalib.settings import load_settings
 
 @contextmanager
 def running_service(*, quiet: bool) -> Iterator[tuple[str, str]]:
-    """Address and token of the service that the settings name, else of a local stack for the length of the block."""
+    """Yield URL and token of the service named by the settings, else of a local stack that runs for the block."""
     settings = load_settings()
     with sigterm_as_interrupt():
         if settings.websocket_url is not None:
@@ -28,7 +28,7 @@ def running_service(*, quiet: bool) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """End on SIGTERM as on Ctrl-C: through the same clean-up."""
+    """Raise ``KeyboardInterrupt`` on SIGTERM too, so that both take the same clean-up path."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

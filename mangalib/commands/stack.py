@@ -1,4 +1,4 @@
-"""``mangalib up`` and ``mangalib chat``: the local stack, for as long as somebody wants it."""
+"""``mangalib up`` and ``mangalib chat``: the local stack until it is interrupted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 SUPERVISE_EVERY_S = 0.5
 
 _ready_file = click.option(
-    "--ready-file", type=click.Path(path_type=Path), help="Write the addresses there, as JSON, when all answer."
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    help="Write the addresses to this file as JSON once all services are ready.",
 )
 
 
@@ -28,35 +30,37 @@ _ready_file = click.option(
 @_ready_file
 def up(ready_file: Path | None) -> None:
     """Start the local stack, print its addresses, and run until Ctrl-C or SIGTERM."""
-    _run(ready_file, lambda stack: click.echo(json.dumps(stack.addresses, indent=2)))
+    _run_stack(ready_file, lambda stack: click.echo(json.dumps(stack.addresses, indent=2)))
 
 
 @click.command()
 @_ready_file
 def chat(ready_file: Path | None) -> None:
-    """Start the local stack and print where its chat is, for a browser; runs until Ctrl-C or SIGTERM."""
-    _run(
+    """Start the local stack, print the address of its chat page, and run until Ctrl-C or SIGTERM."""
+    _run_stack(
         ready_file,
         lambda stack: click.echo(
-            f"The chat is at {stack.addresses['page_url']} for this machine's browsers. Ctrl-C ends it."
+            f"The chat is at {stack.addresses['page_url']} for browsers on this machine. Ctrl-C stops it."
         ),
     )
 
 
-def _run(ready_file: Path | None, say: Callable[[Stack], None]) -> None:
+def _run_stack(ready_file: Path | None, report: Callable[[Stack], None]) -> None:
     from mangalib.local import running_stack
 
     with sigterm_as_interrupt(), suppress(KeyboardInterrupt), running_stack() as stack:
         if ready_file is not None:
             write_atomically(ready_file, json.dumps(stack.addresses, indent=2) + "\n")
-        say(stack)
+        report(stack)
         try:
             while True:
                 time.sleep(SUPERVISE_EVERY_S)
-                dead = [name for name, process in stack.processes.items() if process.poll() is not None]
-                if dead:
-                    last = stack.log_of(dead[0]).strip().splitlines()[-1:]
-                    raise click.ClickException(f"{dead[0]} ended by itself: {''.join(last)}")
+                exited = [name for name, process in stack.processes.items() if process.poll() is not None]
+                if exited:
+                    last = stack.log_of(exited[0]).strip().splitlines()[-1:]
+                    raise click.ClickException(
+                        f"{exited[0]} exited unexpectedly: {''.join(last) or 'its log is empty'}"
+                    )
         finally:
             if ready_file is not None:
                 ready_file.unlink(missing_ok=True)

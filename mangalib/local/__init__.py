@@ -1,6 +1,7 @@
-"""Stand-ins for the cloud, one file a service, and the stack that starts them together.
+"""Local stand-ins for cloud services, one file per service, and the stack that starts them together.
 
-The product never imports this package: it reaches these services over sockets, as it reaches the cloud."""
+The product never imports this package: it reaches the stand-ins over sockets, as it reaches the cloud.
+"""
 
 import lazy_loader
 

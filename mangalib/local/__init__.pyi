@@ -1,3 +1,2 @@
-from .flood import flooding as flooding
 from .stack import Stack as Stack
 from .stack import running_stack as running_stack

@@ -1,4 +1,4 @@
-"""What the local "model" says: sentences from the catalogue that fit the question, the same ones for the same request."""
+"""The text of the local model's answers: sentences about the catalogue, the same for the same request and seed."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ _GREETINGS_JA = (
 
 
 def tokens_of(text: str) -> list[str]:
-    """``text`` cut into the pieces that are counted and sent; joined, they are the text."""
+    """``text`` cut into tokens as the stand-in counts and sends them; joined, they are ``text``."""
     return _TOKEN.findall(text)
 
 
 class AnswerWriter:
-    """Writes whole answers; a request whose last turn is the assistant's is answered by what follows that text.
+    """Writes answers; a request whose last turn is the assistant's is continued from that text.
 
-    A text that is ``ordered`` is the answer to everything, for as long as it is.
+    While ``fixed_answer`` is set, it is the answer to every request.
     """
 
     def __init__(self, catalogue: Catalogue, seed: int) -> None:
         self._catalogue = catalogue
         self._seed = seed
         self._by_title = {item.title: item for item in catalogue.items}
-        self.ordered: str | None = None
+        self.fixed_answer: str | None = None
 
     def write(self, model_id: str, request: ClaudeRequest) -> str:
-        """The answer's text, without what the assistant has already said."""
-        turns, said = list(request.messages), ""
+        """The answer's text, without the assistant's turn that it continues."""
+        turns, prefix = list(request.messages), ""
         if turns[-1].role == "assistant":
-            said = turns.pop().content
+            prefix = turns.pop().content
         question = turns[-1].content
         fingerprint = repr((self._seed, model_id, request.system, [(turn.role, turn.content) for turn in turns]))
         rng = random.Random(hashlib.sha256(fingerprint.encode()).digest())
-        text = self.ordered or self._compose(question, request.system, rng)
-        return text.removeprefix(said)
+        text = self.fixed_answer or self._compose(question, request.system, rng)
+        return text.removeprefix(prefix)
 
     def _compose(self, question: str, system: str, rng: random.Random) -> str:
         asked = self._catalogue.mentioned(question)
-        given = [self._by_title[t] for t in _PROMPT_TITLE.findall(system) if t in self._by_title]
-        others = [item for item in given if item not in asked] or rng.sample(self._catalogue.items, 3)
+        retrieved = [self._by_title[t] for t in _PROMPT_TITLE.findall(system) if t in self._by_title]
+        others = [item for item in retrieved if item not in asked] or rng.sample(self._catalogue.items, 3)
         japanese = bool(_JAPANESE.search(question))
         orders = _PROMPT_ORDER.findall(system)
-        if orders and not asked and not given:
+        if orders and not asked and not retrieved:
             return _about_orders(orders, japanese)
         if asked and len(asked) > 1:
             return _compare(asked[0], asked[1], japanese)
         if asked:
             return _describe(asked[0], others, japanese, rng)
-        if given:
+        if retrieved:
             return _recommend(others[:3], japanese)
         if len(question) < 40:
             return rng.choice(_GREETINGS_JA if japanese else _GREETINGS_EN)

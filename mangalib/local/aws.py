@@ -1,4 +1,4 @@
-"""DynamoDB, CloudWatch, SNS, EventBridge and S3: moto's server."""
+"""DynamoDB, CloudWatch, SNS, EventBridge and S3, by moto's server."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import asyncio
 from moto.server import ThreadedMotoServer
 
 from mangalib.local.service import Announce
-from mangalib.settings import Settings
+from mangalib.settings import LocalSettings
 
 
-async def serve(settings: Settings, announce: Announce) -> None:
+async def serve(settings: LocalSettings, announce: Announce) -> None:
     """Run until cancelled."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()

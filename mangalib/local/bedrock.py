@@ -1,7 +1,7 @@
-"""Bedrock runtime's stand-in: HTTP/1.1 over TLS, signatures checked, Claude 3's stream in event-stream frames.
+"""A stand-in for the Bedrock runtime: HTTP/1.1 over TLS, SigV4 verified, Claude 3's stream as event-stream messages.
 
-Its timing is a model of latency (see ``latency.py``). Each event of the model carries the moment it left, so that what the
-product adds can be told from what the model takes.
+Its timing comes from the latency model (``latency.py``). Each event of a model carries the time when it was sent, so that
+the product's share of a latency can be separated from the model's.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from mangalib.aws import encode_message
 from mangalib.domain import Catalogue
 from mangalib.local import sigv4
 from mangalib.local.answers import AnswerWriter, tokens_of
-from mangalib.local.claude import LocalRequest, RefusalError, events_of, parse_request
-from mangalib.local.faults import KINDS, Fault, FaultBook
+from mangalib.local.claude import LocalRequest, ServiceError, answer_events, parse_request
+from mangalib.local.faults import KINDS, Fault, FaultInjector
 from mangalib.local.latency import LatencyModel, LatencyProfile
 from mangalib.local.service import Announce
 from mangalib.local.tls import certificate_paths
-from mangalib.settings import Settings
+from mangalib.settings import LocalBedrockSettings
 
 _PATH = re.compile(r"/model/(?P<model>[^/]+)/(?P<operation>invoke|invoke-with-response-stream)")
 _EVENT_HEADERS = {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}
 _TRANSCRIPTS = 512
-_LETTERS = string.ascii_letters + string.digits
+_PADDING = string.ascii_letters + string.digits
 
 
 class Stats(msgspec.Struct):
-    """What ``GET /_local/stats`` tells; ``connections``, ``open_streams`` and ``held`` (by a fault) are of now, the rest
-    since the start."""
+    """The response of ``GET /_local/stats``: ``connections``, ``open_streams`` and ``held`` (by a fault) are current values,
+    the rest are totals since the start."""
 
     tls_handshakes: int = 0
     connections: int = 0
@@ -57,8 +57,8 @@ class Stats(msgspec.Struct):
 
 
 class _CountingServer(web.Server):
-    """Counts connections when they stand: with TLS, that is after the handshake. Those of the admin interface do not
-    count: looking at the numbers must not change them."""
+    """Counts connections after their TLS handshake, except those of the admin interface: reading the counts must not change
+    them."""
 
     def __init__(self, handler: Any, stats: Stats, **options: Any) -> None:
         super().__init__(handler, **options)
@@ -77,8 +77,8 @@ class _CountingServer(web.Server):
             self._stats.connections -= 1
         super().connection_lost(handler, exc)
 
-    def belongs_to_admin(self, handler: Any) -> None:
-        """A request for the admin interface came over this connection."""
+    def mark_as_admin(self, handler: Any) -> None:
+        """Stop counting this connection: a request for the admin interface came over it."""
         if handler not in self._admins:
             self._admins.add(handler)
             self._stats.tls_handshakes -= 1
@@ -86,31 +86,31 @@ class _CountingServer(web.Server):
 
 
 class BedrockStandIn:
-    """The service. Deterministic for a seed in what it says; not in when."""
+    """The service. Its texts are deterministic for a seed, its timing is not."""
 
-    def __init__(self, settings: Settings, access_key: str, secret_key: str) -> None:
+    def __init__(self, settings: LocalBedrockSettings, access_key: str, secret_key: str) -> None:
         rng = random.Random(settings.local_seed)
         self._settings = settings
         self._keys = {"access_key": access_key, "secret_key": secret_key}
         self._writer = AnswerWriter(Catalogue.load(settings.data_dir / "catalogue.csv"), settings.local_seed)
         self._latency = LatencyModel(LatencyProfile.from_settings(settings), rng)
-        self._faults = FaultBook(KINDS, rng)
+        self._faults = FaultInjector(KINDS, rng)
         self._rng = rng
         self._transcripts: deque[dict[str, Any]] = deque(maxlen=_TRANSCRIPTS)
         self.stats = Stats()
         self.server: _CountingServer | None = None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Every request of the service, and of its admin interface."""
+        """Handle a request of the service or of its admin interface."""
         path, _, query = request.raw_path.partition("?")
         if path.startswith("/_local/"):
             if self.server is not None:
-                self.server.belongs_to_admin(request.protocol)
+                self.server.mark_as_admin(request.protocol)
             return await self._admin(request, path)
         try:
             match = _PATH.fullmatch(path)
             if match is None or request.method != "POST":
-                raise RefusalError(404, "UnknownOperationException", "no such operation")
+                raise ServiceError(404, "UnknownOperationException", "no such operation")
             body = await request.read()
             self._authenticate(request, path, query, body)
             model_id = unquote(match["model"])
@@ -122,7 +122,7 @@ class BedrockStandIn:
             if match["operation"] == "invoke":
                 return await self._invoke(request, model_id, claude)
             return await self._stream(request, model_id, claude)
-        except RefusalError as error:
+        except ServiceError as error:
             return web.json_response(
                 {"message": str(error)}, status=error.status, headers={"x-amzn-ErrorType": error.name}
             )
@@ -138,24 +138,24 @@ class BedrockStandIn:
             **self._keys,
         )
         if problem is not None:
-            raise RefusalError(403, "AccessDeniedException", problem)
+            raise ServiceError(403, "AccessDeniedException", problem)
 
     def _check_model(self, model_id: str) -> None:
         settings = self._settings
         if model_id not in {settings.haiku_model_id, settings.sonnet_model_id, settings.embedding_model_id}:
-            raise RefusalError(404, "ResourceNotFoundException", f"Could not resolve the model {model_id!r}.")
+            raise ServiceError(404, "ResourceNotFoundException", f"Could not resolve the model {model_id!r}.")
 
-    # Embeddings and whole answers
+    # Embeddings and unstreamed answers
 
     async def _embed(self, request: web.BaseRequest, body: bytes) -> web.Response:
-        await self._before(request, self._faults.take_for_answer())
+        await self._before(request, self._faults.next_for_invocation())
         try:
-            asked = msgspec.json.decode(body)
-            text, dimensions = asked["inputText"], asked.get("dimensions", 1024)
+            fields = msgspec.json.decode(body)
+            text, dimensions = fields["inputText"], fields.get("dimensions", 1024)
         except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
-            raise RefusalError(400, "ValidationException", "inputText: required") from None
+            raise ServiceError(400, "ValidationException", "inputText: required") from None
         if dimensions not in {256, 512, 1024} or not isinstance(text, str) or not text:
-            raise RefusalError(400, "ValidationException", "dimensions: 256, 512 or 1024; inputText: not empty")
+            raise ServiceError(400, "ValidationException", "dimensions: 256, 512 or 1024; inputText: not empty")
         await asyncio.sleep(self._latency.embedding_s())
         vectorizer = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 4), n_features=dimensions)
         vector = vectorizer.transform([text]).toarray()[0].tolist()
@@ -165,7 +165,7 @@ class BedrockStandIn:
 
     async def _invoke(self, request: web.BaseRequest, model_id: str, claude: LocalRequest) -> web.Response:
         started = time.monotonic()
-        await self._before(request, self._faults.take_for_answer())
+        await self._before(request, self._faults.next_for_invocation())
         text, stop_reason, tokens, input_tokens = self._answer(model_id, claude)
         await asyncio.sleep(self._latency.first_token_s(model_id) + self._latency.inter_token_s(len(tokens)))
         self._bill(input_tokens, len(tokens))
@@ -176,7 +176,7 @@ class BedrockStandIn:
             "X-Amzn-Bedrock-Invocation-Latency": str(latency_ms),
             "x-amzn-RequestId": str(uuid.uuid4()),
         }
-        answer = {
+        message = {
             "id": f"msg_{uuid.uuid4().hex[:24]}",
             "type": "message",
             "role": "assistant",
@@ -186,13 +186,13 @@ class BedrockStandIn:
             "stop_sequence": None,
             "usage": {"input_tokens": input_tokens, "output_tokens": len(tokens)},
         }
-        return web.json_response(answer, headers=headers)
+        return web.json_response(message, headers=headers)
 
     # Streams
 
     async def _stream(self, request: web.BaseRequest, model_id: str, claude: LocalRequest) -> web.StreamResponse:
         started = time.monotonic()
-        fault = self._faults.take_for_stream()
+        fault = self._faults.next_for_stream()
         await self._before(request, fault)
         _, stop_reason, tokens, input_tokens = self._answer(model_id, claude)
         wait_s = self._latency.first_token_s(model_id)
@@ -211,13 +211,13 @@ class BedrockStandIn:
         try:
             await asyncio.sleep(wait_s)
             first_byte_ms = (time.monotonic() - started) * 1000
-            events = events_of(model_id, stop_reason, tokens, input_tokens, self._rng, started, first_byte_ms)
+            events = answer_events(model_id, stop_reason, tokens, input_tokens, self._rng, started, first_byte_ms)
             for number, (event, token_count) in enumerate(events):
-                if fault is not None and fault.strikes(number, event["type"]):
+                if fault is not None and fault.precedes(number, event["type"]):
                     if await self._in_stream(request, response, fault):
                         return response
                     fault = None
-                # The wait for the first token is over already; from then on each is waited for.
+                # The wait before the stream covers the first token; each later one has its own wait.
                 if token_count and transcript["text"]:
                     await asyncio.sleep(self._latency.inter_token_s(token_count))
                 await response.write(self._encode(event))
@@ -237,7 +237,7 @@ class BedrockStandIn:
     def _encode(self, event: dict[str, Any]) -> bytes:
         event["local_sent_at_s"] = time.monotonic()
         inner = base64.b64encode(msgspec.json.encode(event)).decode()
-        padding = "".join(self._rng.choices(_LETTERS, k=self._rng.randrange(4, 40)))
+        padding = "".join(self._rng.choices(_PADDING, k=self._rng.randrange(4, 40)))
         return encode_message(_EVENT_HEADERS, msgspec.json.encode({"bytes": inner, "p": padding}))
 
     def _answer(self, model_id: str, claude: LocalRequest) -> tuple[str, str, list[str], int]:
@@ -249,8 +249,8 @@ class BedrockStandIn:
         if len(tokens) > claude.max_tokens:
             stop_reason = "max_tokens"
         kept = tokens[: claude.max_tokens]
-        said = " ".join([claude.system, *(turn.content for turn in claude.messages)])
-        return "".join(kept), stop_reason, kept, len(tokens_of(said))
+        prompt = " ".join([claude.system, *(turn.content for turn in claude.messages)])
+        return "".join(kept), stop_reason, kept, len(tokens_of(prompt))
 
     def _bill(self, input_tokens: int, output_tokens: int) -> None:
         self.stats.input_tokens += input_tokens
@@ -260,33 +260,33 @@ class BedrockStandIn:
     # Faults
 
     async def _before(self, request: web.BaseRequest, fault: Fault | None) -> None:
-        """What is ordered for the time before the first byte of an answer."""
+        """Apply a fault that occurs before the first byte of a response."""
         if fault is None:
             return
         if fault.kind == "slow_first_token":
             await self._faults.hold(fault)
-        elif fault.at_once:
+        elif fault.before_response:
             await self._before_headers(request, fault)
 
     async def _before_headers(self, request: web.BaseRequest, fault: Fault) -> None:
         match fault.kind:
             case "throttle":
-                raise RefusalError(429, "ThrottlingException", "Too many requests, please wait before trying again.")
+                raise ServiceError(429, "ThrottlingException", "Too many requests, please wait before trying again.")
             case "internal":
-                raise RefusalError(500, "InternalServerException", "The server had an error.")
+                raise ServiceError(500, "InternalServerException", "The server had an error.")
             case "reset":
                 _abort(request)
-                raise ConnectionResetError("reset as ordered")
+                raise ConnectionResetError("injected fault: reset")
             case "stall":
                 await self._faults.hold(fault)
 
     async def _in_stream(self, request: web.BaseRequest, response: web.StreamResponse, fault: Fault) -> bool:
-        """What is ordered for this place of the stream; returns whether the stream ends with it."""
+        """Apply a fault within the stream; returns whether it ends the stream."""
         match fault.kind:
             case "reset":
                 _abort(request)
                 return True
-            case "stall" if not fault.at_once:
+            case "stall" if not fault.before_response:
                 await self._faults.hold(fault)
             case "bad_json":
                 await response.write(encode_message(_EVENT_HEADERS, b'{"bytes": "bm90IGpzb24="}'))
@@ -301,7 +301,11 @@ class BedrockStandIn:
                     ":content-type": "application/json",
                     ":message-type": "exception",
                 }
-                body = {"message": "The stream broke off.", "originalStatusCode": 500, "originalMessage": "ordered"}
+                body = {
+                    "message": "The stream broke off.",
+                    "originalStatusCode": 500,
+                    "originalMessage": "injected fault",
+                }
                 await response.write(encode_message(headers, msgspec.json.encode(body)))
                 await response.write_eof()
                 return True
@@ -323,13 +327,13 @@ class BedrockStandIn:
                     self._latency.profile = self._latency.profile.changed(await request.read())
                     return web.json_response(msgspec.to_builtins(self._latency.profile))
                 case "PUT", "answer":
-                    self._writer.ordered = msgspec.json.decode(await request.read(), type=dict[str, str])["text"]
+                    self._writer.fixed_answer = msgspec.json.decode(await request.read(), type=dict[str, str])["text"]
                     return web.json_response({"ordered": True})
                 case "DELETE", "answer":
-                    self._writer.ordered = None
+                    self._writer.fixed_answer = None
                     return web.json_response({"ordered": False})
                 case "POST", "faults":
-                    self._faults.order(await request.read())
+                    self._faults.inject(await request.read())
                     return web.json_response({"ordered": True})
                 case "DELETE", "faults":
                     self._faults.clear()
@@ -344,7 +348,7 @@ def _abort(request: web.BaseRequest) -> None:
         request.transport.abort()
 
 
-async def serve(settings: Settings, announce: Announce) -> None:
+async def serve(settings: LocalBedrockSettings, announce: Announce) -> None:
     """Run until cancelled."""
     service = BedrockStandIn(settings, os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
     server = _CountingServer(

@@ -1,4 +1,4 @@
-"""Claude 3 as Bedrock speaks it: what a request must be, and the events of an answer in their order."""
+"""Claude 3 on Bedrock: validation of requests, and an answer's events in order."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import msgspec
 from mangalib.aws import ClaudeRequest
 
 
-class RefusalError(Exception):
-    """An answer other than 200, in the service's own form."""
+class ServiceError(Exception):
+    """An error response in the service's own form: HTTP status, exception name, message."""
 
     def __init__(self, status: int, name: str, message: str) -> None:
         super().__init__(message)
@@ -24,22 +24,22 @@ class RefusalError(Exception):
 
 
 class LocalRequest(ClaudeRequest, frozen=True):
-    """What of a request the stand-in heeds beyond what the product sends."""
+    """A request, with the fields that the stand-in honours although the product does not send them."""
 
     stop_sequences: list[str] = msgspec.field(default_factory=list)
 
 
 def parse_request(body: bytes) -> LocalRequest:
-    """Read a body as the service does; raises ``RefusalError`` in its words for what it does not take."""
+    """Parse a body as the service does; raises ``ServiceError`` with its wording for an invalid request."""
     try:
         raw = msgspec.json.decode(body)
         turns = [{"role": m["role"], "content": _plain_text(m["content"])} for m in raw["messages"]]
         request = msgspec.convert({**raw, "messages": turns, "system": raw.get("system") or ""}, LocalRequest)
     except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise RefusalError(400, "ValidationException", f"Malformed input request: {error}") from None
-    problem = _problem_with(request)
+        raise ServiceError(400, "ValidationException", f"Malformed input request: {error}") from None
+    problem = _validation_error(request)
     if problem:
-        raise RefusalError(400, "ValidationException", problem)
+        raise ServiceError(400, "ValidationException", problem)
     return request
 
 
@@ -47,7 +47,7 @@ def _plain_text(content: Any) -> str:
     return content if isinstance(content, str) else "".join(block["text"] for block in content)
 
 
-def _problem_with(request: ClaudeRequest) -> str | None:
+def _validation_error(request: ClaudeRequest) -> str | None:
     roles = [turn.role for turn in request.messages]
     if request.anthropic_version != "bedrock-2023-05-31":
         return "anthropic_version: must be bedrock-2023-05-31"
@@ -66,7 +66,7 @@ def _problem_with(request: ClaudeRequest) -> str | None:
     return None
 
 
-def events_of(
+def answer_events(
     model_id: str,
     stop_reason: str,
     tokens: list[str],
@@ -75,7 +75,7 @@ def events_of(
     started: float,
     first_byte_ms: float,
 ) -> Iterator[tuple[dict[str, Any], int]]:
-    """Claude 3's events in order, each with the number of output tokens that it brings."""
+    """Claude 3's events in order, each with its number of output tokens."""
     message: dict[str, Any] = {
         "id": f"msg_{uuid.uuid4().hex[:24]}",
         "type": "message",

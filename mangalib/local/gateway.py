@@ -1,7 +1,7 @@
-"""API Gateway WebSocket's stand-in: route selection, quotas, time-outs, and the management API.
+"""A stand-in for API Gateway WebSocket APIs: route selection, quotas, time-outs, and the management API.
 
-Clients speak WebSocket on one port. Messages go to the back end as one POST each, with ``connectionId`` and ``routeKey``
-in headers; the back end answers through ``@connections`` on the other port.
+Clients connect by WebSocket to one port. Each message is sent to the back end as one POST with ``connectionId`` and
+``routeKey`` in headers; the back end replies through ``@connections`` on the other port.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from mangalib.chat import SHOP_PATH, Page
+from mangalib.domain import Catalogue
 from mangalib.local import sigv4
-from mangalib.local.faults import FaultBook
+from mangalib.local.faults import FaultInjector
 from mangalib.local.seed import DEMO_CUSTOMER
 from mangalib.local.service import Announce
 from mangalib.serving import issue_token
-from mangalib.settings import Settings
+from mangalib.settings import LocalGatewaySettings
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ CLOSE_GOING_AWAY = 1001
 
 @dataclass
 class Connection:
-    """A client's connection, from the finished handshake until it is closed."""
+    """A client's connection, from the end of the handshake until it is closed."""
 
     connection_id: str
     socket: ServerConnection
@@ -61,21 +62,21 @@ class Connection:
 
 
 class GatewayStandIn:
-    """Both faces of the gateway. The HTTP integration's address is set by ``PUT /_local/integration``, one or several."""
+    """The gateway towards clients and back ends. ``PUT /_local/integration`` sets the addresses of the back ends."""
 
-    def __init__(self, settings: Settings, http_client: aiohttp.ClientSession) -> None:
+    def __init__(self, settings: LocalGatewaySettings, http_client: aiohttp.ClientSession) -> None:
         self._settings = settings
         self._backends: list[str] = []
         self._http = http_client
         self._connections: dict[str, Connection] = {}
         self._handshakes: deque[float] = deque()
-        self._faults = FaultBook(FAULT_KINDS, random.Random(settings.local_seed))
+        self._faults = FaultInjector(FAULT_KINDS, random.Random(settings.local_seed))
         self.page: Page | None = None
 
-    # The clients' side
+    # Towards clients
 
     async def upgrade(self, socket: ServerConnection, request: Request) -> Response | None:
-        """Runs while the upgrade is pending: quotas, then ``$connect``; a response refuses the connection."""
+        """Check quotas and call ``$connect`` while the upgrade is pending; a returned response refuses the connection."""
         if len(request.path) > self._settings.max_url_chars:
             return _refusal(http.HTTPStatus.REQUEST_URI_TOO_LONG)
         parts = urlsplit(request.path)
@@ -98,12 +99,15 @@ class GatewayStandIn:
         return None
 
     async def serve_client(self, socket: ServerConnection) -> None:
-        """One connection, from the finished handshake to its end."""
+        """Serve one connection from the end of the handshake until it is closed."""
         connection: Connection = socket.manga_connection  # type: ignore[attr-defined]
         self._connections[connection.connection_id] = connection
         try:
             async with asyncio.TaskGroup() as group:
-                helpers = [group.create_task(self._write(connection)), group.create_task(self._watch(connection))]
+                helpers = [
+                    group.create_task(self._write(connection)),
+                    group.create_task(self._enforce_time_outs(connection)),
+                ]
                 try:
                     async for message in socket:
                         connection.last_active_at = time.time()
@@ -125,10 +129,10 @@ class GatewayStandIn:
             await connection.socket.send(json.dumps({**text, "requestId": secrets.token_urlsafe(11) + "="}))
 
     async def _integrate(self, connection_id: str, route_key: str, body: bytes, headers: dict[str, str]) -> int:
-        """One POST to the back end; 504 when it is late, 500 when it cannot be reached."""
+        """POST to the back end; returns its status, 504 after the time-out, 500 when it is unreachable."""
         sent = {"connectionId": connection_id, "routeKey": route_key, **headers}
         timeout = aiohttp.ClientTimeout(total=self._settings.integration_timeout_s)
-        # Of several back ends a connection keeps to one, as a load balancer does that is told to.
+        # A connection always goes to the same back end, as with a load balancer's sticky sessions.
         backend = self._backends[zlib.crc32(connection_id.encode()) % len(self._backends)] if self._backends else ""
         try:
             async with self._http.post(backend, data=body, headers=sent, timeout=timeout) as response:
@@ -137,7 +141,7 @@ class GatewayStandIn:
         except TimeoutError:
             return 504
         except (aiohttp.ClientError, ValueError, OSError) as error:
-            log.warning("the back end failed: %s", type(error).__name__)
+            log.warning("back end %r unreachable: %s", backend, type(error).__name__)
             return 500
 
     def _admit(self) -> bool:
@@ -150,7 +154,7 @@ class GatewayStandIn:
         return True
 
     async def _write(self, connection: Connection) -> None:
-        """The one writer of a connection; it waits while the client reads slowly, and posts are refused meanwhile."""
+        """Write a connection's outbox; while the client reads slowly this waits, and posts beyond the buffer are refused."""
         try:
             while True:
                 frame = await connection.outbox.get()
@@ -158,10 +162,10 @@ class GatewayStandIn:
                 connection.buffered_bytes -= len(frame)
                 connection.last_active_at = time.time()
         except (ConnectionClosed, UnicodeDecodeError) as closed:
-            log.debug("nothing more is written: %s", closed)
+            log.debug("stopped writing: %s", closed)
 
-    async def _watch(self, connection: Connection) -> None:
-        """Ends the connection when it idles or has lived its time."""
+    async def _enforce_time_outs(self, connection: Connection) -> None:
+        """Close the connection after its idle time-out or its maximum lifetime."""
         settings = self._settings
         while True:
             idle_left_s = connection.last_active_at + settings.idle_timeout_s - time.time()
@@ -171,37 +175,37 @@ class GatewayStandIn:
                 return
             await asyncio.sleep(min(idle_left_s, life_left_s))
 
-    # The back end's side
+    # Towards back ends
 
     async def management(self, request: web.BaseRequest) -> web.StreamResponse:
-        """``@connections``, and the admin interface."""
+        """Handle a request to ``@connections``, the chat's page, or the admin interface."""
         path = unquote(request.raw_path.partition("?")[0])
         admin = path.removeprefix(f"/{STAGE}")
         if admin.startswith("/_local/"):
             return await self._admin(request.method, admin.removeprefix("/_local/"), await request.read())
-        if self.page is not None and (found := self.page.answer(request, path)) is not None:
-            return found
+        if self.page is not None and (page := self.page.respond(request, path)) is not None:
+            return page
         prefix = f"/{STAGE}/@connections/"
         if not path.startswith(prefix):
-            return _answer(403, "ForbiddenException", "Forbidden")
+            return _response(403, "ForbiddenException", "Forbidden")
         body = await request.read()
-        if (fault := self._faults.take_for_request()) is not None:
+        if (fault := self._faults.next_for_request()) is not None:
             match fault.kind:
                 case "throttle":
-                    return _answer(429, "LimitExceededException", "Rate exceeded")
+                    return _response(429, "LimitExceededException", "Rate exceeded")
                 case "internal":
-                    return _answer(500, "InternalServerError", "Internal server error")
+                    return _response(500, "InternalServerError", "Internal server error")
                 case "reset":
                     assert request.transport is not None
                     request.transport.abort()
                 case "stall":
                     await self._faults.hold(fault)
-        problem = self._distrust(request, body)
+        problem = self._verify_signature(request, body)
         if problem is not None:
-            return _answer(403, "ForbiddenException", problem)
+            return _response(403, "ForbiddenException", problem)
         connection = self._connections.get(path.removeprefix(prefix))
         if connection is None:
-            return _answer(410, "GoneException", "")
+            return _response(410, "GoneException", "")
         match request.method:
             case "POST":
                 return self._post(connection, body)
@@ -210,18 +214,18 @@ class GatewayStandIn:
             case "DELETE":
                 await connection.socket.close(CLOSE_GOING_AWAY, "Going away")
                 return web.Response(status=204)
-        return _answer(403, "ForbiddenException", "Forbidden")
+        return _response(403, "ForbiddenException", "Forbidden")
 
     def _post(self, connection: Connection, body: bytes) -> web.Response:
         if len(body) > self._settings.max_message_bytes:
-            return _answer(413, "PayloadTooLargeException", "Message too long")
+            return _response(413, "PayloadTooLargeException", "Message too long")
         if connection.buffered_bytes + len(body) > self._settings.local_client_buffer_bytes:
-            return _answer(429, "LimitExceededException", "The client's buffer is full")
+            return _response(429, "LimitExceededException", "The client's buffer is full")
         connection.buffered_bytes += len(body)
         connection.outbox.put_nowait(body)
         return web.Response()
 
-    def _distrust(self, request: web.BaseRequest, body: bytes) -> str | None:
+    def _verify_signature(self, request: web.BaseRequest, body: bytes) -> str | None:
         return sigv4.verify_signature(
             method=request.method,
             url=f"http://{request.headers['Host']}{request.raw_path}",
@@ -248,7 +252,7 @@ class GatewayStandIn:
                         connection.socket.transport.abort()
                     return web.json_response({"dropped": len(self._connections)})
                 case "POST", "faults":
-                    self._faults.order(body)
+                    self._faults.inject(body)
                     return web.json_response({"ordered": True})
                 case "DELETE", "faults":
                     self._faults.clear()
@@ -281,7 +285,7 @@ def _timestamp(epoch_s: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s)) + f".{int(epoch_s % 1 * 1000):03d}Z"
 
 
-def _answer(status: int, name: str, message: str) -> web.Response:
+def _response(status: int, name: str, message: str) -> web.Response:
     return web.json_response({"message": message}, status=status, headers={"x-amzn-ErrorType": name})
 
 
@@ -291,7 +295,7 @@ def _refusal(status: http.HTTPStatus) -> Response:
     return Response(status.value, status.phrase, headers, body)
 
 
-async def serve(settings: Settings, announce: Announce) -> None:
+async def serve(settings: LocalGatewaySettings, announce: Announce) -> None:
     """Run until cancelled."""
     connector = aiohttp.TCPConnector(limit=256)
     async with aiohttp.ClientSession(connector=connector) as http_client:
@@ -317,9 +321,10 @@ async def serve(settings: Settings, announce: Announce) -> None:
                 "page_url": f"{management}/",
                 "shop_url": f"{management}{SHOP_PATH}",
             }
-            at_shop = settings.model_copy(update={"shop_url": addresses["shop_url"]})
+            with_shop = settings.model_copy(update={"shop_url": addresses["shop_url"]})
             gateway.page = Page(
-                at_shop,
+                with_shop,
+                Catalogue.load(settings.data_dir / "catalogue.csv"),
                 addresses["page_url"],
                 addresses["websocket_url"],
                 issue_token=partial(issue_token, settings, DEMO_CUSTOMER),

@@ -1,4 +1,4 @@
-"""A model of latency, not a measurement: what the stand-ins wait, so that a laptop feels like the cloud."""
+"""The latency model: how long stand-ins wait before they respond. Assumptions, not measurements."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 
 import msgspec
 
-from mangalib.settings import Settings
+from mangalib.settings import LocalSettings
 
 
 class LatencyProfile(msgspec.Struct, forbid_unknown_fields=True):
-    """Medians in ms of log-normal waits; set any of them to 0 to switch it off.
+    """Medians in ms of log-normal waits; 0 disables a wait.
 
     ``cold_min_ms`` to ``cold_max_ms`` (uniform) is added to a model's first call after ``cold_after_s`` without one;
-    ``daily_cycle`` is the share by which waits swing over a day, highest at 21:00 in Japan.
+    ``daily_cycle`` is the relative amplitude of a daily cycle that peaks at 21:00 in Japan.
     """
 
     haiku_first_token_ms: float
@@ -32,12 +32,12 @@ class LatencyProfile(msgspec.Struct, forbid_unknown_fields=True):
     daily_cycle: float
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> LatencyProfile:
-        """The profile of the ``local_…`` settings."""
+    def from_settings(cls, settings: LocalSettings) -> LatencyProfile:
+        """The profile given by the ``local_…`` settings."""
         return cls(**{name: getattr(settings, f"local_{name}") for name in cls.__struct_fields__})
 
     def changed(self, body: bytes) -> LatencyProfile:
-        """This profile with the fields of a JSON object replaced; raises ``ValueError`` naming a wrong one."""
+        """This profile with the fields of a JSON object replaced; raises ``ValueError`` naming an invalid field."""
         try:
             changes = msgspec.json.decode(body, type=dict[str, float])
             profile = msgspec.convert({**msgspec.structs.asdict(self), **changes}, LatencyProfile)
@@ -50,7 +50,7 @@ class LatencyProfile(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class LatencyModel:
-    """Draws waits from a profile. ``utc_s`` and ``monotonic_s`` are clocks, passed in by tests."""
+    """Draws waits in seconds from a profile."""
 
     def __init__(self, profile: LatencyProfile, rng: random.Random) -> None:
         self.profile = profile
@@ -58,7 +58,7 @@ class LatencyModel:
         self._last_call_s: dict[str, float] = {}
 
     def first_token_s(self, model_id: str) -> float:
-        """Until a model's first event, cold start included; counts as a call that keeps the model warm."""
+        """Time to a model's first event, cold start included; counts as a call that keeps the model warm."""
         profile = self.profile
         median_ms = profile.haiku_first_token_ms if "haiku" in model_id else profile.sonnet_first_token_ms
         wait_s = self._draw_s(median_ms, profile.first_token_sigma)
@@ -69,15 +69,15 @@ class LatencyModel:
         return wait_s
 
     def inter_token_s(self, tokens: int) -> float:
-        """Until the next event, which holds ``tokens`` tokens."""
+        """Time to the next event, which holds ``tokens`` tokens."""
         return tokens * self._draw_s(self.profile.inter_token_ms, self.profile.inter_token_sigma)
 
     def embedding_s(self) -> float:
-        """One embedding."""
+        """Time of one embedding."""
         return self._draw_s(self.profile.embedding_ms, self.profile.first_token_sigma)
 
     def knn_s(self) -> float:
-        """One k-NN search."""
+        """Time of one k-NN search."""
         return self._draw_s(self.profile.knn_ms, self.profile.knn_sigma)
 
     def _draw_s(self, median_ms: float, sigma: float) -> float:

@@ -1,4 +1,4 @@
-"""OpenSearch's stand-in: the index, document, ``_bulk`` and k-NN ``_search`` calls that opensearch-py makes."""
+"""A stand-in for OpenSearch: the index, document, ``_bulk`` and k-NN ``_search`` calls of opensearch-py."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 from aiohttp import web
 
-from mangalib.local.faults import FaultBook
+from mangalib.local.faults import FaultInjector
 from mangalib.local.latency import LatencyModel, LatencyProfile
 from mangalib.local.service import Announce
-from mangalib.settings import Settings
+from mangalib.settings import LocalSettings
 
 VERSION = "2.17.0"
 MAX_BODY_BYTES = 100 * 1024 * 1024
@@ -22,7 +22,7 @@ FAULT_KINDS = ("throttle", "reset", "stall", "internal")
 
 
 class Index:
-    """One index: documents by id, and which of their fields are vectors of how many dimensions."""
+    """One index: documents by id, and the dimensions of their vector fields."""
 
     def __init__(self, body: dict[str, Any]) -> None:
         self.body = body
@@ -32,7 +32,7 @@ class Index:
         self._matrices: dict[str, tuple[list[str], np.ndarray[Any, Any]]] = {}
 
     def put(self, document_id: str, document: dict[str, Any]) -> bool:
-        """Add or replace a document; returns whether it is new. Raises ``ValueError`` for a vector of wrong length."""
+        """Add or replace a document; returns whether it is new. Raises ``ValueError`` for a vector of the wrong length."""
         for name, dimension in self.vectors.items():
             if name in document and len(document[name]) != dimension:
                 raise ValueError(f"Vector dimension mismatch. Expected: {dimension}, Given: {len(document[name])}")
@@ -42,12 +42,12 @@ class Index:
         return new
 
     def delete(self, document_id: str) -> bool:
-        """Remove a document; returns whether it was there."""
+        """Remove a document; returns whether it existed."""
         self._matrices.clear()
         return self.documents.pop(document_id, None) is not None
 
     def nearest(self, field: str, vector: list[float], count: int) -> list[tuple[str, float]]:
-        """Ids and scores of the nearest documents by cosine, scored (1 + cosine) / 2 as OpenSearch does."""
+        """Ids and scores of the nearest documents; the score is (1 + cosine) / 2, as in OpenSearch."""
         if len(vector) != self.vectors.get(field):
             raise ValueError(
                 f"Query vector has invalid dimension: {len(vector)}. Dimension should be: {self.vectors.get(field)}"
@@ -70,20 +70,20 @@ class Index:
 class OpenSearchStandIn:
     """The service's HTTP interface."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: LocalSettings) -> None:
         rng = random.Random(settings.local_seed)
         self._latency = LatencyModel(LatencyProfile.from_settings(settings), rng)
-        self._faults = FaultBook(FAULT_KINDS, rng)
+        self._faults = FaultInjector(FAULT_KINDS, rng)
         self._indices: dict[str, Index] = {}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Every request."""
+        """Handle a request of the service or of its admin interface."""
         parts = [part for part in request.path.split("/") if part]
         body = await request.read()
         try:
             if parts[:1] == ["_local"]:
                 return self._admin(request.method, parts[1:], body)
-            if (fault := self._faults.take_for_request()) is not None:
+            if (fault := self._faults.next_for_request()) is not None:
                 match fault.kind:
                     case "throttle":
                         return _error(429, "rejected_execution_exception", "too many requests")
@@ -185,13 +185,13 @@ class OpenSearchStandIn:
             return _error(
                 400, "parsing_exception", f"unknown query [{', '.join(query)}]; this service knows knn and match_all"
             )
-        left_out = set(query_string.get("_source_excludes", "").split(","))
+        excluded = set(query_string.get("_source_excludes", "").split(","))
         hits = [
             {
                 "_index": name,
                 "_id": document_id,
                 "_score": score,
-                "_source": {k: v for k, v in index.documents[document_id].items() if k not in left_out},
+                "_source": {k: v for k, v in index.documents[document_id].items() if k not in excluded},
             }
             for document_id, score in found
         ]
@@ -214,7 +214,7 @@ class OpenSearchStandIn:
                 self._latency.profile = self._latency.profile.changed(body)
                 return web.json_response(msgspec.to_builtins(self._latency.profile))
             case "POST", ["faults"]:
-                self._faults.order(body)
+                self._faults.inject(body)
                 return web.json_response({"ordered": True})
             case "DELETE", ["faults"]:
                 self._faults.clear()
@@ -236,7 +236,7 @@ def _error(status: int, kind: str, reason: str) -> web.Response:
     return web.json_response({"error": error, "status": status}, status=status)
 
 
-async def serve(settings: Settings, announce: Announce) -> None:
+async def serve(settings: LocalSettings, announce: Announce) -> None:
     """Run until cancelled."""
     loop = asyncio.get_running_loop()
 

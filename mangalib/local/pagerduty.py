@@ -1,4 +1,4 @@
-"""PagerDuty's stand-in: takes events as Events API v2 does, and shows what it was sent at ``/_local/events``."""
+"""A stand-in for PagerDuty: validates events as Events API v2 does and lists them at ``/_local/events``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import msgspec
 from aiohttp import web
 
 from mangalib.local.service import Announce
-from mangalib.settings import Settings
+from mangalib.settings import LocalSettings
 
 _ACTIONS = ("trigger", "acknowledge", "resolve")
 _SEVERITIES = ("critical", "error", "warning", "info")
 
 
 class PagerDutyStandIn:
-    """The service; it wakes nobody."""
+    """The service's HTTP interface; nobody is paged."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
-        """Every request."""
+        """Handle a request of the service or of its admin interface."""
         match request.method, request.path:
             case "POST", "/v2/enqueue":
                 return self._enqueue(await request.read())
@@ -58,7 +58,7 @@ def _refused(problems: list[str]) -> web.Response:
     )
 
 
-async def serve(settings: Settings, announce: Announce) -> None:
+async def serve(settings: LocalSettings, announce: Announce) -> None:
     """Run until cancelled."""
     server = web.Server(PagerDutyStandIn().handle, access_log=None)
     listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)

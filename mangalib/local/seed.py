@@ -1,4 +1,4 @@
-"""Fills the local services with what the product expects to find, from the files in ``data/``."""
+"""Fills the local services with the data that the product expects, from the files in ``data/``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEMO_CUSTOMER = "demo-customer"
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines file; raises ``DataError`` with the line that is not one."""
+    """The objects of a JSON Lines file; raises ``DataError`` with the number of an invalid line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -40,7 +40,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def seed_dynamodb(settings: Settings) -> None:
-    """Tables of prompts, customers, orders and sessions."""
+    """Create the tables, fill those of prompts, customers and orders, and activate a first release."""
     dynamodb = boto3.Session(region_name=settings.region).resource("dynamodb", endpoint_url=settings.aws_url)
     tables = {
         settings.prompts_table: (("intent", "S"), ("version", "N"), "prompts.jsonl"),
@@ -73,7 +73,7 @@ def seed_dynamodb(settings: Settings) -> None:
 
 
 def seed_opensearch(settings: Settings) -> None:
-    """The catalogue's index, each title with its embedding from Bedrock."""
+    """Index the catalogue, each title with its embedding from Bedrock."""
     bedrock = boto3.Session(region_name=settings.region).client(
         "bedrock-runtime",
         endpoint_url=settings.bedrock_url,
@@ -99,7 +99,7 @@ def seed_opensearch(settings: Settings) -> None:
 
 
 async def seed_redis(settings: Settings) -> None:
-    """The facts of all titles, and answers that the shop has approved for everybody."""
+    """Publish the facts of all titles and the shop's approved shared answers."""
     redis = Redis.from_url(settings.redis_url or "")
     catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
     await publish_facts(redis, catalogue.items)

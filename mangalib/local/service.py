@@ -1,7 +1,7 @@
 """Runs one local service in a process of its own: ``python -m mangalib.local.service NAME READY_FILE``.
 
-The service writes its addresses to READY_FILE when it answers, and ends on SIGTERM, on SIGINT, or when its standard input
-closes: then whoever started it is gone, however it went.
+The service writes its addresses to READY_FILE when it is ready. It exits on SIGTERM, on SIGINT, or when its standard input
+closes, which it does when the parent process exits for any reason.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ SERVICES = {
 
 
 def make_stack_folder() -> Path:
-    """A new folder for one run of the stack; its owner's only."""
+    """Create a folder for one run of the stack, accessible to its owner only."""
     return Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
 
 
 def remove_stack_folder(folder: Path) -> None:
-    """Remove such a folder; any other folder is left alone, whoever passes it."""
+    """Remove a folder made by :func:`make_stack_folder`; does nothing for any other folder."""
     if folder.name.startswith(_FOLDER_PREFIX) and folder.parent == Path(tempfile.gettempdir()):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _run(serve: Serve, settings: Settings, ready_file: Path) -> None:
     def announce(addresses: dict[str, str]) -> None:
-        # As in the orchestrator: no full collection may stop what is being streamed.
+        # As in the orchestrator: a full garbage collection would pause streams.
         gc.collect()
         gc.freeze()
         write_atomically(ready_file, json.dumps(addresses))
@@ -89,7 +89,7 @@ async def _until_stdin_closes(loop: asyncio.AbstractEventLoop) -> asyncio.Future
 
 
 def main() -> None:
-    """The process's entry; exits 1 with one line on a wrong setting or a service that cannot start."""
+    """Entry point; exits with code 1 and one line for a wrong setting or a service that fails to start."""
     name, ready_file = sys.argv[1], Path(sys.argv[2])
     log_as_json()
     serve: Serve = importlib.import_module(SERVICES[name]).serve

@@ -1,4 +1,4 @@
-"""Checks request signatures as AWS does: recomputed by botocore from what came over the wire (SigV4)."""
+"""Verifies SigV4 signatures as AWS does: botocore recomputes them from the request as received."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def verify_signature(
     access_key: str,
     secret_key: str,
 ) -> str | None:
-    """Why a request is not to be trusted, or ``None``; ``headers`` by lower-case name, ``url`` as it was sent."""
+    """The reason to reject a request, or ``None``; ``headers`` by lower-case name, ``url`` as received."""
     match = _AUTHORIZATION.fullmatch(headers.get("authorization", ""))
     if match is None:
         return "Missing Authentication Token"

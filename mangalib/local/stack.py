@@ -1,4 +1,4 @@
-"""The whole local stack: starts each service in a process of its own, fills them, and hands out their addresses."""
+"""The local stack: starts each service in its own process, seeds them, and provides their addresses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STOP_WITHIN_S = 8.0
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack. ``addresses`` is what the ready file holds, ``settings`` reach it from this process."""
+    """A running stack: ``addresses`` as in the ready file, and ``settings`` that connect this process to it."""
 
     addresses: dict[str, Any]
     settings: Settings
@@ -43,31 +43,31 @@ class Stack:
     folder: Path
 
     def log_of(self, service: str) -> str:
-        """Everything a service has written so far."""
+        """A service's log so far."""
         return (self.folder / f"{service}.log").read_text(encoding="utf-8", errors="replace")
 
     def token_for(self, customer: str, *, lifetime_s: float = 3600) -> str:
-        """A token that the stack accepts for that customer."""
+        """A token for ``customer`` that the stack accepts."""
         return issue_token(self.settings, customer, lifetime_s=lifetime_s)
 
     def start(
         self, name: str, ready_file: Path, *command: str, **changes: object
     ) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
-        """One more process of a service, with the stack's settings and these ``changes``, and its addresses.
+        """Start another process of a service with the stack's settings and ``changes``; returns it with its addresses.
 
-        Whoever starts it ends it. ``command`` is what Python is given instead of the service's module, before its ready file.
+        The caller terminates it. ``command`` replaces the service's module as Python's arguments before the ready file.
         Raises ``StackError`` when it does not start.
         """
-        ours = {name: getattr(self.settings, name) for name in self.settings.model_fields_set}
-        plain = {name: v.get_secret_value() if isinstance(v, SecretStr) else v for name, v in ours.items()}
+        set_here = {name: getattr(self.settings, name) for name in self.settings.model_fields_set}
+        values = {name: v.get_secret_value() if isinstance(v, SecretStr) else v for name, v in set_here.items()}
         keys = {name.upper(): self.addresses[name] for name in ("aws_access_key_id", "aws_secret_access_key")}
-        process = _start(name, ready_file, {**plain, **changes}, keys, command)
-        return process, _ready(name, ready_file, process)
+        process = _start(name, ready_file, {**values, **changes}, keys, command)
+        return process, _wait_until_ready(name, ready_file, process)
 
     def bedrock_stats(self) -> dict[str, int]:
         """The Bedrock stand-in's counters."""
-        found: dict[str, int] = self.local("bedrock", "GET", "stats")
-        return found
+        stats: dict[str, int] = self.local("bedrock", "GET", "stats")
+        return stats
 
     def local(self, service: str, method: str, path: str, body: object = None) -> Any:
         """Call the admin interface of ``bedrock``, ``gateway``, ``opensearch`` or ``pagerduty``: its ``/_local/{path}``."""
@@ -82,10 +82,10 @@ class Stack:
 
 @contextmanager
 def running_stack(*, quiet: bool = False, **settings: object) -> Iterator[Stack]:
-    """A stack for the length of the block; nothing of it is left afterwards, however the block ends.
+    """A stack for the length of the block; its processes and files are removed however the block ends.
 
-    ``settings`` are settings by name, for all services alike. Raises ``StackError`` when a service does not start,
-    with the end of its log, and ``SettingsError`` on a wrong setting before anything starts.
+    ``settings`` are settings by name, for all services. Raises ``StackError`` with the end of the log when a service does
+    not start, and ``SettingsError`` for a wrong setting before anything starts.
     """
     load_settings(**settings)
     with ExitStack() as stack:
@@ -107,30 +107,30 @@ def _started(folder: Path, settings: dict[str, object], quiet: bool) -> Iterator
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         with tqdm(total=len(SERVICES) + 2, desc="starting the local stack", disable=quiet, leave=False) as bar:
-            first = [name for name in SERVICES if name != "orchestrator"]
-            for name in first:
+            dependencies = [name for name in SERVICES if name != "orchestrator"]
+            for name in dependencies:
                 processes[name] = _start(name, folder / f"{name}.json", values, keys)
-            for name in first:
-                values |= _ready(name, folder / f"{name}.json", processes[name])
+            for name in dependencies:
+                values |= _wait_until_ready(name, folder / f"{name}.json", processes[name])
                 bar.update()
             with changed_environment(keys):
                 _seed(_settings_of(values), bar)
-            at = folder / "orchestrator.json"
-            processes["orchestrator"] = _start("orchestrator", at, values, keys)
-            values |= _ready("orchestrator", at, processes["orchestrator"])
+            ready_file = folder / "orchestrator.json"
+            processes["orchestrator"] = _start("orchestrator", ready_file, values, keys)
+            values |= _wait_until_ready("orchestrator", ready_file, processes["orchestrator"])
             bar.update()
         page = values["page_url"].rstrip("/")
         _call(f"{page}/_local/integration", "PUT", {"urls": [values["orchestrator_url"]]}, None)
-        ours = _settings_of(values)
+        stack_settings = _settings_of(values)
         addresses = {
             **{name: values[name] for name in _ADDRESSES},
-            "token": issue_token(ours, seed.DEMO_CUSTOMER),
+            "token": issue_token(stack_settings, seed.DEMO_CUSTOMER),
             "aws_access_key_id": keys["AWS_ACCESS_KEY_ID"],
             "aws_secret_access_key": keys["AWS_SECRET_ACCESS_KEY"],
             "orchestrator_log": str(folder / "orchestrator.log"),
             "pid": os.getpid(),
         }
-        yield Stack(addresses, ours, processes, folder)
+        yield Stack(addresses, stack_settings, processes, folder)
     finally:
         _stop(processes)
 
@@ -164,38 +164,39 @@ def _start(
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            # A Ctrl-C in the terminal is for the parent, which then stops its services in order.
+            # Ctrl-C in the terminal must reach only the parent, which then stops its services in order.
             start_new_session=True,
         )
 
 
-def _ready(name: str, ready_file: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
+def _wait_until_ready(name: str, ready_file: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
     deadline = time.monotonic() + START_WITHIN_S
     while not ready_file.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             log = ready_file.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise StackError(f"{name} did not start: {' | '.join(log[-3:]) or 'it said nothing'}")
+            reason = " | ".join(log[-3:]) or f"nothing in its log; expected it ready within {START_WITHIN_S:g} s"
+            raise StackError(f"{name} did not start: {reason}")
         time.sleep(0.01)
-    found: dict[str, str] = json.loads(ready_file.read_text(encoding="utf-8"))
-    return found
+    addresses: dict[str, str] = json.loads(ready_file.read_text(encoding="utf-8"))
+    return addresses
 
 
 def _seed(settings: Settings, bar: Any) -> None:
-    # Embedding the catalogue needs no realistic waiting.
+    # Embedding the catalogue needs no realistic latency.
     url, ca = f"{settings.bedrock_url}/_local/profile", str(settings.bedrock_ca)
     profile = _call(url, "GET", None, ca)
     _call(url, "POST", {"embedding_ms": 0}, ca)
     seed.seed_dynamodb(settings)
     seed.seed_opensearch(settings)
     with ThreadPoolExecutor(1) as thread:
-        # In a thread of its own, since a notebook's thread has an event loop running already.
+        # In another thread, since a notebook's thread already runs an event loop.
         thread.submit(asyncio.run, seed.seed_redis(settings)).result()
     _call(url, "POST", {"embedding_ms": profile["embedding_ms"]}, ca)
     bar.update()
 
 
 def _stop(processes: dict[str, subprocess.Popen[bytes]]) -> None:
-    """End all services, the ones in front first, and wait until they are gone."""
+    """Terminate all services, the orchestrator and gateway first, and wait until they have exited."""
     for process in reversed(processes.values()):
         process.terminate()
     deadline = time.monotonic() + STOP_WITHIN_S

@@ -1,4 +1,4 @@
-"""A throw-away certificate authority, made for one run of the stack."""
+"""A temporary certificate authority for one run of the stack."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import trustme
 
 
 def certificate_paths(folder: Path) -> tuple[Path, Path]:
-    """The authority's certificate, and the file with the server's key and chain, in ``folder``."""
+    """Paths in ``folder`` of the authority's certificate, and of the server's key and chain."""
     return folder / "ca.pem", folder / "server.pem"
 
 
 def make_certificates(folder: Path) -> None:
-    """Make both for 127.0.0.1 and localhost; the key is readable by its owner only."""
+    """Create both for 127.0.0.1 and localhost; the key is readable by its owner only."""
     ca_path, chain_path = certificate_paths(folder)
     authority = trustme.CA(organization_name="MangaAssist local stack")
     authority.cert_pem.write_to_path(str(ca_path))

@@ -6,11 +6,9 @@ tasks and time-outs. An answer that was cut off is continued from its frames: no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
-
-import msgspec
+from typing import Literal
 
 from mangalib.aws import ClaudeRequest, ModelEvent, ModelReply
 from mangalib.domain import ROUTES, Catalogue, Intent, Manga, Release, Route
@@ -24,23 +22,20 @@ from mangalib.protocol import (
     Metadata,
     ProductCard,
     Query,
-    ServerFrame,
     Status,
     TitleCard,
-    encode,
     is_of,
     product_card,
     title_card,
 )
 from mangalib.protocol import Done as DoneFrame
 from mangalib.serving.answer_record import AnswerRecord, Plan, StoredAnswer, StreamMetrics, StreamState
+from mangalib.serving.frame_log import FrameLog
 from mangalib.serving.text_batcher import TextBatcher
 from mangalib.settings import AnswerSettings
 
 SORRY = "Sorry, I ran into an issue. Please try again."
 BUSY = "We are very busy right now. Please try again in a moment."
-
-_F = TypeVar("_F", Status, Card)
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,7 @@ class AnswerProtocol:
         self.query = query
         self.request_id = request_id
         self.session_id = session_id
-        self.state = StreamState.INITIALIZING
+        self.release = release
         self.metrics = StreamMetrics(
             tokens=record.tokens, input_tokens=record.input_tokens, first_token_ms=record.first_token_ms
         )
@@ -122,7 +117,6 @@ class AnswerProtocol:
         self.had_history = False
         self.stopped = False
         self._settings = settings
-        self.release = release
         self._catalogue = catalogue
         self._text = TextBatcher(
             batch_size=release.batch_size(settings), shown=stored.text if stored else "", buffered=not query.stream
@@ -130,20 +124,15 @@ class AnswerProtocol:
         self._reply = ModelReply()
         self._found_text = ""
         self._deck: CardDeck | None = None
-        self._frames = list(stored.frames) if stored else []
-        self.finished = bool(self._frames) and (is_of(self._frames[-1], DoneFrame) or is_of(self._frames[-1], Error))
+        self._log = FrameLog(stored.frames if stored else [], after)
+        self._kept_record: AnswerRecord | None = None
+        self._statuses = {frame.state for frame in self._log.of(Status)}
+        self._cards = {(frame.card.manga_id, type(frame.card)) for frame in self._log.of(Card)}
+        self.finished = self._log.ended
         # Cut off between the end of the text and the last frame: only that frame is missing.
         self.text_complete = record.state is StreamState.COMPLETED
-        if self.text_complete and not self.finished:
-            self.state = StreamState.STREAMING
-        self._cursor = 0
-        self.resumed(after)
-        self._kept = len(self._frames)
-        self._kept_record: AnswerRecord | None = None
-        self._keeping = True
-        self._first_text = next((seq for seq, frame in enumerate(self._frames) if is_of(frame, Chunk)), None)
-        self._statuses = {frame.state for frame in self._of(Status)}
-        self._cards = {(frame.card.manga_id, type(frame.card)) for frame in self._of(Card)}
+        missing_end = self.text_complete and not self.finished
+        self.state = StreamState.STREAMING if missing_end else StreamState.INITIALIZING
 
     @property
     def text(self) -> str:
@@ -154,6 +143,12 @@ class AnswerProtocol:
     def has_text(self) -> bool:
         """Whether any text came since this object was made: from then on nothing is tried again."""
         return "first_token" in self.timeline
+
+    @property
+    def knows_customer(self) -> bool:
+        """Whether the conversation is remembered for this customer."""
+        assert self.intent is not None, "classified() comes first"
+        return ROUTES[self.intent].knows_customer
 
     @property
     def route(self) -> Route:
@@ -272,7 +267,7 @@ class AnswerProtocol:
         for item in self._deck.titles:
             self._card(product_card(current.get(item.manga_id, item), self._settings.shop_url))
         self.timeline["done"] = now_ms
-        self._add(lambda seq: DoneFrame(self._metadata(now_ms), self.request_id, seq))
+        self._log.add(DoneFrame(self._metadata(now_ms), self.request_id, len(self._log)))
         self.finished = True
         return Done("complete")
 
@@ -282,7 +277,7 @@ class AnswerProtocol:
         if self.state is not StreamState.COMPLETED:
             self._end(StreamState.ERROR, now_ms)
         message = BUSY if code == "busy" else SORRY
-        self._add(lambda seq: Error(code, message, self.request_id, seq, retry_after_ms))
+        self._log.add(Error(code, message, self.request_id, len(self._log), retry_after_ms))
         self.finished = True
         return Done("error")
 
@@ -301,62 +296,50 @@ class AnswerProtocol:
 
     def resumed(self, after: int) -> None:
         """The client is back, and has the frames up to ``after``."""
-        self._cursor = min(max(after, -1) + 1, len(self._frames))
+        self._log.resumed(after)
 
     def frames_to_send(self) -> list[bytes]:
-        """Frames that may leave now, in order.
-
-        A frame leaves when it is kept, so that whoever takes the answer over knows all that its client has; but nothing
-        waits up to the first text, and nothing while the replay store fails.
-        """
+        """Frames that may leave now, in order."""
         if self.stopped:
             return []
-        if self.all_sent:
+        if self._log.all_sent:
             self._take_text()
-        first = len(self._frames) if self._first_text is None else self._first_text + 1
-        may_leave = max(first, self._kept) if self._keeping else len(self._frames)
-        return self._frames[self._cursor : may_leave]
-
-    @property
-    def knows_customer(self) -> bool:
-        """Whether the conversation is remembered for this customer."""
-        assert self.intent is not None, "classified() comes first"
-        return ROUTES[self.intent].knows_customer
+        return self._log.to_send()
 
     @property
     def all_sent(self) -> bool:
-        """Whether the client has every frame that there is."""
-        return self._cursor == len(self._frames)
-
-    def sent(self, seq: int, now_ms: float) -> None:
-        """Frame ``seq`` was taken by the gateway."""
-        self._cursor = seq + 1
-        self.timeline.setdefault("first_frame", now_ms)
-        if is_of(self._frames[seq], Chunk):
-            self.metrics.chunks_sent += 1
-            self.metrics.bytes_sent += len(self._frames[seq])
+        """Whether the client has every frame so far."""
+        return self._log.all_sent
 
     @property
     def next_to_send(self) -> int:
         """The number of the first frame that the client does not have."""
-        return self._cursor
+        return self._log.next_to_send
+
+    def sent(self, seq: int, now_ms: float) -> None:
+        """Frame ``seq`` was taken by the gateway."""
+        frame = self._log.sent(seq)
+        self.timeline.setdefault("first_frame", now_ms)
+        if is_of(frame, Chunk):
+            self.metrics.chunks_sent += 1
+            self.metrics.bytes_sent += len(frame)
 
     def frames_to_keep(self) -> FramesToKeep | None:
         """What is to be written to the replay store; ``None`` when it has everything so far and more may follow."""
-        new = self._frames[self._kept :]
+        new = self._log.to_keep()
         if not new and not self.finished:
             return None
         record = self._record()
-        return FramesToKeep(self._kept, new, record if record != self._kept_record else None, last=self.finished)
+        return FramesToKeep(self._log.kept, new, record if record != self._kept_record else None, last=self.finished)
 
     def kept(self, written: FramesToKeep) -> None:
         """The replay store has these."""
-        self._kept, self._keeping = written.first_seq + len(written.frames), True
+        self._log.was_kept(written.first_seq + len(written.frames))
         self._kept_record = written.record or self._kept_record
 
     def not_kept(self) -> None:
         """The replay store failed; frames do not wait for it until it works again."""
-        self._keeping = False
+        self._log.was_not_kept()
 
     # Inside
 
@@ -373,7 +356,7 @@ class AnswerProtocol:
         text = self._text.take(everything=self.state.final)
         if text is not None:
             assert self._deck is not None, "classified() comes before any text"
-            self._add(lambda seq: Chunk(text, self.request_id, seq))
+            self._log.add(Chunk(text, self.request_id, len(self._log)))
             self._show(self._deck.read(text))
 
     def _end(self, state: StreamState, now_ms: float) -> None:
@@ -389,7 +372,7 @@ class AnswerProtocol:
     def _status(self, state: str, message: str) -> None:
         if self.release.optimisations.status_messages and state not in self._statuses:
             self._statuses.add(state)
-            self._add(lambda seq: Status(state, message, self.request_id, seq, self.intent or ""))
+            self._log.add(Status(state, message, self.request_id, len(self._log), self.intent or ""))
 
     def _show(self, titles: Iterable[Manga]) -> None:
         for item in titles:
@@ -398,16 +381,7 @@ class AnswerProtocol:
     def _card(self, card: TitleCard | ProductCard) -> None:
         if (card.manga_id, type(card)) not in self._cards:
             self._cards.add((card.manga_id, type(card)))
-            self._add(lambda seq: Card(card, self.request_id, seq))
-
-    def _add(self, numbered: Callable[[int], ServerFrame]) -> None:
-        frame = numbered(len(self._frames))
-        if self._first_text is None and isinstance(frame, Chunk):
-            self._first_text = len(self._frames)
-        self._frames.append(encode(frame))
-
-    def _of(self, kind: type[_F]) -> list[_F]:
-        return [msgspec.json.decode(frame, type=kind) for frame in self._frames if is_of(frame, kind)]
+            self._log.add(Card(card, self.request_id, len(self._log)))
 
     def _metadata(self, now_ms: float) -> Metadata:
         return Metadata(

@@ -22,7 +22,7 @@ from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettin
 from mangalib.settings.benchmark import DetectorSettings, PagerSettings, SavingSettings, WorkloadSettings
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
-from mangalib.settings.local import LocalSettings
+from mangalib.settings.local import LocalBedrockSettings, LocalGatewaySettings, LocalSettings
 from mangalib.settings.models import ModelSettings, WarmupSettings
 from mangalib.settings.precompute import (
     CandidateSettings,
@@ -80,6 +80,8 @@ __all__ = [
     "HitRateSettings",
     "JobSettings",
     "LeaseSettings",
+    "LocalBedrockSettings",
+    "LocalGatewaySettings",
     "LocalSettings",
     "ModelSettings",
     "OrchestratorSettings",
@@ -112,6 +114,8 @@ __all__ = [
 
 
 class Settings(
+    LocalBedrockSettings,
+    LocalGatewaySettings,
     TransportSettings,
     HedgeSettings,
     ChatSettings,
@@ -128,7 +132,6 @@ class Settings(
     DetectorSettings,
     SavingSettings,
     JobSettings,
-    LocalSettings,
 ):
     """All groups in one. :func:`load_settings` reads them with a readable error on a wrong value."""
 

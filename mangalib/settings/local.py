@@ -7,7 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mangalib.settings.addresses import AwsSettings, DataSettings
 from mangalib.settings.group import Count, Group, NonNegative, Positive
+from mangalib.settings.models import ModelSettings
+from mangalib.settings.session import AuthSettings, ChatSettings, GatewaySettings
 
 
 class LocalSettings(Group):
@@ -29,3 +32,11 @@ class LocalSettings(Group):
     local_daily_cycle: Annotated[float, Field(ge=0, lt=1)] = 0.10
     local_idle_close_s: Positive = 60
     local_client_buffer_bytes: Count = 128 * 1024
+
+
+class LocalBedrockSettings(ModelSettings, DataSettings, AwsSettings, LocalSettings):
+    """What the Bedrock stand-in reads."""
+
+
+class LocalGatewaySettings(ChatSettings, AuthSettings, GatewaySettings, DataSettings, AwsSettings, LocalSettings):
+    """What the gateway stand-in and the chat's page beside it read."""

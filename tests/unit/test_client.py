@@ -1,4 +1,4 @@
-"""Our client against a server that misbehaves on purpose."""
+"""The client against a server that misbehaves on purpose."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ QUICK = load_settings().model_copy(
 
 
 class Server:
-    """Takes one connection, then answers each further one with ``refusal``; counts how often it is asked."""
+    """Accepts one connection, then responds to all others with ``refusal``; counts the attempts."""
 
     def __init__(self, refusal: http.HTTPStatus | None = None) -> None:
         self.refusal = refusal
-        self.asked = 0
+        self.attempts = 0
         self.talk: Callable[[ServerConnection, dict[str, object]], object] = self.drop
         self.url = ""
 
@@ -33,8 +33,8 @@ class Server:
         socket.transport.abort()
 
     def admit(self, socket: ServerConnection, request: Request) -> Response | None:
-        self.asked += 1
-        if self.asked > 1 and self.refusal is not None:
+        self.attempts += 1
+        if self.attempts > 1 and self.refusal is not None:
             return socket.respond(self.refusal, "no")
         return None
 
@@ -51,37 +51,35 @@ async def running(refusal: http.HTTPStatus | None = None) -> AsyncIterator[Serve
         yield server
 
 
-async def test_three_retries_and_then_it_says_so() -> None:
+async def test_after_three_failed_attempts_to_reconnect_it_raises() -> None:
     async with (
         running(http.HTTPStatus.SERVICE_UNAVAILABLE) as server,
         Client(server.url, "t", settings=QUICK) as client,
     ):
         with pytest.raises(TransportError, match="reconnecting failed"):
             await client.answer("hello")
-        assert server.asked == 1 + QUICK.reconnect_attempts
+        assert server.attempts == 1 + QUICK.reconnect_attempts
         assert client.state is SessionState.DISCONNECTED
 
 
 @pytest.mark.parametrize(
     ("status", "error"), [(http.HTTPStatus.UNAUTHORIZED, AuthError), (http.HTTPStatus.FORBIDDEN, AuthError)]
 )
-async def test_a_token_that_expired_meanwhile_is_not_tried_again(
-    status: http.HTTPStatus, error: type[MangaError]
-) -> None:
+async def test_an_expired_token_is_not_retried(status: http.HTTPStatus, error: type[MangaError]) -> None:
     async with running(status) as server, Client(server.url, "t", settings=QUICK) as client:
         with pytest.raises(error, match="token"):
             await client.answer("hello")
-        assert server.asked == 2
+        assert server.attempts == 2
 
 
 async def test_a_full_gateway_is_busy() -> None:
     async with running(http.HTTPStatus.TOO_MANY_REQUESTS) as server:
-        server.asked = 1
+        server.attempts = 1
         with pytest.raises(BusyError):
             await Client(server.url, "t", settings=QUICK).__aenter__()
 
 
-async def test_a_server_that_says_nothing_is_a_time_out() -> None:
+async def test_a_silent_server_is_a_time_out() -> None:
     async def silence(socket: ServerConnection, message: dict[str, object]) -> None:
         return
 
@@ -101,7 +99,7 @@ async def test_a_frame_of_unknown_type_is_an_error() -> None:
             await client.answer("hello")
 
 
-async def test_frames_that_come_twice_are_shown_once_and_unknown_fields_are_ignored() -> None:
+async def test_duplicate_frames_are_ignored_and_so_are_unknown_fields() -> None:
     async def stutter(socket: ServerConnection, message: dict[str, object]) -> None:
         for seq, text in ((0, "One "), (0, "One "), (1, "Piece"), (0, "One ")):
             chunk = {"type": "chunk", "text": text, "seq": seq, "request_id": message["request_id"], "new": 1}
@@ -117,7 +115,7 @@ async def test_frames_that_come_twice_are_shown_once_and_unknown_fields_are_igno
     assert reply.error.code == "timeout"
 
 
-async def test_a_query_that_was_lost_on_the_way_is_asked_again_once() -> None:
+async def test_a_query_that_did_not_arrive_is_sent_again_once() -> None:
     heard: list[str] = []
 
     async def forgetful(socket: ServerConnection, message: dict[str, object]) -> None:

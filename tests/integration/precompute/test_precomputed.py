@@ -282,24 +282,39 @@ async def test_no_follow_up_is_generated_for_a_closed_session(precomputing: Stac
     await asyncio.to_thread(precomputing.local, "bedrock", "DELETE", "faults")
 
 
-async def test_personal_answers_are_never_shared(precomputing: Stack, redis: Redis) -> None:
-    async with connected_client(precomputing, "customer-002", "personal") as client:
-        for question in (
-            "Where is my order?",
-            "My parcel is damaged, I want a refund!",
-            "Recommend me a good fantasy manga",
-            "My name is Zed, do you gift wrap?",
-        ):
-            await client.answer(question)
-    await asyncio.sleep(0.2)
-    stored = [msgspec.json.decode(value)["text"] for value in (await redis.hgetall("shared:questions")).values()]
-    assert not [text for text in stored if "order" in text.lower() or "damaged" in text or "Zed" in text]
+@pytest.mark.parametrize(
+    ("question", "control"),
+    [
+        ("Where is my order?", "Do you ship to Norway?"),
+        ("My parcel is damaged, I want a refund!", "Do you ship to Finland?"),
+        ("Recommend me a good fantasy manga", "Do you ship to Iceland?"),
+        ("My name is Zed, do you gift wrap?", "Do you ship to Denmark?"),
+    ],
+)
+async def test_personal_answers_are_never_shared(
+    precomputing: Stack, redis: Redis, question: str, control: str
+) -> None:
+    """The shareable control is asked afterwards: when it is stored, the time to store the personal one is over."""
+
+    async def stored_questions() -> list[str]:
+        values: list[bytes] = await redis.hvals("shared:questions")  # type: ignore[misc]
+        return [msgspec.json.decode(value)["text"] for value in values]
+
+    async def control_is_stored() -> bool:
+        return control in await stored_questions()
+
+    # A session each: an answer with a history would not be shared in any case.
+    for text in (question, control):
+        async with connected_client(precomputing, "customer-002") as client:
+            assert source(await client.answer(text)) == "model"
+    await until(control_is_stored)
+    assert question not in await stored_questions()
     for key in await redis.keys("answer:*"):
         value = await redis.get(key)
         assert value is not None
-        answer = msgspec.json.decode(value, type=GeneratedAnswer)
-        assert answer.intent not in {"order_status", "complaint", "recommendation"}
-        assert "orders" not in answer.depends
+        shared = msgspec.json.decode(value, type=GeneratedAnswer)
+        assert shared.intent not in {"order_status", "complaint", "recommendation"}
+        assert "orders" not in shared.depends
 
 
 async def test_without_redis_queries_go_on_and_it_recovers_by_itself(

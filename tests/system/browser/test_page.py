@@ -16,10 +16,10 @@ from playwright.sync_api import Browser, Page, expect
 from redis.asyncio import Redis
 
 from mangalib.domain.catalogue import Catalogue
-from mangalib.local.flood import flooding
 from mangalib.local.stack import Stack, running_stack
 from mangalib.precompute.facts import publish_facts
 from tests.conftest import QUICK
+from tests.flooding_service import flooding
 from tests.headless_browser import ask_in, observed_in, open_chat, timeline_of, wait_for_answers, wait_until
 from tests.system.browser.conftest import OpenPage
 

@@ -17,7 +17,7 @@ from mangalib.errors import BusyError, TransportError, TransportTimeoutError
 
 
 class Server:
-    """Answers every request with ``ok``; counts connections; can hold answers back, refuse, or drop everybody."""
+    """Responds to every request with ``ok``; counts connections; can delay responses, or drop all connections."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -64,7 +64,8 @@ async def get(connection: HttpConnection, path: str = "/query") -> bytes:
 
 
 def pool_of(server: Server, **changes: object) -> WarmPool:
-    options = {"size": 5, "max_size": 8, "acquire_timeout_s": 5, "shrink_after_s": 60, "keep_alive_s": 60, **changes}
+    options = {"size": 5, "max_size": 8, "acquire_timeout_s": 5, "shrink_after_s": 60, "keep_alive_s": 60}
+    options |= {"refill_backoff_s": 0.001, **changes}
 
     async def keep_alive(connection: HttpConnection) -> None:
         await get(connection, "/keep-alive")
@@ -75,10 +76,10 @@ def pool_of(server: Server, **changes: object) -> WarmPool:
 async def until(condition) -> None:
     async with asyncio.timeout(5):
         while not condition():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.001)
 
 
-async def test_five_are_open_before_anybody_asks_and_are_used_again() -> None:
+async def test_five_connections_are_open_before_the_first_request_and_are_reused() -> None:
     async with running() as server:
         async with pool_of(server) as pool:
             assert (server.connections, pool.idle) == (5, 5)
@@ -107,7 +108,7 @@ async def test_under_load_it_grows_to_the_maximum_and_shrinks_back() -> None:
         await until(lambda: pool.total == 5)
 
 
-async def test_waiters_are_served_in_the_order_they_came() -> None:
+async def test_waiters_are_served_first_come_first_served() -> None:
     async with running() as server, pool_of(server, size=1, max_size=1) as pool:
         order = []
 
@@ -123,7 +124,7 @@ async def test_waiters_are_served_in_the_order_they_came() -> None:
         assert order == list(range(10))
 
 
-async def test_no_connection_in_time_is_busy_and_the_pool_stays_whole() -> None:
+async def test_no_free_connection_in_time_is_busy_and_the_pool_stays_intact() -> None:
     async with running() as server, pool_of(server, size=1, max_size=1, acquire_timeout_s=0.05) as pool:
         async with pool.lease() as connection:
             with pytest.raises(BusyError, match=r"within 0\.05 s"):
@@ -138,13 +139,13 @@ async def test_a_waiter_that_is_cancelled_leaves_nothing_behind() -> None:
         async with pool.lease():
             waiter = asyncio.create_task(pool._acquire())
             await until(lambda: pool.stats.waits == 1)
-        waiter.cancel()  # in the very moment in which the connection was handed over
+        waiter.cancel()  # at the moment at which the connection was handed over
         with pytest.raises(asyncio.CancelledError):
             await waiter
         assert pool.idle == 1
 
 
-async def test_an_answer_that_was_not_read_costs_its_connection_only() -> None:
+async def test_an_unread_response_costs_its_connection_only() -> None:
     async with running() as server, pool_of(server) as pool:
         server.hold.clear()
         async with pool.lease() as connection:
@@ -155,7 +156,7 @@ async def test_an_answer_that_was_not_read_costs_its_connection_only() -> None:
         assert server.connections == 6
 
 
-async def test_connections_dropped_by_the_far_side_are_replaced() -> None:
+async def test_connections_dropped_by_the_peer_are_replaced() -> None:
     async with running() as server, pool_of(server) as pool:
         server.drop_all()
         await until(lambda: server.connections == 10 and pool.idle == 5)
@@ -163,8 +164,8 @@ async def test_connections_dropped_by_the_far_side_are_replaced() -> None:
             assert await get(connection) == b"ok"
 
 
-async def test_keep_alive_never_takes_the_last_one_and_delays_nobody() -> None:
-    """Thirty intervals, each a second on the pool's own scale: counted, not timed."""
+async def test_keep_alive_never_uses_the_last_idle_connection_and_delays_no_request() -> None:
+    """Thirty intervals, counted, not timed."""
     async with running() as server, pool_of(server, keep_alive_s=0.03) as pool:
         fewest_idle = 5
         while pool.stats.keep_alives < 30 * 4:
@@ -172,18 +173,19 @@ async def test_keep_alive_never_takes_the_last_one_and_delays_nobody() -> None:
                 fewest_idle = min(fewest_idle, pool.idle)
                 assert await get(connection) == b"ok"
             await asyncio.sleep(0)
-        assert pool.stats.waits == 0, "no query ever waited"
+        assert pool.stats.waits == 0, "no query waited"
         assert fewest_idle >= 3, "one leased, at most one being pinged"
         assert pool.stats.keep_alive_failures == 0
         assert server.connections == 5
 
 
-async def test_keep_alive_leaves_a_lone_idle_connection_alone() -> None:
-    async with running() as server, pool_of(server, size=2, max_size=2, keep_alive_s=0.02) as pool, pool.lease():
-        pings = pool.stats.keep_alives
-        await asyncio.sleep(0.2)
-        assert pool.stats.keep_alives == pings
-        assert pool.idle == 1
+async def test_keep_alive_does_not_use_a_single_idle_connection() -> None:
+    async with running() as server, pool_of(server, size=2, max_size=2) as pool:
+        async with pool.lease():
+            await pool._maintain()
+            assert (pool.stats.keep_alives, pool.idle) == (0, 1)
+        await pool._maintain()
+        assert pool.stats.keep_alives > 0
 
 
 async def test_a_keep_alive_that_fails_is_reported_and_the_connection_replaced(
@@ -201,7 +203,7 @@ async def test_a_keep_alive_that_fails_is_reported_and_the_connection_replaced(
         assert "keep-alive failed" in caplog.text
 
 
-async def test_a_server_that_is_not_there_is_said_at_the_start() -> None:
+async def test_an_unreachable_server_is_reported_on_entering() -> None:
     nowhere = Server()
     nowhere.endpoint = Endpoint("127.0.0.1", 9, None)
     with pytest.raises(TransportError, match="no connection to http://127"):
@@ -231,7 +233,7 @@ MOST = 4
 
 
 class PoolLife(RuleBasedStateMachine):
-    """Queries that come, wait, give up, end well or badly, and a far side that drops everybody, in any order."""
+    """Queries that arrive, wait, give up, succeed or fail, and a peer that drops all connections, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,7 +255,7 @@ class PoolLife(RuleBasedStateMachine):
         return stack, await stack.enter_async_context(self.pool.lease())
 
     async def _settled(self) -> None:
-        """Whoever waits gets what there is."""
+        """Waiters have received the connections there are."""
         await until(lambda: not self.waiting or len(self.leases) + self._ready() == MOST or self._ready() > 0)
         for task in [task for task in self.waiting if task.done()]:
             self.waiting.remove(task)
@@ -264,7 +266,7 @@ class PoolLife(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.waiting) < 3)
     @rule()
-    def a_query_comes(self) -> None:
+    def a_query_arrives(self) -> None:
         async def comes() -> None:
             self.waiting.append(asyncio.create_task(self._lease()))
             await self._settled()
@@ -272,12 +274,12 @@ class PoolLife(RuleBasedStateMachine):
         self.run(comes())
 
     @precondition(lambda self: self.leases)
-    @rule(well=st.booleans())
-    def a_query_ends(self, well: bool) -> None:
+    @rule(succeeds=st.booleans())
+    def a_query_ends(self, succeeds: bool) -> None:
         async def ends() -> None:
             stack, connection = self.leases.pop(0)
-            if well and connection.reusable:
-                with suppress(TransportError):  # the far side may have dropped it this very moment
+            if succeeds and connection.reusable:
+                with suppress(TransportError):  # the peer may have dropped it at this moment
                     await get(connection)
             elif connection.reusable:
                 connection.close()
@@ -299,20 +301,20 @@ class PoolLife(RuleBasedStateMachine):
         self.run(gives_up())
 
     @rule()
-    def the_far_side_drops_everybody(self) -> None:
+    def the_peer_drops_all_connections(self) -> None:
         async def drops() -> None:
             self.server.drop_all()
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.001)  # some connections notice before the next step, others after it
 
         self.run(drops())
 
     @invariant()
-    def nobody_has_anothers_connection_and_the_pool_keeps_its_bounds(self) -> None:
+    def no_connection_is_leased_twice_and_the_pool_keeps_its_bounds(self) -> None:
         held = [id(connection) for _, connection in self.leases]
         assert len(set(held)) == len(held)
         assert self.pool.total <= MOST
         assert not any(connection in self.pool._idle for _, connection in self.leases)
-        assert self.pool.idle == 0 or not self.waiting, "nobody waits beside a free connection"
+        assert self.pool.idle == 0 or not self.waiting, "no query waits while a connection is free"
 
     def teardown(self) -> None:
         async def ends() -> None:
@@ -322,7 +324,7 @@ class PoolLife(RuleBasedStateMachine):
                 await asyncio.wait(self.waiting)
             for stack, _ in self.leases:
                 await stack.aclose()
-            # Left alone it is whole again, and when it is closed nothing stays open.
+            # Without queries it refills; after closing it nothing stays open.
             await until(lambda: self.pool.total >= 2)
             await self.open.aclose()
             await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})

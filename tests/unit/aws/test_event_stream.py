@@ -53,7 +53,7 @@ def test_a_changed_byte_is_never_accepted(position: int, change: int) -> None:
 
 
 @given(st.binary(min_size=12, max_size=400))
-def test_noise_is_refused(noise: bytes) -> None:
+def test_random_bytes_are_refused(noise: bytes) -> None:
     with pytest.raises(TransportError):
         EventStreamDecoder().feed(noise)
 
@@ -93,7 +93,7 @@ def test_more_different_headers_than_are_remembered_are_decoded_all_the_same() -
         assert message.headers == {"number": str(number)}
 
 
-def test_multibyte_text_cut_within_a_character_is_whole_again() -> None:
+def test_text_cut_within_a_character_is_decoded_intact() -> None:
     data = encode_message({}, json.dumps({"t": "漫画📚"}, ensure_ascii=False).encode())
     decoder, found = EventStreamDecoder(), []
     for byte in data:

@@ -397,6 +397,7 @@ def test_an_answer_whose_last_frame_is_kept_is_only_sent_again() -> None:
     again = protocol(stored=store.load(), after=0)
     assert again.finished
     assert [frame["type"] for frame in send(again)] == ["chunk", "done"]
+    assert again.all_sent
 
 
 def test_an_answer_without_text_is_asked_for_as_a_whole() -> None:

@@ -1,4 +1,4 @@
-"""A service that answers every question with chunks at a fixed pace, faster than any model: for what a screen can take."""
+"""A WebSocket service that answers every question with chunks at a fixed rate, faster than any model, to load a browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORDS = ("one ", "more ", "word, ", "**bold** ", "and ", "on ", "it ", "goes. "
 
 @contextmanager
 def flooding(*, per_second: int, chunks: int, words_per_line: int) -> Iterator[str]:
-    """The service's WebSocket address, on loopback; each answer has ``chunks`` chunks and a line break every so many."""
+    """Yield the address of such a service on loopback; each answer has ``chunks`` chunks, ``words_per_line`` to a line."""
 
     def handle(socket: ServerConnection) -> None:
         try:
