@@ -14,12 +14,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from mangalib.errors import SettingsError
 from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, ShopSettings, TableSettings
-from mangalib.settings.benchmark import DetectorSettings, PagerSettings, SavingSettings, WorkloadSettings
+from mangalib.settings.benchmark import (
+    AblationSettings,
+    DetectorSettings,
+    IncidentSettings,
+    PagerSettings,
+    SavingSettings,
+    StoreSettings,
+    WorkloadSettings,
+)
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
 from mangalib.settings.local import LocalBedrockSettings, LocalGatewaySettings, LocalSettings
@@ -60,6 +69,7 @@ from mangalib.settings.transport import (
 from mangalib.settings.understanding import CacheSettings, ClassifierSettings
 
 __all__ = [
+    "AblationSettings",
     "AddressSettings",
     "AnswerSettings",
     "AuthSettings",
@@ -78,6 +88,7 @@ __all__ = [
     "GatewaySettings",
     "HedgeSettings",
     "HitRateSettings",
+    "IncidentSettings",
     "JobSettings",
     "LeaseSettings",
     "LocalBedrockSettings",
@@ -101,6 +112,7 @@ __all__ = [
     "Settings",
     "ShopSettings",
     "SingleFlightSettings",
+    "StoreSettings",
     "TableSettings",
     "TimeoutSettings",
     "TransportSettings",
@@ -131,6 +143,7 @@ class Settings(
     WorkloadSettings,
     DetectorSettings,
     SavingSettings,
+    IncidentSettings,
     JobSettings,
 ):
     """All groups in one. :func:`load_settings` reads them with a readable error on a wrong value."""
@@ -153,7 +166,8 @@ def load_settings(**overrides: object) -> Settings:
 
 def _describe(name: str, value: object, expected: str) -> str:
     secret = name in {"jwt_secret", "token", "pagerduty_routing_key"}
-    return f"MANGA_{name.upper()}={'***' if secret else repr(value)}: {expected}"
+    shown = repr(str(value) if isinstance(value, Path) else value)
+    return f"MANGA_{name.upper()}={'***' if secret else shown}: {expected}"
 
 
 def environment(values: Mapping[str, object], **variables: str) -> dict[str, str]:
