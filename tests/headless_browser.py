@@ -77,7 +77,7 @@ def ask_in(page: Page, text: str) -> None:
 def wait_until(page: Page, expression: str, *, within_s: float = 15) -> None:
     """Until an expression is true in the page; raises ``TimeoutError``.
 
-    Asked from outside: Playwright's own waiting evaluates a string inside the page, which the page's policy forbids.
+    Evaluated from outside: Playwright's own waiting evaluates a string inside the page, which the page's policy forbids.
     """
     deadline_s = time.monotonic() + within_s
     while not page.evaluate(expression):
