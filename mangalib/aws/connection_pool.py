@@ -12,7 +12,7 @@ import bisect
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -56,6 +56,7 @@ class WarmPool:
         shrink_after_s: float,
         keep_alive_s: float,
         keep_alive: Callable[[HttpConnection], Awaitable[None]] | None = None,
+        refill_backoff_s: float = REFILL_BACKOFF_S,
     ) -> None:
         self._opener = opener
         self._size = size
@@ -64,6 +65,7 @@ class WarmPool:
         self._shrink_after_s = shrink_after_s
         self._keep_alive_s = keep_alive_s
         self._keep_alive = keep_alive
+        self._refill_backoff_s = refill_backoff_s
         self._idle: list[HttpConnection] = []  # by last use, the most recent last
         self._leased: set[HttpConnection] = set()
         self._opening = 0
@@ -220,19 +222,22 @@ class WarmPool:
 
     async def _refill(self) -> None:
         """Restore ``size`` connections after some were lost, with back-off while that fails."""
-        pauses = backoff_pauses(REFILL_BACKOFF_S, REFILL_BACKOFF_MAX_S, jitter=NO_JITTER)
+        pauses = self._refill_pauses()
         while True:
             await self._refill_wanted.wait()
             self._refill_wanted.clear()
             try:
                 while self.total < self._size:
                     await self._open()
-                pauses = backoff_pauses(REFILL_BACKOFF_S, REFILL_BACKOFF_MAX_S, jitter=NO_JITTER)
+                pauses = self._refill_pauses()
             except TransportError as error:
                 log.warning("warm pool: %d of %d connections: %s", self.total, self._size, error)
                 self._refill_wanted.set()
             # Also after success: a peer that accepts and closes at once must not turn this into a busy loop.
             await asyncio.sleep(next(pauses))
+
+    def _refill_pauses(self) -> Iterator[float]:
+        return backoff_pauses(self._refill_backoff_s, REFILL_BACKOFF_MAX_S, jitter=NO_JITTER)
 
     async def _maintain(self) -> None:
         self._shrink()

@@ -43,14 +43,14 @@ class _AtomicHandler(LocalHandler):  # type: ignore[misc]
 papermill_io.register("/", _AtomicHandler())
 
 
-def run_job(job: Job, runs: Runs, settings: JobSettings, *, name: str | None = None) -> Run:
+def run_job(job: Job, runs: Runs, settings: JobSettings) -> Run:
     """Run a job now. A failed cell, a time-out or a dead kernel is in the record, and the cells before it are kept.
 
     Raises ``JobRunningError`` while the same job is running, and ``NotebookError`` when its record cannot be written; then
     nothing has started.
     """
     with keep_renewed(take_lease(runs.leases, job.name), settings.job_lease_s) as lost:
-        return run_under_lease(job, runs, settings, lost, name=name)
+        return run_under_lease(job, runs, settings, lost)
 
 
 def run_under_lease(
@@ -99,7 +99,7 @@ def _execute(job: Job, output: str, results_file: Path, lost: threading.Event, s
     except PapermillExecutionError as failure:
         return f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
     except CellTimeoutError:
-        return f"timed out: a cell was still running after the {job.timeout_s:g} s that the notebook may take"
+        return f"timed out: a cell was still running after {job.timeout_s:g} s (timeout_s of the job)"
     except DeadKernelError:
         return "the kernel died (out of memory, or ended by a cell)"
     except OSError as failure:

@@ -25,7 +25,7 @@ from mangalib.settings import CacheSettings
 
 Ints = npt.NDArray[np.int32]
 
-TEMPERATURE = 0.05
+_TEMPERATURE = 0.05
 _FOLDS = 5
 # The two classes have opposite weights, so this equals a penalty of 1 on their difference.
 _PENALTY = 2.0
@@ -56,7 +56,7 @@ def weigh_neighbours(
     """
     if not len(similar):
         return None
-    weights = np.exp((similar - similar[0]) / TEMPERATURE, dtype=np.float64)
+    weights = np.exp((similar - similar[0]) / _TEMPERATURE, dtype=np.float64)
     voted, position = np.unique(labels, return_inverse=True)
     votes = np.bincount(position, weights=weights)
     winner = int(votes.argmax())

@@ -20,7 +20,7 @@ from mangalib.precompute.follow_ups import FollowUps
 from mangalib.precompute.generation.generator import AnswerGenerator
 from mangalib.precompute.generation.single_flight import SingleFlight
 from mangalib.precompute.lookup import AnswerLookup
-from mangalib.precompute.prediction.transition_model import LiveModel
+from mangalib.precompute.prediction.live_model import LiveModel
 from mangalib.precompute.service import Precompute
 from mangalib.precompute.shared_answers import SharedAnswers
 from mangalib.precompute.warming.batch import WarmingBatch

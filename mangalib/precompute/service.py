@@ -20,7 +20,7 @@ from mangalib.precompute.finder import AnswerFinder
 from mangalib.precompute.follow_ups import FollowUps
 from mangalib.precompute.generated_answer import SEMANTIC, CanonicalQuestion, GeneratedAnswer
 from mangalib.precompute.generation.spec import prompt_fingerprint
-from mangalib.precompute.prediction.transition_model import LiveModel
+from mangalib.precompute.prediction.live_model import LiveModel
 from mangalib.precompute.shared_answers import SharedAnswers, own_label
 from mangalib.precompute.warming.batch import WarmingBatch
 from mangalib.precompute.warming.demand import Demand

@@ -25,6 +25,7 @@ class ClientConnection:
     session: Session
     rate: RateLimit
     answers: dict[str, Answer] = field(default_factory=dict)
+    closed: bool = False
 
 
 class ConnectionRecord(msgspec.Struct, frozen=True):

@@ -146,6 +146,7 @@ class Orchestrator:
         client = self._clients.pop(connection_id, None)
         if client is None:
             return
+        client.closed = True
         client.session.network_error(time.monotonic())
         for answer in client.answers.values():
             answer.client_left(connection_id)
@@ -191,7 +192,7 @@ class Orchestrator:
                 case Ping():
                     await self._post(connection_id, Pong())
                 case Resume() as resume:
-                    if await self._answers.resume(client, resume, lambda: connection_id in self._clients):
+                    if await self._answers.resume(client, resume):
                         await self._post(connection_id, SessionInfo(client.session_id, SessionState.STREAMING))
                 case Disconnect():
                     self._disconnect(connection_id)
@@ -225,6 +226,7 @@ class Orchestrator:
     async def _tell_state(self, client: ClientConnection) -> None:
         await self._post(client.connection_id, SessionInfo(client.session_id, client.session.state))
         if client.session.state is SessionState.DISCONNECTED:
+            client.closed = True
             self._clients.pop(client.connection_id, None)
             await self._close(client.connection_id)
 

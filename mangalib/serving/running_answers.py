@@ -87,11 +87,11 @@ class RunningAnswers:
             raise BadRequestError(f"request_id: {request_id!r} is running already; expected a new one")
         self._run(client, self._protocol(query, request_id, client.session_id))
 
-    async def resume(self, client: ClientConnection, resume: Resume, connected: Callable[[], bool]) -> bool:
+    async def resume(self, client: ClientConnection, resume: Resume) -> bool:
         """Send the rest of an answer to ``client``; true when the answer was taken up from the replay store.
 
-        Raises ``NotFoundError`` or ``InterruptedAnswerError`` when it is not stored, and as :meth:`start` does. Nothing is done
-        for a client that is no longer ``connected``.
+        Raises ``NotFoundError`` or ``InterruptedAnswerError`` when it is not stored, and as :meth:`start` does. A client that
+        has left meanwhile gets nothing.
         """
         key = (client.customer, resume.request_id)
         running = self._running.get(key)
@@ -113,11 +113,11 @@ class RunningAnswers:
             if running_now is running:
                 raise BusyError(BUSY, retry_after_ms=round(self._settings.busy_retry_ms))
             # The client sent its resume twice, and the first of the two has taken the answer up meanwhile.
-            return await self.resume(client, resume, connected)
+            return await self.resume(client, resume)
         record = stored.record
         client.session_id = record.session_id
         # Nothing is awaited between looking whether the answer runs and running it: a second resume must find it.
-        if connected():
+        if not client.closed:
             self._run(client, self._protocol(record.query, resume.request_id, record.session_id, stored, resume.after))
         return True
 

@@ -1,4 +1,4 @@
-"""The base of all groups of settings, the number types they share, and the folders that their defaults lie in."""
+"""The base of all groups of settings, the number types they share, and the folders of their defaults."""
 
 from __future__ import annotations
 

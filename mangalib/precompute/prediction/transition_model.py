@@ -12,11 +12,8 @@ True
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,13 +23,10 @@ import numpy.typing as npt
 
 from mangalib.errors import DataError
 from mangalib.precompute.prediction.session_log import INTENTS_MAX, Events, SessionLog, positions_in_session
-from mangalib.resilience import refresh_periodically
 from mangalib.storage import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1
 _DAY_US = 86_400_000_000
@@ -309,34 +303,3 @@ def _added(table: pd.DataFrame, found: Transitions, k: int, weight: npt.NDArray[
 def learn_from_log(log: SessionLog, *, order: int, half_life_days: float) -> TransitionModel:
     """Train on a whole log, in one pass."""
     return TransitionModel.learn(log, log.intents, order=order, half_life_days=half_life_days)
-
-
-class LiveModel:
-    """The model of a file, reloaded when the file is replaced, and updated online in between."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._mtime_ns = 0
-        self._model = TransitionModel(order=4, half_life_days=30.0)
-
-    def predict(self, history: Sequence[str]) -> dict[NextIntent, float]:
-        """As :meth:`TransitionModel.predict`."""
-        return self._model.predict(history)
-
-    def observe(self, history: Sequence[str], intent: str, relation: Relation, *, at_us: int) -> None:
-        """As :meth:`TransitionModel.observe`; observations last until the file is replaced."""
-        self._model.observe(history, intent, relation, at_us=at_us)
-
-    def refresh(self) -> None:
-        """Reload the file if it has changed; on an error, log it and keep the last good model."""
-        try:
-            changed_ns = self._path.stat().st_mtime_ns
-            if changed_ns > self._mtime_ns:
-                self._model = TransitionModel.load(self._path)
-                self._mtime_ns = changed_ns
-        except (OSError, DataError) as error:
-            log.warning("transition model not reloaded; keeping the last good one: %s", error)
-
-    async def follow(self, every_s: float) -> None:
-        """Refresh every ``every_s`` seconds until cancelled."""
-        await refresh_periodically("reading the transition model", every_s, partial(asyncio.to_thread, self.refresh))

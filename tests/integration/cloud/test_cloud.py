@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -17,6 +19,8 @@ import numpy as np
 import pytest
 import yaml
 from moto.server import ThreadedMotoServer
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.jobs import Schedule, read_schedule
@@ -384,10 +388,31 @@ IMAGES: dict[str, dict[str, Any]] = {
     "jobs": {"extras": {"lab", "cluster"}, "entry": ["mangalib"]},
     "serving": {"extras": set(), "entry": ["python", "-m", "mangalib.server"]},
 }
+NOT_IN_SERVING = {"distributed", "jupyterlab", "moto", "mypy", "papermill", "pytest", "scikit-learn"}
 
 
 def instructions(image: str) -> list[str]:
     return (FOLDER / f"Containerfile.{image}").read_text(encoding="utf-8").splitlines()
+
+
+def dependencies(requirements: Iterable[str]) -> set[str]:
+    """The distributions that pip installs for these requirements: they, and all that they require."""
+    known: set[tuple[str, str]] = set()
+    pending = [(name, extra) for text in requirements for name, extra in wanted(text, "")]
+    while pending:
+        name, extra = pending.pop()
+        if (name, extra) not in known:
+            known.add((name, extra))
+            with contextlib.suppress(metadata.PackageNotFoundError):  # left out of the lock on purpose
+                pending += [one for text in metadata.requires(name) or [] for one in wanted(text, extra)]
+    return {name for name, _ in known}
+
+
+def wanted(text: str, extra: str) -> list[tuple[str, str]]:
+    requirement = Requirement(text)
+    if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+        return []
+    return [(canonicalize_name(requirement.name), name) for name in ("", *requirement.extras)]
 
 
 @pytest.mark.parametrize("image", IMAGES)
@@ -401,4 +426,12 @@ def test_an_image_copies_what_exists_installs_its_extras_and_runs_as_no_root(ima
     (install,) = [line for line in lines if "pip install" in line]
     extras = re.search(r"\.\[([\w,]+)\]", install)
     assert set(extras[1].split(",") if extras else []) == IMAGES[image]["extras"]
+    assert IMAGES[image]["extras"] <= PROJECT["optional-dependencies"].keys()
     assert "mangalib" in PROJECT["scripts"]
+
+
+def test_the_serving_image_has_no_notebooks_stand_ins_or_test_tools() -> None:
+    serving = dependencies(PROJECT["dependencies"])
+    assert {"aiohttp", "boto3", "redis"} <= serving
+    assert serving & NOT_IN_SERVING == set()
+    assert not [name for name in serving if name.startswith(("jupyter", "ipy", "nb"))]
