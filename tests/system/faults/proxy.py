@@ -14,8 +14,8 @@ LISTEN = "127.0.0.1"
 class FaultProxy:
     """Use as ``async with FaultProxy(port) as proxy``; ``proxy.port`` is stable, ``target`` may change.
 
-    :meth:`set_mode` sets ``mode``: ``pass``, ``refused``, ``reset``, ``stalled``, ``slow``, ``wrong bytes``, or ``answer``. In the
-    last, the proxy responds with ``answer(request)`` itself and the service receives nothing.
+    :meth:`set_mode` sets ``mode``: ``pass``, ``refused``, ``reset``, ``stalled``, ``slow``, ``wrong bytes``, or ``answer``.
+    With ``answer`` the proxy itself responds with ``answer(request)``, and the service receives nothing.
     """
 
     def __init__(self, target: int) -> None:
