@@ -1,16 +1,16 @@
-"""How good the regression detector is, beside what one would otherwise use, on the same made-up data.
+"""Evaluation of the regression detector beside the usual alternatives, on the same simulated data.
 
     .venv/bin/python benchmarks/detector.py [--cases 1000] [--months 40] [--json FILE] [--quick]
 
 ours          the sequential rule of mangalib.benchmark.detection.detector
 textbook      the specification's rule: Mann-Whitney at 0.05, Cohen's d of 0.5, severity by the run's p95
-kayenta       a judge in the manner of Netflix's Kayenta: Mann-Whitney with 98 % confidence, high where the interval of the
+kayenta       the test that Netflix's Kayenta makes: Mann-Whitney with 98 % confidence, high where the interval of the
               Hodges-Lehmann estimate lies above 25 % of that estimate; the 7 days are its baseline, the run its canary
-otava         apache-otava (Hunter; Fleming et al., 2023) with its defaults on the runs' p95, in a virtual environment of its own
-              that this script makes; an alarm is a new change point upwards. It knows no severities.
+otava         apache-otava (Hunter; Fleming et al., 2023) with its defaults on the runs' p95, in a virtual environment of its
+              own; an alarm is a new upward change point. It has no severities.
 
-16 series, 45 requests a run, 96 runs a day, 7 days to learn: see mangalib.benchmark.experiments.synthetic_history for the data and
-mangalib.benchmark.experiments.evaluation for what is counted. Nothing here passes or fails.
+16 series, 45 requests a run, 96 runs a day, 7 days of baseline: see mangalib.benchmark.experiments.synthetic_history for
+the data and mangalib.benchmark.experiments.evaluation for what is counted. It reports figures; nothing passes or fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import json
 import math
 import platform
 import subprocess
-import sys
 import tempfile
 import venv
 from collections.abc import Callable
@@ -35,11 +34,10 @@ from tqdm.auto import tqdm
 
 from mangalib.benchmark import Estimate, hodges_lehmann, quantile, quantile_bounds, ratio_interval
 from mangalib.benchmark.detection import Floats
-from mangalib.benchmark.experiments import SyntheticHistory, simulate
-from mangalib.benchmark.experiments import evaluation as study
+from mangalib.benchmark.experiments import SyntheticHistory, evaluation, simulate
 from mangalib.settings import Settings, load_settings
 
-WATCHED_DAYS = 7.27  # 26 runs after the seven days
+OBSERVED_DAYS = 7.27  # 26 runs after the seven days
 OTHER_DATA = {
     "gamma": SyntheticHistory(shape="gamma"),
     "bimodal": SyntheticHistory(shape="bimodal"),
@@ -55,55 +53,58 @@ class KayentaRule:
 
     CONFIDENCE, TOLERANCE = 0.98, 0.25
 
-    def learn(self, hours: Floats, latencies: Floats) -> None:
-        """All requests of the baseline."""
+    def add_baseline(self, hours: Floats, latencies: Floats) -> None:
+        """Take all requests of the baseline."""
         self._before = np.sort(latencies, axis=None)
 
-    def judge(self, hour: float, now: Floats) -> tuple[int, float, str]:
-        """Severity 2 for «high», as a failed canary stops a release."""
+    def assess(self, hour: float, now: Floats) -> tuple[int, float, str]:
+        """Severity 2 for "high", because a failed canary stops a release."""
         shift = hodges_lehmann(now, self._before, level=self.CONFIDENCE, at_most=400)
         high = shift.low > self.TOLERANCE * abs(shift.value)
         return 2 * int(high), shift.value, "high" if high else "pass"
 
 
-def make_judge(name: str, settings: Settings) -> study.Judge:
-    """A rule by its name."""
+def make_detector(name: str, settings: Settings) -> evaluation.Detector:
+    """A detector by its name."""
     return {
-        "ours": study.sequential,
-        "textbook": study.textbook,
-        "kayenta": lambda _: study.each_run_alone(KayentaRule),
+        "ours": evaluation.sequential_detector,
+        "textbook": evaluation.textbook_detector,
+        "kayenta": lambda _: evaluation.single_run_detector(KayentaRule),
     }[name](settings)
 
 
-def one_month(name: str, past: SyntheticHistory, seed: int) -> study.FalseAlarms:
-    """What a rule says of 30 days without a change."""
-    # A judge that works out thousands of differences for each run is watched for three days.
+def one_month(name: str, history: SyntheticHistory, seed: int) -> evaluation.FalseAlarms:
+    """The false alarms of a rule in 30 days without a change."""
+    # Kayenta computes thousands of differences for each run, so it is observed for three days only.
     days = 10.0 if name == "kayenta" else 37.0
-    return study.false_alarms(make_judge(name, load_settings()), replace(past, days=days), seed)
+    return evaluation.false_alarms(make_detector(name, load_settings()), replace(history, days=days), seed)
 
 
-def one_past(name: str, past: SyntheticHistory, target: study.Target, seed: int) -> list[int]:
-    """Delays of one made-up past; kayenta has one level only."""
+def delays_in_one_history(name: str, history: SyntheticHistory, target: evaluation.Target, seed: int) -> list[int]:
+    """Delays in one synthetic history; kayenta has one severity only."""
     level = target.level if name == "ours" else 1
-    return study.delays(
-        make_judge(name, load_settings()), replace(past, days=WATCHED_DAYS), target.change, seed, level=level
+    return evaluation.delays(
+        make_detector(name, load_settings()), replace(history, days=OBSERVED_DAYS), target.change, seed, level=level
     )
 
 
-def in_turn(pool: ProcessPoolExecutor, what: str, work: Callable[[int], Any], seeds: range) -> list[Any]:
+def map_seeds(pool: ProcessPoolExecutor, title: str, work: Callable[[int], Any], seeds: range) -> list[Any]:
     """Results in the order of the seeds."""
-    return list(tqdm(pool.map(work, seeds, chunksize=4), total=len(seeds), desc=what, leave=False))
+    return list(tqdm(pool.map(work, seeds, chunksize=4), total=len(seeds), desc=title, leave=False))
 
 
 def delays_of(
-    pool: ProcessPoolExecutor, name: str, past: SyntheticHistory, target: study.Target, cases: int
+    pool: ProcessPoolExecutor, name: str, history: SyntheticHistory, target: evaluation.Target, cases: int
 ) -> dict[str, float]:
     """Summary of at least ``cases`` cases."""
-    per_past = 1 if target.change.intents is None else len(study.CASES)
-    found = in_turn(
-        pool, f"{name}: {target.name}", partial(one_past, name, past, target), range(math.ceil(cases / per_past))
+    per_history = 1 if target.change.intents is None else len(evaluation.CASES)
+    found = map_seeds(
+        pool,
+        f"{name}: {target.name}",
+        partial(delays_in_one_history, name, history, target),
+        range(math.ceil(cases / per_history)),
     )
-    return study.summary([runs for delays in found for runs in delays], target)
+    return evaluation.summary([runs for delays in found for runs in delays], target)
 
 
 # apache-otava, in an environment of its own
@@ -132,7 +133,7 @@ json.dump(found, sys.stdout)
 
 
 class Otava:
-    """Runs apache-otava's own code; ``None`` is returned where it cannot be installed."""
+    """Runs apache-otava's own code in an environment of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -140,7 +141,7 @@ class Otava:
 
     @classmethod
     def installed(cls, folder: Path) -> Otava | None:
-        """Make its environment."""
+        """Create its environment; ``None`` where it cannot be installed."""
         otava = cls(folder)
         venv.create(folder / "venv", with_pip=True)
         done = subprocess.run(
@@ -149,7 +150,7 @@ class Otava:
         return otava if done.returncode == 0 else None
 
     def alarms(self, series: Floats, first: int) -> list[list[int]]:
-        """For each series (series, runs) in which runs after ``first`` an upward change point is new."""
+        """For each of ``series`` (series, runs): the runs, counted from ``first``, with a new upward change point."""
         data, code = self._folder / "series.npz", self._folder / "run.py"
         np.savez(data, series=series)
         code.write_text(_OTAVA, encoding="utf-8")
@@ -157,18 +158,18 @@ class Otava:
         found: list[list[int]] = json.loads(done.stdout)
         return found
 
-    def delays(self, target: study.Target, cases: int) -> dict[str, float] | None:
-        """Summary of cases; errors are no series of latencies."""
+    def delays(self, target: evaluation.Target, cases: int) -> dict[str, float] | None:
+        """Summary of the cases; ``None`` for error rates, which are not latencies."""
         if target.change.error_rate is not None:
             return None
-        past = replace(SyntheticHistory(), days=WATCHED_DAYS)
+        history = replace(SyntheticHistory(), days=OBSERVED_DAYS)
         first, rows = 672, []
-        for seed in range(math.ceil(cases / len(study.CASES))):
-            latencies, _ = simulate(past, [replace(target.change, first=first)], np.random.default_rng(seed))
+        for seed in range(math.ceil(cases / len(evaluation.CASES))):
+            latencies, _ = simulate(history, [replace(target.change, first=first)], np.random.default_rng(seed))
             p95 = np.quantile(latencies, 0.95, axis=-1)
-            rows += [p95[:, list(past.levels_ms).index(intent), 0] for intent in study.CASES]
+            rows += [p95[:, list(history.levels_ms).index(intent), 0] for intent in evaluation.CASES]
         alarms = self.alarms(np.array(rows)[:cases], first)
-        return study.summary([found[0] if found else study.NEVER for found in alarms], target)
+        return evaluation.summary([found[0] if found else evaluation.NEVER for found in alarms], target)
 
     def false_alarms(self) -> tuple[float, int]:
         """Alarms a day over 16 series, in three days without a change."""
@@ -183,7 +184,7 @@ class Otava:
 def coverage(
     draw: Callable[[np.random.Generator, int], Floats], true: Callable[[float], float], cases: int
 ) -> dict[str, float]:
-    """How often 95 % intervals at n = 45 hold the true p50, p95, and ratio of each to a baseline of a hundred runs."""
+    """How often 95 % intervals at n = 45 contain the true p50, p95, and ratio of each to a baseline of a hundred runs."""
     rng, n, m = np.random.default_rng(45), 45, 4500
     now = np.sort(draw(rng, cases * n).reshape(cases, n), axis=-1)
     found = {}
@@ -193,8 +194,8 @@ def coverage(
         held = 0
         for case in range(min(cases, 4000)):
             before = np.sort(draw(rng, m))
-            past = Estimate(*(float(quantile(before, at)) for at in (share, *quantile_bounds(m, share))))
-            ratio = ratio_interval(Estimate(*(float(end[case]) for end in ends)), past)
+            baseline = Estimate(*(float(quantile(before, at)) for at in (share, *quantile_bounds(m, share))))
+            ratio = ratio_interval(Estimate(*(float(end[case]) for end in ends)), baseline)
             held += ratio.low <= 1 <= ratio.high
         found[f"{name} ratio"] = held / min(cases, 4000)
     return found
@@ -218,13 +219,13 @@ def coverages(cases: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Count everything, print it, and record it where asked."""
+    """Run all evaluations, print them, and write them to ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=1000, help="changes of each kind")
     parser.add_argument("--months", type=int, default=40, help="months without a change")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="also record there")
-    parser.add_argument("--quick", action="store_true", help="a twentieth of it all")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the cases and months")
     arguments = parser.parse_args()
     cases, months = arguments.cases, arguments.months
     if arguments.quick:
@@ -242,11 +243,11 @@ def main() -> None:
 
 
 def print_false_alarms(pool: ProcessPoolExecutor, otava: Otava | None, months: int) -> dict[str, Any]:
-    """Nothing changed: who says what."""
+    """The false alarms of each rule."""
     print(f"\nNothing changed, 16 series together{'':14}warnings a day  pages in 30 days     months")
     found: dict[str, Any] = {}
     for name, count in (("ours", months), ("textbook", max(2, months // 10)), ("kayenta", 1)):
-        alarms = in_turn(
+        alarms = map_seeds(
             pool, f"{name}: nothing changed", partial(one_month, name, SyntheticHistory()), range(1000, 1000 + count)
         )
         total = sum_of(alarms)
@@ -259,16 +260,16 @@ def print_false_alarms(pool: ProcessPoolExecutor, otava: Otava | None, months: i
     return found
 
 
-def sum_of(alarms: list[study.FalseAlarms]) -> study.FalseAlarms:
-    """Several months as one."""
-    return study.FalseAlarms(*(sum(column) for column in zip(*(asdict(a).values() for a in alarms), strict=True)))
+def sum_of(alarms: list[evaluation.FalseAlarms]) -> evaluation.FalseAlarms:
+    """Several months added up."""
+    return evaluation.FalseAlarms(*(sum(column) for column in zip(*(asdict(a).values() for a in alarms), strict=True)))
 
 
 def print_delays(pool: ProcessPoolExecutor, otava: Otava | None, cases: int) -> dict[str, Any]:
-    """Something changed: in which run it is seen."""
+    """The detection delays of each rule."""
     print(f"\nRuns until it is seen{'':24}target        rule      median     95 %   within target    cases")
     found: dict[str, Any] = {}
-    for target in study.TARGETS:
+    for target in evaluation.TARGETS:
         wanted = f"{target.share:.0%} in {target.within_runs}"
         for name in ("ours", "textbook", "kayenta"):
             if target.change.error_rate is not None and name != "ours":
@@ -284,22 +285,22 @@ def print_delays(pool: ProcessPoolExecutor, otava: Otava | None, cases: int) -> 
     return found
 
 
-def print_line(what: str, wanted: str, name: str, line: dict[str, float]) -> None:
+def print_line(change: str, wanted: str, name: str, line: dict[str, float]) -> None:
     """One rule's delays of one change."""
-    median, p95 = (f"{line[key]:.0f}" if line[key] < study.NEVER else "never" for key in ("median", "p95"))
-    print(f"    {what:39}{wanted:12}  {name:10}{median:>6}{p95:>9}{line['within']:>16.1%}{line['cases']:>9.0f}")
+    median, p95 = (f"{line[key]:.0f}" if line[key] < evaluation.NEVER else "never" for key in ("median", "p95"))
+    print(f"    {change:39}{wanted:12}  {name:10}{median:>6}{p95:>9}{line['within']:>16.1%}{line['cases']:>9.0f}")
 
 
 def print_other_data(pool: ProcessPoolExecutor, cases: int, months: int) -> dict[str, Any]:
-    """Ours, on data that it was not tuned on."""
+    """Our rule on data that it was not tuned on."""
     print("\nOurs on other data          warnings  pages    within target:")
-    head = "".join(f"{target.name.split(',')[0]:>14}" for target in study.TARGETS[:6])
+    head = "".join(f"{target.name.split(',')[0]:>14}" for target in evaluation.TARGETS[:6])
     print(f"{'':28}a day     30 days  {head}")
     found: dict[str, Any] = {}
-    for name, past in OTHER_DATA.items():
+    for name, history in OTHER_DATA.items():
         count = max(2, months // 4)
-        total = sum_of(in_turn(pool, name, partial(one_month, "ours", past), range(2000, 2000 + count)))
-        lines = {t.name: delays_of(pool, "ours", past, t, max(30, cases // 10)) for t in study.TARGETS[:6]}
+        total = sum_of(map_seeds(pool, name, partial(one_month, "ours", history), range(2000, 2000 + count)))
+        lines = {t.name: delays_of(pool, "ours", history, t, max(30, cases // 10)) for t in evaluation.TARGETS[:6]}
         found[name] = {"false_alarms": asdict(total), "delays": lines}
         shares = "".join(f"{line['within']:>14.1%}" for line in lines.values())
         print(f"    {name:24}{total.warnings_a_day:5.2f}{total.pages_in_30_days:10.2f}   {shares}")
@@ -307,7 +308,7 @@ def print_other_data(pool: ProcessPoolExecutor, cases: int, months: int) -> dict
 
 
 def print_coverage(cases: int) -> dict[str, dict[str, float]]:
-    """How often the intervals hold the truth."""
+    """The coverage of the intervals."""
     found = coverages(cases)
     print(f"\n95 % intervals at n = 45 hold the truth in{'':6}p50     p95   ratio of p50   ratio of p95")
     for name, line in found.items():
@@ -318,4 +319,4 @@ def print_coverage(cases: int) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,9 +1,9 @@
-"""How long a year of benchmark runs takes to be asked for its last week, and a verdict to be worked out.
+"""How long it takes to load the last week from a year of benchmark runs, and to compute a verdict.
 
     .venv/bin/python benchmarks/store.py [--days 365] [--json FILE]
 
-Writes 96 runs a day of 8 intents and 50 requests into a temporary folder, asks for the last 7 days before and after the days
-that are over were compacted, and judges the newest run in a process of its own. Medians of five. Nothing here passes or fails.
+Writes 96 runs a day of 8 intents and 50 requests into a temporary folder, loads the last 7 days before and after past days
+are compacted, and judges the newest run in a process of its own. Medians of five. It reports figures; nothing passes or fails.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ import psutil
 from tqdm.auto import tqdm
 
 from mangalib.benchmark import Store, iter_runs
-from mangalib.benchmark.experiments import SyntheticHistory
-from mangalib.benchmark.experiments import synthetic_history as history
+from mangalib.benchmark.experiments import SyntheticHistory, synthetic_history
 from mangalib.settings import environment, load_settings
 
 END = datetime(2026, 11, 2, tzinfo=UTC)
@@ -36,11 +35,12 @@ REPETITIONS = 5
 
 
 def fill(store: Store, folder: Path, days: int) -> int:
-    """A week that is made up, and the weeks before it as copies under other dates and names: files count, not what is in them."""
+    """Write a simulated week, and copies of it under other dates and names as the weeks before: only the number of files
+    matters. Returns the number of files."""
     settings = load_settings()
     week = replace(SyntheticHistory(), samples=50, end=END, sigma=0.15)
     for run in tqdm(
-        iter_runs(history.samples(week, [], np.random.default_rng(1), settings)), total=week.runs, leave=False
+        iter_runs(synthetic_history.samples(week, [], np.random.default_rng(1), settings)), total=week.runs, leave=False
     ):
         store.append(run)
     files = sorted(folder.rglob("*.parquet"))
@@ -87,10 +87,10 @@ def judged(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print, and record where asked."""
+    """Measure, print, and write the figures to ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=365)
-    parser.add_argument("--json", type=Path, help="also record there")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     print(f"{platform.platform()}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as name:
@@ -100,10 +100,10 @@ def main() -> None:
         record: dict[str, Any] = {"files": files, "load_single_files_s": timed(store), "single": judged(folder)}
         print(f"    {files} files; the last 7 days, a file a run: {record['load_single_files_s']:.2f} s")
         started = time.perf_counter()
-        gone = store.compact(END.date() + timedelta(days=1))
-        record |= {"compacted_files": gone, "compact_s": time.perf_counter() - started}
+        deleted = store.compact(END.date() + timedelta(days=1))
+        record |= {"compacted_files": deleted, "compact_s": time.perf_counter() - started}
         record |= {"load_compacted_s": timed(store), "compacted": judged(folder)}
-        print(f"    {gone} files compacted in {record['compact_s']:.1f} s; then: {record['load_compacted_s']:.2f} s")
+        print(f"    {deleted} files compacted in {record['compact_s']:.1f} s; then: {record['load_compacted_s']:.2f} s")
         for what in ("single", "compacted"):
             line = record[what]
             print(

@@ -17,7 +17,7 @@ import psutil
 from tqdm.auto import tqdm
 
 from benchmarks.speed.customers import customers
-from benchmarks.speed.tables import Table, spread
+from benchmarks.speed.tables import Table, value_range
 from mangalib.aws import DocumentTable, dynamodb_client
 from mangalib.client import Client
 from mangalib.domain import Release, ReleaseStore
@@ -119,7 +119,7 @@ def tables() -> list[Table]:
             f"{1 - overhead(level, size) / every_delta:.0%}",
             f"{of(level, size, 'delay_p50'):.1f}",
             f"{of(level, size, 'delay_p99'):.1f}",
-            spread([r["cpu_us"] for r in rounds[level, size]]),
+            value_range([r["cpu_us"] for r in rounds[level, size]]),
         ]
         for level in LEVELS
         for size in SIZES

@@ -22,7 +22,7 @@ import uvloop
 from tqdm.auto import tqdm
 
 from benchmarks.speed.customers import CUSTOMERS, customers, token_of
-from benchmarks.speed.tables import Table, spread
+from benchmarks.speed.tables import Table, value_range
 from mangalib.client import Client
 from mangalib.local import Stack, running_stack
 
@@ -171,7 +171,7 @@ def tables() -> list[Table]:
     ]
     crowd = Table("scale", "2. Connections that idle", columns, rows, notes)
     asking = [
-        [name, spread([r["p50"] for r in rounds]), spread([r["p99"] for r in rounds])]
+        [name, value_range([r["p50"] for r in rounds]), value_range([r["p99"] for r in rounds])]
         for name, rounds in (("alone", found["alone"]), ("among the crowd", found["among"]))
     ]
     ratio = _p50(found["among"]) / _p50(found["alone"])

@@ -15,7 +15,7 @@ import nbformat
 from nbclient import NotebookClient
 from tqdm.auto import tqdm
 
-from benchmarks.speed.tables import Table, spread
+from benchmarks.speed.tables import Table, value_range
 from mangalib.local import Stack, running_stack
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -67,9 +67,9 @@ def tables() -> list[Table]:
         notebooks = {path.stem: counted(first_cell_s(path)) for path in paths}
     slowest = max(notebooks, key=lambda name: notebooks[name])
     rows = [
-        ["orchestrator ready, pool warm, prompts loaded", spread(orchestrator, 2), "2"],
-        ["import mangalib", spread(package, 4), "0.3"],
-        [f"a notebook's first cell, {len(notebooks)} notebooks", spread(list(notebooks.values()), 2), "3"],
+        ["orchestrator ready, pool warm, prompts loaded", value_range(orchestrator, 2), "2"],
+        ["import mangalib", value_range(package, 4), "0.3"],
+        [f"a notebook's first cell, {len(notebooks)} notebooks", value_range(list(notebooks.values()), 2), "3"],
     ]
     notes = [f"Medians of {TIMES}, with the least and the most. The slowest notebook is {slowest}."]
     return [Table("start", "5. Start", ["what", "seconds", "target"], rows, notes)]

@@ -30,7 +30,7 @@ class Table:
         return "\n".join([*lines, "", *self.notes, ""])
 
 
-def spread(values: list[float], digits: int = 0) -> str:
+def value_range(values: list[float], digits: int = 0) -> str:
     """The median of repetitions, and between what they lay."""
     low, high = min(values), max(values)
     return f"{median(values):,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"

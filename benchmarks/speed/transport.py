@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 from benchmarks.speed.customers import customers
 from benchmarks.speed.environments import PEERS, python_of
 from benchmarks.speed.profile import share_of_parts
-from benchmarks.speed.tables import Table, spread
+from benchmarks.speed.tables import Table, value_range
 from mangalib.client import Client
 from mangalib.local import Stack, running_stack
 from mangalib.protocol import Chunk
@@ -225,7 +225,7 @@ def tables() -> list[Table]:
                 f"{median(r[key] for r in found):,.1f}"
                 for key in ("before_p50", "before_p99", "after_p50", "after_p99")
             ),
-            spread([r["cpu_us"] for r in found]),
+            value_range([r["cpu_us"] for r in found]),
         ]
         for level in LEVELS
         for name in [*PEERS_OF, WHOLE]

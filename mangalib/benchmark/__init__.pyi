@@ -1,6 +1,9 @@
 from . import statistics as statistics
+from .benchmark_run import BenchmarkInterruptedError as BenchmarkInterruptedError
+from .benchmark_run import BenchmarkRun as BenchmarkRun
+from .benchmark_run import run_once as run_once
 from .detection.detector import replay as replay
-from .report import by_intent as by_intent
+from .report import intent_percentiles as intent_percentiles
 from .statistics import Estimate as Estimate
 from .statistics import hodges_lehmann as hodges_lehmann
 from .statistics import quantile as quantile

@@ -1,8 +1,8 @@
-"""The benchmark store: Parquet files by date, one a run, in a local folder or on S3.
+"""The benchmark store: Parquet files by date, one per run, in a local folder or on S3.
 
-A file appears whole or not at all, and none is ever changed. Days that are over are compacted: the new file is there before
-the old ones go, and a run that is in two files for a moment is read once, so that any number of machines may write, read and
-compact at the same time.
+Files are written atomically and never changed. Past days are compacted into one file: it is written before the old ones are
+deleted, and a run that is in two files in between is read once, so any number of machines may write, read and compact at the
+same time.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from mangalib.errors import DataError
-from mangalib.settings import Settings
+from mangalib.settings import StoreSettings
 from mangalib.storage import filesystem, write_atomically
 
 log = logging.getLogger(__name__)
 
-# Arrow's own allocator keeps what it has freed: reading a week would take a seventh more memory.
+# Arrow's own allocator does not return freed memory: reading a week would take a seventh more.
 pa.set_memory_pool(pa.system_memory_pool())
 
 _TIME = pa.timestamp("us", tz="UTC")
@@ -51,7 +51,7 @@ SCHEMA = pa.schema(
     ]
 )
 _NOT_NULL = [column.name for column in SCHEMA if not column.nullable]
-_WORDS = [column.name for column in SCHEMA if column.type == pa.string()]
+_STRINGS = [column.name for column in SCHEMA if column.type == pa.string()]
 _PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
 _LISTINGS = 50
 _READERS = 4
@@ -59,24 +59,24 @@ _READERS = 4
 
 @dataclass
 class Loaded:
-    """Samples in the store's columns, the oldest run first, and files that could not be read at all, by name."""
+    """Samples in the store's columns, the oldest run first, and the names of files that could not be read."""
 
     samples: pd.DataFrame
     unreadable: list[str] = field(default_factory=list)
 
 
 class Store:
-    """A store by its URL: a folder's path or ``s3://bucket/prefix``."""
+    """A store at a URL: a folder's path or ``s3://bucket/prefix``."""
 
-    def __init__(self, url: str, settings: Settings) -> None:
+    def __init__(self, url: str, settings: StoreSettings) -> None:
         self.url = url
         self._look_back_days = settings.look_back_days
         self._fs, self._base = filesystem(url, settings)
         self._local = isinstance(self._fs, pafs.LocalFileSystem)
 
     def append(self, samples: pd.DataFrame) -> str:
-        """Write one run; returns its file. Raises ``DataError`` when it is not one run in the store's columns, or is there
-        already; then nothing is written."""
+        """Write one run and return its file. Raises ``DataError``, and writes nothing, when ``samples`` is not one run in the
+        store's columns or the run is in the store already."""
         table = _table_of(samples)
         runs = samples[["run_id", "started_at"]].drop_duplicates()
         if len(runs) != 1:
@@ -87,33 +87,34 @@ class Store:
         return self._write(f"date={started:%Y-%m-%d}", f"run-{started:%H%M%S}-{run_id}.parquet", table, once=True)
 
     def load(self, begin: datetime, end: datetime, *, columns: Sequence[str] = SCHEMA.names) -> Loaded:
-        """Runs that started from ``begin`` to ``end``, both included, with those ``columns``.
+        """Runs that started from ``begin`` to ``end``, both included, with the given ``columns``.
 
-        Raises ``DataError`` when a file has not the columns that a store has, naming the file and the column. A file that is
-        not Parquet, or only part of one, is left out and named.
+        Raises ``DataError`` when a file lacks one of the columns, naming both. A file that is not Parquet, or is truncated, is
+        left out and named in the result.
         """
         days = [begin.date() + timedelta(days=n) for n in range((end.date() - begin.date()).days + 1)]
         tables, unreadable = self._tables(days, columns)
         if not tables:
             return Loaded(_empty(), unreadable)
-        whole = pa.concat_tables(tables).unify_dictionaries()
+        combined = pa.concat_tables(tables).unify_dictionaries()
         inside = pa.compute.and_(
-            pa.compute.greater_equal(whole["started_at"], pa.scalar(begin, _TIME)),
-            pa.compute.less_equal(whole["started_at"], pa.scalar(end, _TIME)),
+            pa.compute.greater_equal(combined["started_at"], pa.scalar(begin, _TIME)),
+            pa.compute.less_equal(combined["started_at"], pa.scalar(end, _TIME)),
         )
-        samples = whole.filter(inside).to_pandas(self_destruct=True, split_blocks=True)
+        samples = combined.filter(inside).to_pandas(self_destruct=True, split_blocks=True)
         order = samples[["started_at"]].assign(run=samples["run_id"].astype(str), n=samples["sequence"])
         if not order["started_at"].is_monotonic_increasing:
             samples = samples.loc[order.sort_values(["started_at", "run", "n"], kind="stable").index]
         return Loaded(samples.reset_index(drop=True), unreadable)
 
     def require_past(self, now: datetime, tolerance_s: float) -> None:
-        """Raise ``DataError`` when the newest run lies in the future: then this machine's clock is wrong, or that one's was."""
+        """Raise ``DataError`` when the newest run lies in the future: this machine's clock is wrong, or that of the machine that
+        made the run was."""
         newest = self.newest()
         if newest is not None and newest[1] > now + timedelta(seconds=tolerance_s):
             raise DataError(
                 f"the clock says {now:%Y-%m-%d %H:%M} UTC, and the store's newest run {newest[0]} is of "
-                f"{newest[1]:%Y-%m-%d %H:%M}: set the clock right, or take that run out"
+                f"{newest[1]:%Y-%m-%d %H:%M}: set the clock right, or delete that run"
             )
 
     def newest(self) -> tuple[str, datetime] | None:
@@ -143,14 +144,15 @@ class Store:
         raise DataError(f"no run {run_id!r} in {self.url}; the newest are: {newest or 'none, it is empty'}")
 
     def compact(self, today: date) -> int:
-        """Bring each day before yesterday, as far as a verdict looks back, into one file; returns how many files went."""
-        gone = 0
+        """Compact each day before yesterday, as far as a verdict looks back, into one file; returns how many files were
+        deleted."""
+        deleted = 0
         for day in self._days():
             if today - timedelta(days=self._look_back_days + 2) <= day < today - timedelta(days=1):
-                # Somebody else may be compacting the same day: then it is done, by them or by the next run.
+                # Another machine may be compacting the same day; it, or the next run, completes that.
                 with contextlib.suppress(FileNotFoundError):
-                    gone += self._compact_day(day)
-        return gone
+                    deleted += self._compact_day(day)
+        return deleted
 
     def _compact_day(self, day: date) -> int:
         files = self._files(day)
@@ -174,7 +176,7 @@ class Store:
     def _write(self, folder: str, name: str, table: pa.Table, *, once: bool) -> str:
         path = f"{self._base}/{folder}/{name}"
         if once and self._fs.get_file_info(path).type != pafs.FileType.NotFound:
-            raise DataError(f"{path}: is there already, and a run is written once")
+            raise DataError(f"{path}: exists already; a run is written only once")
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer, compression="zstd")
         try:
@@ -182,7 +184,7 @@ class Store:
                 self._fs.create_dir(f"{self._base}/{folder}", recursive=True)
                 write_atomically(Path(path), buffer.getvalue().to_pybytes(), mode=0o666)
             else:
-                # On S3 an object is there when its upload is complete, and not before.
+                # On S3 an object becomes visible when its upload is complete.
                 with self._fs.open_output_stream(path) as stream:
                     stream.write(buffer.getvalue())
         except OSError as error:
@@ -191,8 +193,8 @@ class Store:
 
     def _days(self) -> list[date]:
         entries = self._listed(self._base)
-        found = [match[1] for entry in entries if (match := _PARTITION.fullmatch(entry.base_name))]
-        return sorted(date.fromisoformat(day) for day in found)
+        days = [match[1] for entry in entries if (match := _PARTITION.fullmatch(entry.base_name))]
+        return sorted(date.fromisoformat(day) for day in days)
 
     def _files(self, day: date) -> list[str]:
         entries = self._listed(f"{self._base}/date={day:%Y-%m-%d}")
@@ -201,15 +203,15 @@ class Store:
 
     def _listed(self, folder: str) -> list[pafs.FileInfo]:
         try:
-            found: list[pafs.FileInfo] = self._fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+            entries: list[pafs.FileInfo] = self._fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
         except OSError as error:
             raise DataError(f"store {self.url}: {error}") from error
-        return found
+        return entries
 
     def _tables(self, days: list[date], columns: Sequence[str]) -> tuple[list[pa.Table], list[str]]:
         for _ in range(_LISTINGS):
             files = [path for day in days for path in self._files(day)]
-            # A file that was listed and is gone was compacted meanwhile: what replaced it is in a new listing.
+            # A file that has disappeared since the listing was compacted: a new listing has what replaced it.
             with contextlib.suppress(FileNotFoundError):
                 with ThreadPoolExecutor(_READERS) as threads:
                     read = threads.map(lambda path: self._read(path, columns), files)
@@ -219,14 +221,14 @@ class Store:
         raise DataError(f"store {self.url}: its files changed {_LISTINGS} times while they were read; try again")
 
     def _read(self, path: str, columns: Sequence[str]) -> pa.Table | None:
-        """Those columns of one file, or ``None`` when it is not a whole Parquet file."""
+        """The given columns of one file, or ``None`` when it is not a complete Parquet file."""
         try:
             with self._fs.open_input_file(path) as file:
-                parquet = pq.ParquetFile(file, read_dictionary=_WORDS)
+                parquet = pq.ParquetFile(file, read_dictionary=_STRINGS)
                 present = [name for name in columns if name in parquet.schema_arrow.names]
                 table = parquet.read(columns=present)
         except pa.ArrowInvalid:
-            log.warning("%s: not a whole Parquet file, left out", path)
+            log.warning("%s: not a complete Parquet file, left out", path)
             return None
         return _conforming(table, path, columns)
 
@@ -254,7 +256,9 @@ def _table_of(samples: pd.DataFrame) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-_AS_READ = pa.schema([(c.name, pa.dictionary(pa.int32(), pa.string()) if c.name in _WORDS else c.type) for c in SCHEMA])
+_AS_READ = pa.schema(
+    [(c.name, pa.dictionary(pa.int32(), pa.string()) if c.name in _STRINGS else c.type) for c in SCHEMA]
+)
 
 
 def _conforming(table: pa.Table, path: str, names: Sequence[str]) -> pa.Table:
@@ -270,7 +274,7 @@ def _conforming(table: pa.Table, path: str, names: Sequence[str]) -> pa.Table:
         try:
             if _kind(values.type) != _kind(column.type) and not pa.types.is_null(values.type):
                 raise pa.ArrowTypeError(str(values.type))
-            if column.name in _WORDS and not pa.types.is_dictionary(values.type):
+            if column.name in _STRINGS and not pa.types.is_dictionary(values.type):
                 values = values.cast(pa.string()).dictionary_encode()
             columns.append(values.cast(wanted.field(column.name).type))
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
@@ -292,7 +296,7 @@ def _kind(kind: pa.DataType) -> str:
 
 
 def _each_run_once(tables: list[pa.Table]) -> list[pa.Table]:
-    """The same tables without the runs that a table before has already."""
+    """The tables without runs that an earlier table has already."""
     seen: set[str] = set()
     kept = []
     for table in tables:
@@ -316,6 +320,6 @@ def days_before(moment: datetime, days: float) -> datetime:
 
 
 def iter_runs(samples: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """One table a run, the oldest first."""
+    """One table per run, the oldest first."""
     for _, run in samples.groupby(["started_at", "run_id"], sort=True, observed=True):
         yield run

@@ -1,6 +1,6 @@
-"""The verdict on a run: how bad, what, since when, and by how much; in one sentence for who is woken by it.
+"""The verdict on a run: how severe, what, since when, and by how much; summed up in one sentence for the engineer on call.
 
-It is worked out from the store alone, so that every machine comes to the same one. What is done about it is in ``incidents``.
+It is a pure function of the store, so every machine comes to the same verdict. The actions that follow are in ``incidents``.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 
 from mangalib.benchmark import statistics
-from mangalib.benchmark.detection import textbook
-from mangalib.benchmark.detection.detector import follow
-from mangalib.benchmark.detection.latency_charts import MIN_BASELINE_RUNS
+from mangalib.benchmark.detection.detector import detect_changes
+from mangalib.benchmark.detection.residuals import MIN_BASELINE_RUNS
 from mangalib.benchmark.detection.series import (
     METRICS,
     MIN_TAIL_SAMPLES,
     POOLED,
     Floats,
+    Series,
     checked,
-    impossible,
+    invalid_runs,
     summarise,
 )
 from mangalib.benchmark.detection.severity import NAMES, SURE_SD, Bands
@@ -31,13 +31,13 @@ from mangalib.benchmark.detection.verdict_frame import ERROR_RATE
 from mangalib.benchmark.store import Store, days_before
 from mangalib.domain import ROUTES, Intent
 from mangalib.errors import DataError
-from mangalib.settings import Settings
+from mangalib.settings import DetectorSettings
 
 SLOWER, FAILING, TARGET = "slower", "failing", "over target"
-# The detector needs this many runs to call anything normal, and the one to judge.
+# A baseline of MIN_BASELINE_RUNS, those that have not joined it yet, and the run to judge.
 MIN_RUNS = MIN_BASELINE_RUNS * 3 // 2
 _SAME_TIME_H = 1.5
-# What of a sample a verdict needs.
+# The columns that a verdict reads.
 _JUDGED = ("run_id", "started_at", "at", "sequence", "intent", *METRICS, "ok", "warmup")
 _SHIFTS = [
     f"{name}_shift{unit}{end}" for name in ("p50", "p95") for unit in ("", "_ms") for end in ("", "_low", "_high")
@@ -52,7 +52,7 @@ _MS = {"first_token_ms": "first token", "total_ms": "whole answer"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: of what kind, where, how bad, since when, and in words."""
+    """One problem: its kind, where it is, how severe, since when, by how much (shares with an interval), and in words."""
 
     kind: str
     intent: str
@@ -67,8 +67,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of a run. ``still_open`` are the (intent, metric) that are worse than their baseline, however little;
-    ``comparison`` is a table by intent and metric, see :func:`compared`; ``notes`` say what was left out or not judged."""
+    """The result for one run. ``still_open`` lists each (intent, metric) that is worse than its baseline, however little;
+    ``comparison`` is a table by intent and metric, see :func:`compared`; ``notes`` name what was left out or not judged."""
 
     run_id: str
     started_at: datetime
@@ -83,7 +83,7 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain values, for ``--json`` and result records; times in ISO 8601, missing numbers as ``null``."""
+        """The verdict as plain values, for ``--json`` and result records; times in ISO 8601, missing numbers as ``null``."""
         findings = [asdict(finding) | {"severity": NAMES[finding.severity]} for finding in self.findings]
         for finding in findings:
             finding["since"] = finding["since"].isoformat() if finding["since"] else None
@@ -102,14 +102,14 @@ class Verdict:
         return {name: _without_nan(value) for name, value in plain.items()}
 
 
-def judge_run(store: Store, settings: Settings, *, run_id: str | None = None) -> Verdict:
+def judge_run(store: Store, settings: DetectorSettings, *, run_id: str | None = None) -> Verdict:
     """The verdict on ``run_id``, or on the newest run, against the runs before it.
 
     Raises
     ------
     DataError
-        The store is empty or has no such run, too few runs before it, a file without the columns of a store, or values in
-        the judged run that cannot be. Earlier runs with such values are left out, which the notes say.
+        The store is empty or has no such run, there are too few runs before it, a file lacks a column, or the judged run
+        has invalid values. Earlier runs with invalid values are left out and named in the notes.
     """
     if run_id is None:
         run_id, started = store.require_newest()
@@ -120,43 +120,35 @@ def judge_run(store: Store, settings: Settings, *, run_id: str | None = None) ->
     return judge_samples(loaded.samples, settings, run_id=run_id, notes=notes)
 
 
-def judge_samples(samples: pd.DataFrame, settings: Settings, *, run_id: str, notes: list[str]) -> Verdict:
-    """The verdict on the newest of ``samples``, which is run ``run_id``; raises as :func:`judge`."""
-    samples = checked(samples)
-    wrong = impossible(samples)
-    if run_id in wrong:
-        raise DataError(f"run {run_id} cannot be judged: {wrong[run_id]}")
-    notes = notes + [f"run {name} was left out: {problem}" for name, problem in wrong.items()]
-    if wrong:
-        samples = samples[~samples["run_id"].isin(wrong.keys())]
+def judge_samples(samples: pd.DataFrame, settings: DetectorSettings, *, run_id: str, notes: list[str]) -> Verdict:
+    """The verdict on run ``run_id``, which must be the newest of ``samples``; raises like :func:`judge_run`."""
+    samples, left_out = _without_invalid(checked(samples), run_id)
     series = summarise(samples)
-    runs = len(series.run_ids)
-    if runs < MIN_RUNS:
-        before = {1: "it is the only run"}.get(runs, f"{runs - 1} runs came before it")
-        raise DataError(
-            f"no verdict on run {run_id} yet: {before}, and {MIN_RUNS - 1} are needed to say what is normal"
-        )
-    rows = follow(series, settings=settings, last=1)
+    _require_enough(series, run_id)
+    verdict_frame = detect_changes(series, settings=settings, last=1)
     started = series.times[-1].to_pydatetime()
     begin = days_before(started, settings.baseline_days)
     is_judged = (samples["run_id"] == run_id).to_numpy()
     in_baseline = ~is_judged & (samples["started_at"] >= begin).to_numpy()
     now, before_now = samples[is_judged], samples[in_baseline]
-    findings = sorted(_worse(rows) + _over_target(now, rows, settings), key=lambda finding: -finding.severity)
-    notes += _gaps(rows, now, before_now)
+    findings = sorted(
+        _worse(verdict_frame) + _over_target(now, verdict_frame, settings), key=lambda finding: -finding.severity
+    )
+    notes = notes + left_out + _gaps(verdict_frame, now, before_now)
     first = series.times[series.times >= pd.Timestamp(begin)][0]
     span_days = (series.times[-1] - first) / pd.Timedelta(days=1)
     if span_days < settings.baseline_days * 0.9:
         notes.append(f"the baseline is young: {span_days:.1f} of {settings.baseline_days:g} days")
     baseline_runs = int((series.times >= pd.Timestamp(begin)).sum()) - 1
-    worse = rows[rows["direction"] > 0]
+    worse = verdict_frame[verdict_frame["direction"] > 0]
+    better = verdict_frame[verdict_frame["direction"] < 0]
     return Verdict(
         run_id=run_id,
         started_at=started,
         severity=max((finding.severity for finding in findings), default=0),
-        sentence=_sentence(findings, rows, baseline_runs, span_days),
+        sentence=_sentence(findings, verdict_frame, baseline_runs, span_days),
         findings=findings,
-        improved=[f"{_name(row)} {row['reason']}" for row in _records(rows[rows["direction"] < 0])],
+        improved=[f"{_name(row)} {row['reason']}" for row in _records(better)],
         still_open=[(row["intent"], row["metric"]) for row in _records(worse)],
         comparison=compared(now, _same_time_of_day(before_now, started)),
         baseline_runs=baseline_runs,
@@ -165,11 +157,30 @@ def judge_samples(samples: pd.DataFrame, settings: Settings, *, run_id: str, not
     )
 
 
+def _without_invalid(samples: pd.DataFrame, run_id: str) -> tuple[pd.DataFrame, list[str]]:
+    """``samples`` without runs that have invalid values, and a note on each; ``run_id`` itself must be valid."""
+    invalid = invalid_runs(samples)
+    if run_id in invalid:
+        raise DataError(f"run {run_id} cannot be judged: {invalid[run_id]}")
+    if invalid:
+        samples = samples[~samples["run_id"].isin(invalid.keys())]
+    return samples, [f"run {name} was left out: {problem}" for name, problem in invalid.items()]
+
+
+def _require_enough(series: Series, run_id: str) -> None:
+    runs = len(series.run_ids)
+    if runs < MIN_RUNS:
+        before = {1: "it is the only run"}.get(runs, f"{runs - 1} runs came before it")
+        raise DataError(
+            f"no verdict on run {run_id} yet: {before}, and {MIN_RUNS - 1} are needed to say what is normal"
+        )
+
+
 def compared(now: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
-    """The run beside requests of the baseline, by intent and metric: ``p50``, ``p95`` (ms), their shifts in ms and
-    as shares with 95 % intervals, ``probability_slower`` (that a request of now is slower than one of then; 0.5 is no
-    change), ``p_value`` and Cohen's ``d`` of the textbook, and ``visible_d``: the smallest shift, in standard deviations of a
-    request, that so many requests show four times in five."""
+    """A run's requests compared with those of the baseline, by intent and metric: ``p50``, ``p95`` (ms), their shifts in ms
+    and as shares with 95 % intervals, ``probability_slower`` (that a request of the run is slower than one of the baseline;
+    0.5 is no change), ``p_value`` of the Mann-Whitney test, ``cohens_d``, and ``visible_d``: the smallest shift, in standard
+    deviations of a request, that this many requests show with a power of 0.8."""
     rows = []
     for intent in sorted(now["intent"].unique()):
         for metric in METRICS:
@@ -182,8 +193,8 @@ def compared(now: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
 
 
 def _same_time_of_day(before: pd.DataFrame, moment: datetime) -> pd.DataFrame:
-    """Requests of runs within 90 minutes of the same time of day: a shift that each evening brings is none. All of them,
-    where there are not that many runs yet."""
+    """Requests of runs within 90 minutes of the same time of day, so that the daily cycle does not show as a shift. All of
+    them, where there are too few such runs."""
     starts = before["started_at"]
     apart_h = (starts - pd.Timestamp(moment)).dt.total_seconds().to_numpy() / 3600 % 24
     near = np.minimum(apart_h, 24 - apart_h) <= _SAME_TIME_H
@@ -193,13 +204,13 @@ def _same_time_of_day(before: pd.DataFrame, moment: datetime) -> pd.DataFrame:
 def _compared(now: Floats, ordered: Floats) -> dict[str, float]:
     row: dict[str, float] = {}
     for name, share in (("p50", 0.5), ("p95", 0.95)):
-        present, past = (statistics.quantile_interval(values, share) for values in (now, ordered))
-        ratio = statistics.ratio_interval(present, past)
-        row |= {name: present.value, f"{name}_baseline": past.value}
+        present, baseline = (statistics.quantile_interval(values, share) for values in (now, ordered))
+        ratio = statistics.ratio_interval(present, baseline)
+        row |= {name: present.value, f"{name}_baseline": baseline.value}
         for end, value in zip(("", "_low", "_high"), ratio, strict=True):
-            row |= {f"{name}_shift{end}": value - 1, f"{name}_shift_ms{end}": (value - 1) * past.value}
+            row |= {f"{name}_shift{end}": value - 1, f"{name}_shift_ms{end}": (value - 1) * baseline.value}
     row["probability_slower"] = statistics.probability_slower(now, ordered)
-    row["p_value"] = textbook.rank_test(now, ordered)
+    row["p_value"] = statistics.mann_whitney(now, ordered)
     row["cohens_d"] = statistics.cohens_d(now, ordered)
     row["visible_d"] = statistics.smallest_detectable_d(len(now), len(ordered))
     return row
@@ -210,7 +221,7 @@ def _latencies(samples: pd.DataFrame, intent: str, metric: str) -> Floats:
     return np.asarray(samples[metric].to_numpy(dtype=np.float64, na_value=np.nan)[chosen])
 
 
-def _worse(rows: pd.DataFrame) -> list[Finding]:
+def _worse(verdict_frame: pd.DataFrame) -> list[Finding]:
     return [
         Finding(
             FAILING if row["metric"] == ERROR_RATE else SLOWER,
@@ -223,15 +234,16 @@ def _worse(rows: pd.DataFrame) -> list[Finding]:
             float(row["shift_high"]),
             row["reason"],
         )
-        for row in _records(rows[rows["severity"] > 0])
+        for row in _records(verdict_frame[verdict_frame["severity"] > 0])
     ]
 
 
-def _over_target(now: pd.DataFrame, rows: pd.DataFrame, settings: Settings) -> list[Finding]:
-    """First tokens later than their budget; but for intents that are slower than usual: there that is what is wrong."""
+def _over_target(now: pd.DataFrame, verdict_frame: pd.DataFrame, settings: DetectorSettings) -> list[Finding]:
+    """First tokens over their budget, except where an intent is slower than usual: that is a finding already."""
     bands, level = Bands.of_target(settings), 2 * float(_normal_cdf(SURE_SD)) - 1
-    slower = set(rows.loc[(rows["direction"] > 0) & (rows["metric"] == METRICS[0]), "intent"])
-    found = []
+    is_slower = (verdict_frame["direction"] > 0) & (verdict_frame["metric"] == METRICS[0])
+    slower = set(verdict_frame.loc[is_slower, "intent"])
+    findings = []
     for intent in sorted(set(now["intent"].unique()) & set(Intent)):
         values = _latencies(now, intent, METRICS[0])
         if intent in slower or POOLED in slower or len(values) < MIN_TAIL_SAMPLES:
@@ -242,28 +254,29 @@ def _over_target(now: pd.DataFrame, rows: pd.DataFrame, settings: Settings) -> l
         severity = int(bands.judged(np.array(low), np.array(high), np.array(True)))
         if severity:
             reason = f"first token p95 {p95.value:.0f} ms, {100 * over:+.0f} % over its budget of {budget_ms:g} ms"
-            found.append(Finding(TARGET, intent, METRICS[0], severity, None, over, low, high, reason))
-    return found
+            findings.append(Finding(TARGET, intent, METRICS[0], severity, None, over, low, high, reason))
+    return findings
 
 
 def _normal_cdf(deviation: float) -> float:
     return 0.5 * (1 + math.erf(deviation / math.sqrt(2)))
 
 
-def _gaps(rows: pd.DataFrame, now: pd.DataFrame, before: pd.DataFrame) -> list[str]:
+def _gaps(verdict_frame: pd.DataFrame, now: pd.DataFrame, before: pd.DataFrame) -> list[str]:
     here, then = (set(part["intent"].unique()) for part in (now, before))
     notes = [f"{intent} was asked before, and not in this run" for intent in sorted(then - here)]
     notes += [f"{intent} is new: nothing to compare it with" for intent in sorted(here - then)]
-    unjudged = rows[rows["reason"].str.startswith("not judged") & rows["intent"].isin(here & then)]
+    not_judged = verdict_frame["reason"].str.startswith("not judged")
+    unjudged = verdict_frame[not_judged & verdict_frame["intent"].isin(here & then)]
     notes += [f"{_name(row)} {row['reason']}" for row in _records(unjudged)]
     answered = set(now.loc[now["ok"].to_numpy(dtype=bool), "intent"].unique())
     notes += [f"{intent}: every request failed, so there are no latencies" for intent in sorted(here - answered)]
     return notes
 
 
-def _sentence(findings: list[Finding], rows: pd.DataFrame, runs: int, days: float) -> str:
+def _sentence(findings: list[Finding], verdict_frame: pd.DataFrame, runs: int, days: float) -> str:
     if not findings:
-        small = _records(rows[rows["direction"] > 0])
+        small = _records(verdict_frame[verdict_frame["direction"] > 0])
         extra = f"; {_name(small[0])} {small[0]['reason']}" if small else ""
         return f"All right: nothing is worse than in the {runs} runs of the last {days:.1f} days{extra}."
     worst = findings[0]
@@ -280,8 +293,8 @@ def _name(row: dict[str, Any]) -> str:
     return f"{where}, {_MS.get(row['metric'], 'errors')}:"
 
 
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [dict(zip(rows.columns, row, strict=True)) for row in rows.itertuples(index=False, name=None)]
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
 
 
 def _without_nan(value: Any) -> Any:

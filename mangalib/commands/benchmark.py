@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mangalib.commands.running import running_service
-from mangalib.errors import MangaError, SettingsError
+from mangalib.errors import SettingsError
 from mangalib.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from distributed import Client as Cluster
+
+    from mangalib.benchmark import BenchmarkRun, Store, Verdict
+    from mangalib.benchmark.load import Conversation
+    from mangalib.incidents import Incident
 
 
 @click.command()
 @click.option("--per-intent", type=click.IntRange(min=1), help="Questions of each intent, the discarded ones included.")
 @click.option("--store", "store_url", metavar="URL", help="A folder or s3://bucket/prefix; by default MANGA_STORE.")
-@click.option("--seed", type=int, help="Another seed asks other questions; runs are compared with the same.")
+@click.option("--seed", type=int, help="Another seed asks other questions; only runs with the same seed compare.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Questions a second.")
 @click.option(
     "--production",
@@ -38,16 +48,16 @@ def benchmark(
     scheduler: str | None,
     as_json: bool,
 ) -> None:
-    """One run: every intent, open loop, appended to the store. Interrupted, it keeps what was answered, and exits 130.
+    """Make one run: every intent, open loop, appended to the store. When interrupted, keep what was answered and exit 130.
 
-    Uses MANGA_WEBSOCKET_URL and MANGA_TOKEN; without them a local stack is started for this run.
+    Uses MANGA_WEBSOCKET_URL and MANGA_TOKEN; without them a local stack is started for the run.
     """
-    from mangalib.benchmark import Store
-    from mangalib.benchmark.load import Runner, make_workload
-    from mangalib.client import Client
+    from mangalib.benchmark import BenchmarkInterruptedError, Store
+    from mangalib.benchmark.load import make_workload
 
     settings = load_settings()
     store = Store(store_url or settings.store, settings)
+    # Fail before a local stack is started.
     store.require_past(datetime.now(UTC), settings.clock_tolerance_s)
     workload = make_workload(
         settings,
@@ -56,53 +66,64 @@ def benchmark(
         production=production,
         rate_per_s=rate,
     )
-    interrupted = False
-    with running_service(quiet=as_json) as (url, token):
-        if scheduler is not None:
-            runner = _spread(scheduler, workload, url, token, settings, as_json)
-        else:
-            runner = Runner(lambda: Client(url, token, settings=settings), workload, settings, progress=not as_json)
-            try:
-                asyncio.run(runner.run())
-            except KeyboardInterrupt:
-                interrupted = True
-    if not runner.outcomes:
-        raise MangaError("interrupted before the first answer: there is nothing to keep")
-    samples = runner.samples()
-    path = store.append(samples)
-    store.compact(runner.started_at.date())
-    _print_run(runner, samples, path, as_json)
-    if interrupted:
-        click.echo(f"interrupted: {len(runner.outcomes)} of {runner.planned} questions are kept", err=True)
-        sys.exit(130)
+    with running_service(quiet=as_json) as (url, token), _cluster(scheduler) as cluster:
+        try:
+            run = asyncio.run(_run(url, token, workload, store, settings, cluster, progress=not as_json))
+        except BenchmarkInterruptedError as interruption:
+            _print_run(interruption.run, as_json)
+            click.echo(str(interruption), err=True)
+            sys.exit(130)
+    for worker, clock in run.clocks.items():
+        click.echo(f"{worker}: clock {clock.ahead_s * 1000:+.1f} ms, within {clock.within_s * 1000:.1f} ms", err=True)
+    if len(run.samples) < run.planned:
+        click.echo(f"{run.planned - len(run.samples)} questions were lost with a worker", err=True)
+    _print_run(run, as_json)
 
 
-def _spread(scheduler: str, workload: Any, url: str, token: str, settings: Settings, as_json: bool) -> Any:
-    from mangalib.benchmark.load import run_distributed
+def _cluster(scheduler: str | None) -> AbstractContextManager[Cluster | None]:
+    if scheduler is None:
+        return nullcontext()
     from mangalib.cluster import cluster
 
-    with cluster(scheduler) as client:
-        runner, clocks = run_distributed(client, workload, url, token, settings, progress=not as_json)
-    for worker, clock in clocks.items():
-        click.echo(f"{worker}: clock {clock.ahead_s * 1000:+.1f} ms, within {clock.within_s * 1000:.1f} ms", err=True)
-    if len(runner.outcomes) < runner.planned:
-        click.echo(f"{runner.planned - len(runner.outcomes)} questions were lost with a worker", err=True)
-    return runner
+    return cluster(scheduler)
 
 
-def _print_run(runner: Any, samples: Any, path: str, as_json: bool) -> None:
-    from mangalib.benchmark import by_intent
+async def _run(
+    url: str,
+    token: str,
+    workload: list[Conversation],
+    store: Store,
+    settings: Settings,
+    cluster: Cluster | None,
+    *,
+    progress: bool,
+) -> BenchmarkRun:
+    from mangalib.benchmark import run_once
+    from mangalib.client import Client
 
-    table = by_intent(samples)
+    # SIGTERM cancels the run as SIGINT does, instead of ending the event loop in the middle of it.
+    task, before = asyncio.current_task(), signal.getsignal(signal.SIGTERM)
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    connect = partial(Client, url, token, settings=settings)
+    try:
+        return await run_once(connect, workload, store, settings, cluster=cluster, progress=progress)
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print_run(run: BenchmarkRun, as_json: bool) -> None:
+    table = run.percentiles()
     if as_json:
         report = {
-            "run_id": runner.run_id,
-            "started_at": runner.started_at.isoformat(),
-            "file": path,
-            "planned": runner.planned,
-            "answered": int(samples["ok"].sum()),
-            "failed": int((~samples["ok"]).sum()),
-            "releases": sorted(runner.releases),
+            "run_id": run.run_id,
+            "started_at": run.started_at.isoformat(),
+            "file": run.file,
+            "planned": run.planned,
+            "answered": int(run.samples["ok"].sum()),
+            "failed": int((~run.samples["ok"]).sum()),
+            "releases": sorted(run.releases),
             "by_intent": json.loads(table.to_json(orient="records")),
         }
         click.echo(json.dumps(report))
@@ -113,7 +134,7 @@ def _print_run(runner: Any, samples: Any, path: str, as_json: bool) -> None:
             f"{row.intent:16}{row.metric:14}{row.answers:8}{row.failed:8}{row.p50:8.0f}{row.p95:8.0f}{row.p99:8.0f}"
             f"  {row.p95_low:.0f} to {row.p95_high:.0f}"
         )
-    click.echo(f"run {runner.run_id}: {path}")
+    click.echo(f"run {run.run_id}: {run.file}")
 
 
 @click.command()
@@ -121,57 +142,57 @@ def _print_run(runner: Any, samples: Any, path: str, as_json: bool) -> None:
 @click.option("--run", "run_id", metavar="ID", help="Judge this run instead of the newest.")
 @click.option("--fail-on", type=click.Choice(["sev1", "sev2", "sev3"]), help="Exit 1 at this severity, or a worse one.")
 @click.option(
-    "--act", "do_act", is_flag=True, help="Do what it asks for: page, roll back, open or resolve the incident."
+    "--act", "act", is_flag=True, help="Take the actions it requires: page, roll back, open or resolve the incident."
 )
-@click.option("--json", "as_json", is_flag=True, help="Everything an engineer wants to see, as JSON.")
-def verdict(store_url: str | None, run_id: str | None, fail_on: str | None, do_act: bool, as_json: bool) -> None:
-    """The newest run against the last days: how bad, what, since when, by how much."""
+@click.option("--json", "as_json", is_flag=True, help="Print the whole verdict as JSON.")
+def verdict(store_url: str | None, run_id: str | None, fail_on: str | None, act: bool, as_json: bool) -> None:
+    """Judge the newest run against the last days: severity, what changed, since when, and by how much."""
     from mangalib.benchmark import Store, judge_run
     from mangalib.benchmark.detection import NAMES
 
     settings = load_settings()
-    if do_act and run_id is not None:
-        raise SettingsError("--act goes with the newest run only: what an earlier one asked for is past")
+    if act and run_id is not None:
+        raise SettingsError("--act goes with the newest run only; expected no --run")
     started_s = time.process_time()
-    found = judge_run(Store(store_url or settings.store, settings), settings, run_id=run_id)
+    result = judge_run(Store(store_url or settings.store, settings), settings, run_id=run_id)
     computing_s = time.process_time() - started_s
-    incidents = _act(found, settings) if do_act else []
+    incidents = _respond(result, settings) if act else []
     if as_json:
         from msgspec import to_builtins
 
-        report = found.as_json() | {"computing_s": round(computing_s, 3), "incidents": to_builtins(incidents)}
+        report = result.as_json() | {"computing_s": round(computing_s, 3), "incidents": to_builtins(incidents)}
         click.echo(json.dumps(report, ensure_ascii=False))
     else:
-        _print_verdict(found, incidents)
-    if fail_on is not None and found.severity >= {"sev3": 1, "sev2": 2, "sev1": 3}[fail_on]:
-        click.echo(f"{NAMES[found.severity]} is as bad as {fail_on}, or worse", err=True)
+        _print_verdict(result, incidents)
+    if fail_on is not None and result.severity >= {"sev3": 1, "sev2": 2, "sev1": 3}[fail_on]:
+        click.echo(f"{NAMES[result.severity]} is as bad as {fail_on}, or worse", err=True)
         sys.exit(1)
 
 
-def _act(found: Any, settings: Settings) -> list[Any]:
-    from mangalib.incidents import act_on
+def _respond(result: Verdict, settings: Settings) -> list[Incident]:
+    from mangalib.incidents import respond_to_verdict
     from mangalib.serving import log_as_json
 
     log_as_json()
-    return act_on(found, settings)
+    return respond_to_verdict(result, settings)
 
 
-def _print_verdict(found: Any, incidents: list[Any]) -> None:
+def _print_verdict(result: Verdict, incidents: list[Incident]) -> None:
     from mangalib.benchmark.detection import NAMES
-    from mangalib.incidents import described
+    from mangalib.incidents import describe
 
-    click.secho(found.sentence, bold=True)
-    for finding in found.findings:
+    click.secho(result.sentence, bold=True)
+    for finding in result.findings:
         click.echo(f"  {NAMES[finding.severity]}  {finding.intent:16}{finding.metric:16}{finding.reason}")
-    for line in found.improved:
+    for line in result.improved:
         click.echo(f"  better  {line}")
-    for row in found.comparison.dropna().itertuples():
+    for row in result.comparison.dropna().itertuples():
         click.echo(
             f"  {row.intent:16}{row.metric:15} p50 {row.p50:6.0f} ms ({row.p50_shift_ms:+.0f} ms, {row.p50_shift:+.0%})"
             f"  p95 {row.p95:6.0f} ms ({row.p95_shift_ms:+.0f} ms, {row.p95_shift:+.0%}, "
             f"{row.p95_shift_low:+.0%} to {row.p95_shift_high:+.0%})  slower with {row.probability_slower:.0%}"
         )
-    for note in found.notes:
+    for note in result.notes:
         click.echo(f"  note: {note}")
     for incident in incidents:
-        click.echo(f"  incident: {described(incident)}")
+        click.echo(f"  incident: {describe(incident)}")

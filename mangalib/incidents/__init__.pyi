@@ -1,8 +1,8 @@
-from . import actions as actions
-from .actions import act_on as act_on
-from .actions import pages_of as pages_of
-from .actions import sns_client as sns_client
 from .incidents import Incident as Incident
 from .incidents import IncidentStore as IncidentStore
-from .incidents import act as act
-from .incidents import described as described
+from .incidents import describe as describe
+from .incidents import respond as respond
+from .pagers import configured_pagers as configured_pagers
+from .pagers import sns_client as sns_client
+from .response import configured_actions as configured_actions
+from .response import respond_to_verdict as respond_to_verdict

@@ -1,8 +1,8 @@
-"""Incidents: what a verdict sets off, and that it is set off once.
+"""Incidents: opened, worsened and resolved by verdicts, each action taken once.
 
-One incident is open at a time for what got worse (slower, failing), and one for what is over its target, which may be so for
-weeks. It is opened, worsened and resolved by verdicts; each of its actions is claimed in DynamoDB before it is done, so that of
-any number of machines that judge the same run one acts, once.
+At most one incident is open for regressions (slower, failing), and one for what is over its target, which may last for weeks.
+Each action is claimed in DynamoDB before it is taken, so that however many machines judge the same run, one of them acts,
+once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CLAIMED, DONE, FAILED = "claimed", "done", "failed"
 
 
 class Action(msgspec.Struct, frozen=True):
-    """Something that was done about an incident: its state, when, and what came of it."""
+    """An action taken on an incident: its state, when, and its result."""
 
     state: str
     at: str
@@ -35,7 +35,7 @@ class Action(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """A moment in an incident's life: ``opened``, ``worsened`` or ``resolved``, by the verdict on which run."""
+    """A change of an incident: ``opened``, ``worsened`` or ``resolved``, by the verdict on run ``run_id``."""
 
     what: str
     at: str
@@ -61,48 +61,48 @@ class Incident(msgspec.Struct, frozen=True):
 
     @property
     def dedup_key(self) -> str:
-        """What tells pages about this incident from others."""
+        """The key that identifies this incident's pages."""
         return f"manga-assist/{self.incident}"
 
 
-Act = Callable[[Incident], str]
+ActionFunction = Callable[[Incident], str]
 
 
 class Actions(msgspec.Struct, frozen=True):
-    """What can be done, each by name: an action takes the incident and says what it did, or raises ``ActionError``.
+    """The possible actions by name: each takes the incident and returns what was done, or raises ``ActionError``.
 
-    ``pages`` wake somebody; ``rollback`` takes the release back; ``resolved`` tells the same services that it is over.
+    ``pages`` page the on-call engineer; ``rollback`` takes the release back; ``resolutions`` resolve the pages.
     """
 
-    pages: dict[str, Act]
-    rollback: Act
-    resolved: dict[str, Act]
+    pages: dict[str, ActionFunction]
+    rollback: ActionFunction
+    resolutions: dict[str, ActionFunction]
 
 
 class IncidentStore:
     """Incidents in DynamoDB; ``dynamodb`` is a boto3 client that takes plain Python values. Raises ``ActionError`` when the
-    table cannot be reached: then nothing is done, rather than twice."""
+    table cannot be reached: doing nothing is better than acting twice."""
 
     def __init__(self, dynamodb: Any, table: str) -> None:
         self._table = DocumentTable(dynamodb, table, key="incident", error=ActionError)
 
     def open_one(self, kind: str) -> Incident | None:
-        """The incident of that kind that is open, if one is."""
+        """The open incident of that kind, if there is one."""
         pointer = self._table.get(f"open:{kind}")
         return self.get(str(pointer["body"])) if pointer is not None and pointer["body"] else None
 
     def get(self, incident: str) -> Incident | None:
-        """One incident by its id."""
+        """The incident with that id, if there is one."""
         item = self._table.get(incident)
         return None if item is None else _decoded(item)
 
     def all(self) -> list[Incident]:
         """All incidents, the oldest first."""
-        found = [_decoded(item) for item in self._table.all() if not str(item["incident"]).startswith("open:")]
-        return sorted(found, key=lambda incident: incident.events[0].at)
+        incidents = [_decoded(item) for item in self._table.all() if not str(item["incident"]).startswith("open:")]
+        return sorted(incidents, key=lambda incident: incident.events[0].at)
 
     def follow(self, verdict: Verdict) -> list[Incident]:
-        """Bring the incidents up to what a verdict says; returns those that it opened, worsened, kept open or resolved."""
+        """Update the incidents from a verdict; returns those that it opened, worsened, kept open or resolved."""
         touched = [self._follow(kind, verdict) for kind in KINDS]
         return [incident for incident in touched if incident is not None]
 
@@ -113,46 +113,46 @@ class IncidentStore:
             name = str(pointer["body"]) if pointer is not None else ""
             before = self.get(name) if name else None
             if before is not None and datetime.fromisoformat(before.run_started_at) > verdict.started_at:
-                log.info("run %s is older than what incident %s has seen", verdict.run_id, name)
+                log.info("run %s is older than the newest run of incident %s: ignored", verdict.run_id, name)
                 return None
             after = _next(before, kind, findings, verdict)
             if after is None:
                 return None
-            # The incident first, then what points to it: cut off in between, the next verdict writes the same again.
+            # The incident first, then the pointer to it: if interrupted in between, the next verdict writes both again.
             points_to = {"incident": f"open:{kind}", "body": "" if after.resolved else after.incident}
             if self._write(after) and self._table.put(points_to, instead_of=pointer):
                 return self.get(after.incident)
-        raise ActionError("others are changing the incident at the same time; try again")
+        raise ActionError(f"incidents of kind {kind}: changed by others at the same time; try again")
 
     def claim(self, incident: Incident, action: str) -> bool:
-        """Whether this caller, and nobody else, is to do it. One that has failed for certain may be claimed again."""
+        """Claim an action; ``True`` for one caller only. An action that is known to have failed can be claimed again."""
         for _ in self._table.attempts():
             item = self._table.get(incident.incident)
             assert item is not None
             known = _decoded(item)
             if action in known.actions and known.actions[action].state != FAILED:
                 return False
-            if self._note(item, action, Action(CLAIMED, _now())):
+            if self._record(item, action, Action(CLAIMED, _now())):
                 return True
-        log.error("incident %s: others are changing it; whether %s is done is not known", incident.incident, action)
+        log.error("incident %s: changed by others at the same time; %s was not claimed", incident.incident, action)
         return False
 
     def settle(self, incident: Incident, action: str, outcome: Action) -> None:
-        """Note what came of an action that was claimed."""
+        """Record the result of a claimed action."""
         for _ in self._table.attempts():
             item = self._table.get(incident.incident)
             assert item is not None
-            if self._note(item, action, outcome):
+            if self._record(item, action, outcome):
                 return
-        log.error("incident %s: that %s is %s could not be noted", incident.incident, action, outcome.state)
+        log.error("incident %s: the state of %s (%s) could not be recorded", incident.incident, action, outcome.state)
 
-    def _note(self, item: dict[str, Any], action: str, outcome: Action) -> bool:
+    def _record(self, item: dict[str, Any], action: str, outcome: Action) -> bool:
         known = _decoded(item)
         after = msgspec.structs.replace(known, actions={**known.actions, action: outcome})
         return self._table.put(_encoded(after), instead_of=item)
 
     def _write(self, incident: Incident) -> bool:
-        """Write an incident unless another has changed it meanwhile; actions that are noted in it stay."""
+        """Write an incident unless it has been changed meanwhile; its recorded actions are kept."""
         item = self._table.get(incident.incident)
         if item is not None:
             incident = msgspec.structs.replace(incident, actions=_decoded(item).actions)
@@ -167,33 +167,35 @@ def _decoded(item: dict[str, Any]) -> Incident:
     return msgspec.json.decode(str(item["body"]), type=Incident)
 
 
-def act(verdict: Verdict, store: IncidentStore, actions: Actions) -> list[Incident]:
-    """Do what a verdict asks for, each thing once an incident: SEV-3 is logged and flagged (the open incident is the flag),
-    SEV-2 pages, SEV-1 pages and rolls back. Returns the incidents as they are afterwards.
+def respond(verdict: Verdict, store: IncidentStore, actions: Actions) -> list[Incident]:
+    """Take the actions that a verdict requires, each once per incident: SEV-3 is logged and opens the incident, SEV-2 pages,
+    SEV-1 pages and rolls back. Returns the incidents as they are afterwards.
 
-    An action that fails is noted in its incident and logged, and does not keep the others from being done.
+    An action that fails is recorded in its incident and logged; the others are taken all the same.
     """
     touched = []
     for incident in store.follow(verdict):
         if incident.resolved:
-            for name, tell in actions.resolved.items():
+            for name, resolve in actions.resolutions.items():
                 if incident.actions.get(name, Action("", "")).state in {CLAIMED, DONE}:
-                    _do(store, incident, f"{name} resolved", tell)
+                    _take(store, incident, f"{name} resolved", resolve)
         else:
             log.warning("%s", incident.sentence)
             if incident.severity >= CRITICAL and incident.kind == REGRESSION:
-                _do(store, incident, "rollback", actions.rollback)
+                _take(store, incident, "rollback", actions.rollback)
             if incident.severity >= ALERT:
                 for name, page in actions.pages.items():
-                    # As it is by now: who is woken wants to know what was rolled back.
-                    _do(store, store.get(incident.incident) or incident, name, page)
+                    # Read again: the page says what was rolled back.
+                    _take(store, store.get(incident.incident) or incident, name, page)
                 if not actions.pages:
-                    log.error("nobody was paged: set MANGA_PAGERDUTY_ROUTING_KEY or MANGA_SNS_TOPIC_ARN")
+                    log.error(
+                        "no page sent, no pager is configured: set MANGA_PAGERDUTY_ROUTING_KEY or MANGA_SNS_TOPIC_ARN"
+                    )
         touched.append(store.get(incident.incident) or incident)
     return touched
 
 
-def _do(store: IncidentStore, incident: Incident, name: str, action: Act) -> None:
+def _take(store: IncidentStore, incident: Incident, name: str, action: ActionFunction) -> None:
     if not store.claim(incident, name):
         return
     try:
@@ -205,7 +207,7 @@ def _do(store: IncidentStore, incident: Incident, name: str, action: Act) -> Non
 
 
 def _next(before: Incident | None, kind: str, findings: list[Finding], verdict: Verdict) -> Incident | None:
-    """The incident after a verdict, or ``None`` when there is none and none is needed."""
+    """The incident after a verdict, or ``None`` when there is none and the verdict opens none."""
     affected = sorted({f"{finding.intent} {finding.metric}" for finding in findings})
     severity = max((finding.severity for finding in findings), default=0)
     moment = verdict.started_at.isoformat()
@@ -236,8 +238,8 @@ def _next(before: Incident | None, kind: str, findings: list[Finding], verdict: 
     return msgspec.structs.replace(after, affected=sorted({*before.affected, *affected}))
 
 
-def described(incident: Incident) -> str:
-    """An incident in one line: how bad, what was done, and whether it is over."""
+def describe(incident: Incident) -> str:
+    """An incident in one line: severity, state, and the actions taken."""
     done = ", ".join(f"{name}: {action.detail or action.state}" for name, action in incident.actions.items())
     state = "resolved" if incident.resolved else "open"
     return f"{NAMES[incident.severity]} {state}, {incident.incident}" + (f" ({done})" if done else "")

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from mangalib.benchmark.detection import ALERT
 from mangalib.errors import ActionError
-from mangalib.incidents import Incident, pages_of, sns_client
+from mangalib.incidents import Incident, configured_pagers, sns_client
 from mangalib.settings import PagerSettings
 
 log = logging.getLogger(__name__)
@@ -16,13 +16,13 @@ log = logging.getLogger(__name__)
 
 def page_failure(job: str, error: str, settings: PagerSettings, now: datetime) -> None:
     """Page the on-call engineer. Repeated failures of one job are one incident; a pager that cannot be reached is logged."""
-    pages, _ = pages_of(settings, sns_client(settings))
+    pages, _ = configured_pagers(settings, sns_client(settings))
     _act(pages, _incident(job, f"scheduled job {job} failed: {error}", now, resolved=False))
 
 
 def resolve_failure(job: str, settings: PagerSettings, now: datetime) -> None:
     """Resolve the job's incident, if there is one; a pager that cannot be reached is logged."""
-    _, resolutions = pages_of(settings, sns_client(settings))
+    _, resolutions = configured_pagers(settings, sns_client(settings))
     _act(resolutions, _incident(job, f"scheduled job {job} is OK again", now, resolved=True))
 
 

@@ -19,7 +19,15 @@ from pydantic import ValidationError
 
 from mangalib.errors import SettingsError
 from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, ShopSettings, TableSettings
-from mangalib.settings.benchmark import DetectorSettings, PagerSettings, SavingSettings, WorkloadSettings
+from mangalib.settings.benchmark import (
+    AblationSettings,
+    DetectorSettings,
+    IncidentSettings,
+    PagerSettings,
+    SavingSettings,
+    StoreSettings,
+    WorkloadSettings,
+)
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
 from mangalib.settings.local import LocalBedrockSettings, LocalGatewaySettings, LocalSettings
@@ -60,6 +68,7 @@ from mangalib.settings.transport import (
 from mangalib.settings.understanding import CacheSettings, ClassifierSettings
 
 __all__ = [
+    "AblationSettings",
     "AddressSettings",
     "AnswerSettings",
     "AuthSettings",
@@ -78,6 +87,7 @@ __all__ = [
     "GatewaySettings",
     "HedgeSettings",
     "HitRateSettings",
+    "IncidentSettings",
     "JobSettings",
     "LeaseSettings",
     "LocalBedrockSettings",
@@ -101,6 +111,7 @@ __all__ = [
     "Settings",
     "ShopSettings",
     "SingleFlightSettings",
+    "StoreSettings",
     "TableSettings",
     "TimeoutSettings",
     "TransportSettings",
@@ -131,6 +142,7 @@ class Settings(
     WorkloadSettings,
     DetectorSettings,
     SavingSettings,
+    IncidentSettings,
     JobSettings,
 ):
     """All groups in one. :func:`load_settings` reads them with a readable error on a wrong value."""

@@ -6,15 +6,15 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from mangalib.settings.addresses import AwsSettings, DataSettings
+from mangalib.settings.addresses import AwsSettings, DataSettings, TableSettings
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.group import Count, Group, NonNegative, Positive, Share, output_folder
+from mangalib.settings.serving import RefreshSettings
 
 
 class WorkloadSettings(DataSettings):
     """The queries of one run: how many, how fast, of which kind."""
 
-    benchmark_every_s: Positive = 900
     per_intent: Count = 50
     discarded_per_intent: Annotated[int, Field(ge=0)] = 5
     benchmark_rate_per_s: Positive = 8
@@ -28,12 +28,17 @@ class WorkloadSettings(DataSettings):
     benchmark_seed: int = 1
 
 
-class DetectorSettings(BudgetSettings):
-    """The benchmark store, the baseline, and the severity bands as relative excess: 0.25 means 25 % over the baseline."""
+class StoreSettings(AwsSettings):
+    """The benchmark store, and how far back a verdict reads it."""
 
     store: str = str(output_folder() / "benchmark")
-    baseline_days: Positive = 7
     look_back_days: Positive = 35
+
+
+class DetectorSettings(BudgetSettings, StoreSettings):
+    """The baseline, and the severity bands as relative excess: 0.25 means 25 % over the baseline."""
+
+    baseline_days: Positive = 7
     improvement_lasts_h: Positive = 24
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     effect_size_min: NonNegative = 0.5
@@ -63,6 +68,10 @@ class SavingSettings(Group):
     expected_trending_saving_ms: Positive = 1200
 
 
+class AblationSettings(SavingSettings, RefreshSettings):
+    """What an ablation needs: the expected savings, and when orchestrators follow a release."""
+
+
 class PagerSettings(AwsSettings):
     """PagerDuty and SNS: addresses, time-out, attempts."""
 
@@ -72,3 +81,9 @@ class PagerSettings(AwsSettings):
     page_timeout_s: Positive = 10
     page_attempts: Count = 5
     page_backoff_s: Positive = 0.5
+
+
+class IncidentSettings(PagerSettings, TableSettings):
+    """Where incidents and releases are kept, who is paged, and the interval between two runs."""
+
+    benchmark_every_s: Positive = 900

@@ -1,4 +1,4 @@
-"""The benchmark of speed: its parts work, its tables can be read, and it writes where it may. What it measures is not tested."""
+"""The speed benchmark: its parts work, and it writes only where it may. The figures themselves are not tested."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.speed.__main__ import ITEMS, RESULTS
-from benchmarks.speed.profile import ELSE, PARTS, _put_together
-from benchmarks.speed.tables import DocumentTable, quote, spread
+from benchmarks.speed.profile import ELSE, PARTS, share_by_part
+from benchmarks.speed.tables import Table, quote, value_range
 from benchmarks.speed.transport import Orchestrator, one_round, peer
 from mangalib.local.stack import Stack
 
-SERVING = Path(__file__).resolve().parents[2] / "mangalib" / "serving"
+HOUSE = Path(__file__).resolve().parents[2] / "mangalib"
 
 
 @pytest.mark.parametrize("item", ITEMS)
@@ -23,7 +23,7 @@ def test_each_item_makes_tables(item: str) -> None:
 
 
 def test_a_table_stands_in_columns_with_its_notes() -> None:
-    table = DocumentTable("name", "Title", ["who", "ms"], [["a longer one", "1"], ["b", "1,000"]], ["Note."])
+    table = Table("name", "Title", ["who", "ms"], [["a longer one", "1"], ["b", "1,000"]], ["Note."])
     assert str(table).splitlines() == [
         "**Title**",
         "",
@@ -33,13 +33,13 @@ def test_a_table_stands_in_columns_with_its_notes() -> None:
         "",
         "Note.",
     ]
-    assert spread([3.0, 1.0, 2.0]) == "2 (1-3)"
+    assert value_range([3.0, 1.0, 2.0]) == "2 (1-3)"
 
 
-def test_only_what_stands_between_the_marks_is_written_again(tmp_path: Path) -> None:
+def test_only_the_text_between_the_marks_is_replaced(tmp_path: Path) -> None:
     document = tmp_path / "README.md"
     document.write_text("before\n<!-- written by make benchmark -->\nold\n<!-- end of what it writes -->\nafter\n")
-    table = DocumentTable("name", "Title", ["who"], [["a"]], [])
+    table = Table("name", "Title", ["who"], [["a"]], [])
     quote([table], "machine", document)
     quote([table], "machine", document)
     written = document.read_text()
@@ -59,21 +59,21 @@ async def test_a_client_and_the_orchestrator_are_asked_in_the_same_way(stack: St
     with peer(stack, None, "mangalib_client.py") as client:
         alone = await one_round(stack, client, names, 3, 0.05)
     async with Orchestrator.connected(stack) as orchestrator:
-        whole = await one_round(stack, orchestrator, names, 3, 0.05)
-    for found in (alone, whole):
+        complete = await one_round(stack, orchestrator, names, 3, 0.05)
+    for found in (alone, complete):
         assert set(found) == {"cpu_us", "before_p50", "before_p99", "after_p50", "after_p99"}
         assert all(value >= 0 for value in found.values())
 
 
-def test_samples_count_for_the_innermost_part_of_ours() -> None:
+def test_samples_count_for_the_innermost_part() -> None:
     loop = "main (x.py:1);run (asyncio/runners.py:1)"
     lines = [
-        f"{loop};deliver (mangalib/serving/delivery.py:3);sign (mangalib/serving/aws.py:9);hmac (hmac.py:1) 3",
+        f"{loop};send (mangalib/serving/outbox.py:3);sign (mangalib/aws/signing.py:9);hmac (hmac.py:1) 3",
         f"{loop};step (uvloop/loop.pyx:1) 1",
         "thread (threading.py:1);_worker (concurrent/futures/thread.py:1) 50",
     ]
-    assert _put_together(lines) == {PARTS["aws.py"]: 0.75, ELSE: 0.25}
+    assert share_by_part(lines) == {PARTS["aws/signing.py"]: 0.75, ELSE: 0.25}
 
 
-def test_the_parts_are_files_that_there_are() -> None:
-    assert {name for name in PARTS if not (SERVING / name).exists()} == set()
+def test_the_parts_are_existing_files() -> None:
+    assert {name for name in PARTS if not (HOUSE / name).exists()} == set()

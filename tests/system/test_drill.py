@@ -19,8 +19,7 @@ import pandas as pd
 import pytest
 
 from mangalib.aws import DocumentTable
-from mangalib.benchmark.experiments import ablation
-from mangalib.benchmark.experiments import synthetic_history as history
+from mangalib.benchmark.experiments import ablation, synthetic_history
 from mangalib.benchmark.store import Store, iter_runs
 from mangalib.client import Client
 from mangalib.domain.releases import ReleaseStore
@@ -106,7 +105,9 @@ def test_a_bad_release_is_seen_paged_and_taken_back_once(drill_stack: Stack, env
         measured = store.load(*[store.started_at(good["run_id"])] * 2).samples
         # A laptop's runs differ more than a server's: the past wanders by 15 %.
         for run in iter_runs(
-            history.before(measured, history.SyntheticHistory(run_to_run=0.15, daily=0), np.random.default_rng(1))
+            synthetic_history.before(
+                measured, synthetic_history.SyntheticHistory(run_to_run=0.15, daily=0), np.random.default_rng(1)
+            )
         ):
             store.append(run)
         calm = json.loads(mangalib(env, "verdict", "--act", "--fail-on", "sev2", "--json"))

@@ -1,8 +1,8 @@
-"""What is normal: level, daily and weekly cycle and run-to-run spread of many series, learned from healthy runs.
+"""The baseline: level, daily and weekly cycle and run-to-run variation of many series, estimated from healthy runs.
 
 A Bayesian linear regression (Bishop, 2006, section 3.3) on harmonics of the day and on the days of the week. Its priors keep
-the cycles near zero until the data say otherwise, so that it is usable after a few hours and exact after a week, and what
-it does not know yet is in the variance of its prediction. Sums are kept up to date run by run: nothing is fitted twice.
+the cycles near zero until the data say otherwise, so that it is usable after a few hours and exact after a week, and the
+variance of its prediction includes what is not yet known. Sums are updated run by run: nothing is fitted twice.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from mangalib.benchmark.detection.series import Bools, Floats, Ints
 _HARMONICS = 3
 _DAYS = 7
 FEATURES = 1 + 2 * _HARMONICS + 2 + _DAYS
-# Ratio of noise to prior variance: a run's level scatters by about 8 %, the daily cycle by 15, 7 and 5 % in its three
+# Ratio of noise to prior variance: a run's level varies by about 8 %, the daily cycle by 15, 7 and 5 % in its three
 # harmonics, the weekly one by 8 %, a day of the week beyond it by 4 %; the level itself is free.
 _RIDGE = np.diag([1e-6] + [0.3, 0.3, 1.3, 1.3, 2.5, 2.5] + [1.0, 1.0] + [4.0] * _DAYS)
-# What is believed of the spread before there are runs, and how many runs that belief is worth.
+# How many runs the prior standard deviation counts for.
 _PRIOR_RUNS = 10.0
 _CLIP_SD = 3.0
 
 
 def features(hours: Floats) -> Floats:
-    """Rows of the regression for moments in hours since the epoch: shape (moments, FEATURES)."""
+    """Design matrix of the regression for times in hours since the epoch: shape (times, FEATURES)."""
     cycles_a_day = np.append(np.arange(1.0, _HARMONICS + 1), 1 / _DAYS)
     angle = 2 * np.pi * hours[:, None] / 24 * cycles_a_day
     # Days of the week as hats: each is 1 at its noon (UTC) and falls to 0 at its neighbours' noon.
@@ -37,21 +37,22 @@ def features(hours: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Fit:
-    """What is expected: ``weights`` (series, channels, FEATURES), ``sd`` of one run around it (series, channels),
-    ``doubt`` (series, FEATURES, FEATURES): covariance of the weights by unit of variance; ``runs`` (series,)."""
+    """A fitted baseline: ``weights`` (series, channels, FEATURES); ``sd`` of one run around its expectation (series,
+    channels); ``posterior_variance`` (series, FEATURES, FEATURES), the covariance of the weights in units of one run's
+    variance; ``runs`` (series,) that it was fitted to."""
 
     weights: Floats
     sd: Floats
     posterior_variance: Floats
     runs: Floats
 
-    def expected(self, rows: Floats) -> Floats:
-        """Expectation at rows of :func:`features`: shape (moments, series, channels)."""
-        return np.asarray(np.einsum("tp,scp->tsc", rows, self.weights))
+    def expected(self, design: Floats) -> Floats:
+        """Expectation at rows of :func:`features`: shape (times, series, channels)."""
+        return np.asarray(np.einsum("tp,scp->tsc", design, self.weights))
 
-    def uncertainty(self, row: Floats) -> Floats:
-        """Variance of the expectation at one row, as a share of one run's variance: shape (series,)."""
-        return np.asarray(np.einsum("p,spq,q->s", row, self.posterior_variance, row))
+    def uncertainty(self, features: Floats) -> Floats:
+        """Variance of the expectation at one row of :func:`features`, in units of one run's variance: shape (series,)."""
+        return np.asarray(np.einsum("p,spq,q->s", features, self.posterior_variance, features))
 
 
 class Baseline:
@@ -62,10 +63,10 @@ class Baseline:
 
     def __init__(self, hours: Floats, series: int, channels: int, *, window_h: float) -> None:
         self._hours = hours
-        self._rows = features(hours)
+        self._design = features(hours)
         self._window_h = window_h
         self._values = np.zeros((len(hours), series, channels))
-        self._in = np.zeros((len(hours), series), dtype=bool)
+        self._admitted = np.zeros((len(hours), series), dtype=bool)
         self._xx = np.zeros((series, FEATURES, FEATURES))
         self._xy = np.zeros((series, channels, FEATURES))
         self._yy = np.zeros((series, channels))
@@ -73,39 +74,39 @@ class Baseline:
         self.runs = np.zeros(series)
 
     def add(self, run: int, values: Floats, healthy: Bools, fit: Fit) -> None:
-        """Take a run's ``values`` (series, channels) where ``healthy``; a stray one is drawn in to three deviations."""
-        expected = fit.expected(self._rows[run : run + 1])[0]
+        """Admit a run's ``values`` (series, channels) where ``healthy``; outliers are clipped to three standard deviations."""
+        expected = fit.expected(self._design[run : run + 1])[0]
         known = (fit.runs >= _PRIOR_RUNS)[:, None]
         reach = _CLIP_SD * fit.sd
-        drawn_in = np.where(known, np.clip(values, expected - reach, expected + reach), values)
-        self._values[run] = np.where(healthy[:, None], drawn_in, 0.0)
-        self._in[run] = healthy
-        self._change(np.full(len(healthy), run), healthy, +1.0)
+        clipped = np.where(known, np.clip(values, expected - reach, expected + reach), values)
+        self._values[run] = np.where(healthy[:, None], clipped, 0.0)
+        self._admitted[run] = healthy
+        self._update(np.full(len(healthy), run), healthy, +1.0)
         while True:
             expired = healthy & (self._hours[self._oldest] < self._hours[run] - self._window_h)
             if not expired.any():
                 return
-            held = expired & self._in[self._oldest, np.arange(len(healthy))]
-            self._change(self._oldest, held, -1.0)
+            held = expired & self._admitted[self._oldest, np.arange(len(healthy))]
+            self._update(self._oldest, held, -1.0)
             self._oldest[expired] += 1
 
-    def _change(self, runs: Ints, which: Bools, sign: float) -> None:
+    def _update(self, runs: Ints, which: Bools, sign: float) -> None:
         weight = np.where(which, sign, 0.0)
-        rows = self._rows[runs]
+        design = self._design[runs]
         values = self._values[runs, np.arange(len(runs))]
-        weighted = rows * weight[:, None]
-        self._xx += np.einsum("sp,sq->spq", weighted, rows)
+        weighted = design * weight[:, None]
+        self._xx += np.einsum("sp,sq->spq", weighted, design)
         self._xy += np.einsum("sp,sc->scp", weighted, values)
         self._yy += weight[:, None] * values**2
         self.runs += weight
 
     def fit(self, prior_sd: Floats) -> Fit:
-        """The regression as of now; ``prior_sd`` (series, channels) is the spread that is believed without any run."""
+        """The regression as of now; ``prior_sd`` (series, channels) is the standard deviation assumed before any run."""
         posterior_variance = np.linalg.inv(self._xx + _RIDGE)
         weights = np.einsum("scp,spq->scq", self._xy, posterior_variance)
         penalty = np.einsum("scp,pq,scq->sc", weights, _RIDGE, weights)
-        left = self._yy - np.einsum("scp,scp->sc", weights, self._xy) - penalty
+        squares = self._yy - np.einsum("scp,scp->sc", weights, self._xy) - penalty
         used = np.einsum("spq,sqp->s", posterior_variance, self._xx)
         degrees = np.maximum(self.runs - used, 0.0)[:, None]
-        variance = (np.maximum(left, 0.0) + _PRIOR_RUNS * prior_sd**2) / (degrees + _PRIOR_RUNS)
+        variance = (np.maximum(squares, 0.0) + _PRIOR_RUNS * prior_sd**2) / (degrees + _PRIOR_RUNS)
         return Fit(weights, np.sqrt(variance), np.asarray(posterior_variance, dtype=np.float64), self.runs.copy())

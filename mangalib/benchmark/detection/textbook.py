@@ -1,6 +1,6 @@
-"""The specification's rule, to the letter: Mann-Whitney at alpha, Cohen's d large enough, severity by the run's p95.
+"""The specification's rule, taken literally: Mann-Whitney at alpha, Cohen's d large enough, severity by the run's p95.
 
-Each run stands alone against all requests of the baseline's days. It is here to be compared with: see ``detector``.
+Each run alone is compared with all requests of the baseline's days. It serves as a reference for ``detector``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import cast
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
 from tqdm.auto import tqdm
 
-from mangalib.benchmark.detection.series import METRICS, Floats, checked, impossible
+from mangalib.benchmark.detection.series import METRICS, Floats, checked, invalid_runs
 from mangalib.benchmark.detection.severity import Bands
-from mangalib.benchmark.detection.verdict_frame import ERROR_RATE, Row, as_frame
+from mangalib.benchmark.detection.verdict_frame import ERROR_RATE, VerdictRow, as_frame
+from mangalib.benchmark.statistics import cohens_d, mann_whitney
 from mangalib.errors import DataError
-from mangalib.settings import Settings
+from mangalib.settings import DetectorSettings
 
 MIN_SAMPLES = 2
 
@@ -26,44 +26,44 @@ MIN_SAMPLES = 2
 class TextbookRule:
     """Judges the runs of one series, in order, each against all requests of the days before it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DetectorSettings) -> None:
         self._settings = settings
         self._bands = Bands.of_p95(settings)
         self._ordered: Floats = np.empty(0)
         self._runs: deque[tuple[float, Floats]] = deque()
 
-    def learn(self, hours: Floats, latencies: Floats) -> None:
-        """Take runs (runs, requests) as the baseline's without judging them."""
+    def add_baseline(self, hours: Floats, latencies: Floats) -> None:
+        """Add runs to the baseline without judging them; ``latencies`` has shape (runs, requests)."""
         self._ordered = np.sort(latencies, axis=None)
         self._runs.extend((float(hour), np.sort(run)) for hour, run in zip(hours, latencies, strict=True))
 
-    def judge(self, hour: float, now: Floats) -> tuple[int, float, str]:
-        """Severity of a run with latencies ``now``, its p95 over the baseline's as a share, and the numbers in words."""
+    def assess(self, hour: float, now: Floats) -> tuple[int, float, str]:
+        """Severity of a run with latencies ``now``, shift of its p95 over the baseline's as a share, and the reason in words."""
         self._forget_before(hour - self._settings.baseline_days * 24)
-        verdict = _judge(now, self._ordered, self._settings, self._bands)
+        result = _assess(now, self._ordered, self._settings, self._bands)
         values = np.sort(now)
         self._ordered = np.insert(self._ordered, np.searchsorted(self._ordered, values), values)
         self._runs.append((hour, values))
-        return verdict
+        return result
 
     def _forget_before(self, hour: float) -> None:
         while self._runs and self._runs[0][0] < hour:
             _, values = self._runs.popleft()
             first = np.searchsorted(self._ordered, values, side="left")
-            # Equal values stand next to each other: each takes its own place.
+            # Equal values stand next to each other: each is deleted once.
             repeats = np.arange(len(values)) - np.searchsorted(values, values, side="left")
             self._ordered = np.delete(self._ordered, first + repeats)
 
 
-def replay_textbook(samples: pd.DataFrame, *, settings: Settings, progress: bool = False) -> pd.DataFrame:
-    """Rows as ``detector.replay`` returns them, but for intent ``*``; ``since`` is the run itself, and ``shift`` the run's
-    p95 over the baseline's, without an interval."""
+def apply_textbook_rule(samples: pd.DataFrame, *, settings: DetectorSettings, progress: bool = False) -> pd.DataFrame:
+    """The verdict frame of ``detector.replay`` without rows of intent ``*``; ``since`` is the run itself, and ``shift`` the
+    run's p95 over the baseline's, without an interval."""
     samples = checked(samples)
-    for run_id, problem in impossible(samples).items():
+    for run_id, problem in invalid_runs(samples).items():
         raise DataError(f"run {run_id}: {problem}")
     error_bands = Bands.of_errors(settings)
     rules: dict[tuple[str, str], TextbookRule] = {}
-    rows: list[Row] = []
+    rows: list[VerdictRow] = []
     runs = samples.groupby(["started_at", "run_id"], sort=True, observed=True)
     for key, run in tqdm(runs, desc="runs", disable=not progress, leave=False):
         started, run_id = cast(tuple[pd.Timestamp, str], key)
@@ -73,7 +73,7 @@ def replay_textbook(samples: pd.DataFrame, *, settings: Settings, progress: bool
             for metric in METRICS:
                 now = part.loc[part["ok"], metric].to_numpy(dtype=np.float64)
                 rule = rules.setdefault((intent, metric), TextbookRule(settings))
-                severity, shift, reason = rule.judge(hour, now)
+                severity, shift, reason = rule.assess(hour, now)
                 since = started if severity else pd.NaT
                 direction = int(severity > 0)
                 rows.append(
@@ -89,24 +89,13 @@ def replay_textbook(samples: pd.DataFrame, *, settings: Settings, progress: bool
     return as_frame(rows)
 
 
-def _judge(now: Floats, before: Floats, settings: Settings, bands: Bands) -> tuple[int, float, str]:
+def _assess(now: Floats, before: Floats, settings: DetectorSettings, bands: Bands) -> tuple[int, float, str]:
     if len(now) < MIN_SAMPLES or len(before) < MIN_SAMPLES:
         return 0, math.nan, "not judged: too few requests, in this run or before it"
-    p_value = rank_test(now, before)
-    pooled = ((len(now) - 1) * now.var(ddof=1) + (len(before) - 1) * before.var(ddof=1)) / (len(now) + len(before) - 2)
-    d = (now.mean() - before.mean()) / math.sqrt(pooled) if pooled > 0 else 0.0
+    p_value = mann_whitney(now, before)
+    d = cohens_d(now, before)
     shift = float(np.quantile(now, 0.95) / np.quantile(before, 0.95)) - 1
     reason = f"p95 {100 * shift:+.0f} %, p = {p_value:.2g}, d = {d:.2f}"
     if p_value >= settings.alpha or d < settings.effect_size_min:
         return 0, shift, reason
     return int(bands.literal(np.array(shift))), shift, reason
-
-
-def rank_test(now: Floats, before: Floats) -> float:
-    """Two-sided p-value of the Mann-Whitney test with ``before`` in order, as scipy's asymptotic one with its correction
-    for continuity, but not for ties; 45 values against 30,000 without ranking the 30,000 again."""
-    n, m = len(now), len(before)
-    below = np.searchsorted(before, now, side="left") + np.searchsorted(before, now, side="right")
-    u = below.sum() / 2
-    z = (abs(u - n * m / 2) - 0.5) / math.sqrt(n * m * (n + m + 1) / 12)
-    return float(min(1.0, 2 * ndtr(-z)))

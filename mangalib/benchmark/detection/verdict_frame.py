@@ -1,4 +1,4 @@
-"""Rows: the table in which a rule says what it finds, one row per run, intent and metric."""
+"""The verdict frame: the table of what a rule finds, one row per run, intent and metric."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ COLUMNS = [
     "reason",
     "direction",
 ]
-Row = tuple[object, ...]
+# The values of COLUMNS, in their order.
+VerdictRow = tuple[object, ...]
 
 
-def as_frame(rows: list[Row]) -> pd.DataFrame:
-    """Rows, each with the values of ``COLUMNS``, as a table."""
+def as_frame(rows: list[VerdictRow]) -> pd.DataFrame:
+    """Rows as a table with ``COLUMNS``."""
     table = pd.DataFrame(rows, columns=COLUMNS)
     for name in ("started_at", "since"):
         table[name] = pd.to_datetime(table[name], utc=True)

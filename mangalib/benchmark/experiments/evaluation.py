@@ -1,8 +1,8 @@
-"""How good a rule is: false alarms where nothing changed, and how many runs it takes where something did.
+"""Evaluation of a detector: false alarms where nothing changed, and how many runs it takes to detect a change.
 
-Both are counted on made-up pasts with seeds, so that anyone can count again. An alarm is a severity where none was in the run
-before. What changes in a study of delays is one series at a time, as far as the rule can tell: a few intents' first token in
-each made-up past, each of them a case.
+Both are counted on synthetic histories with seeds, so the counts are reproducible. An alarm is a severity in a run whose
+predecessor had none. For detection delays, the first token of a few intents changes in each synthetic history; each of these
+series is a case.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ import numpy as np
 import pandas as pd
 
 from mangalib.benchmark import statistics
-from mangalib.benchmark.detection.detector import follow
+from mangalib.benchmark.detection.detector import detect_changes
 from mangalib.benchmark.detection.series import METRICS, Floats, Ints
-from mangalib.benchmark.detection.textbook import TextbookRule, rank_test
+from mangalib.benchmark.detection.textbook import TextbookRule
 from mangalib.benchmark.detection.verdict_frame import ERROR_RATE
-from mangalib.benchmark.experiments import synthetic_history as history
+from mangalib.benchmark.experiments import synthetic_history
 from mangalib.benchmark.experiments.synthetic_history import Change, SyntheticHistory
-from mangalib.settings import Settings
+from mangalib.settings import DetectorSettings
 
-LEARNING_DAYS = 7.0
+BASELINE_DAYS = 7.0
 NEVER = 10_000
-# Cases in one made-up past: so few that they are no change of the whole.
+# The cases in one synthetic history: too few to be a change of all intents.
 CASES = ("complaint", "faq", "other")
 
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """What a rule said while nothing changed, over ``days``: severities that began, by kind, and rows that had one."""
+    """A detector's output over ``days`` in which nothing changed: how many severities began, of any kind (``warnings``)
+    and of SEV-2 or worse (``pages``), and in how many ``rows`` of the verdict frame there was one."""
 
     days: float
     warnings: int
@@ -40,78 +41,80 @@ class FalseAlarms:
 
     @property
     def warnings_a_day(self) -> float:
-        """SEV-3 that began, a day, over all series."""
+        """Severities that began, per day, over all series."""
         return self.warnings / self.days
 
     @property
     def pages_in_30_days(self) -> float:
-        """SEV-2 or SEV-1 that began, in 30 days, over all series."""
+        """SEV-2 or SEV-1 that began, per 30 days, over all series."""
         return self.pages / self.days * 30
 
 
 Names = list[tuple[str, str]]
-# Severities of shape (runs, series), and the series' intents and metrics, of a past's runs after the first seven days: by the
-# past, what changes in it, a seed, and the series that matter where not all do.
-Judge = Callable[[SyntheticHistory, list[Change], int, Names | None], tuple[Ints, Names]]
+# Severities of shape (runs, series), and the series' intents and metrics, of the runs after a history's first seven days. The
+# arguments are the history, the changes in it, a seed, and the series to judge (all of them where ``None``).
+Detector = Callable[[SyntheticHistory, list[Change], int, Names | None], tuple[Ints, Names]]
 
 
-class Rule(Protocol):
-    """A rule that judges each run of one series against the runs before it."""
+class SingleRunRule(Protocol):
+    """A rule for one series that judges each run against the runs before it."""
 
-    def learn(self, hours: Floats, latencies: Floats) -> None:
-        """Take runs (runs, requests) as normal."""
+    def add_baseline(self, hours: Floats, latencies: Floats) -> None:
+        """Add runs to the baseline without judging them; ``latencies`` has shape (runs, requests)."""
 
-    def judge(self, hour: float, now: Floats) -> tuple[int, float, str]:
-        """Severity, shift and words for the next run."""
-
-
-def sequential(settings: Settings) -> Judge:
-    """Our rule, with its pooled rows."""
-
-    def judge(past: SyntheticHistory, changes: list[Change], seed: int, only: Names | None) -> tuple[Ints, Names]:
-        series = history.series(past, changes, np.random.default_rng(seed))
-        judged = int((series.hours >= _learned_h(past)).sum())
-        rows = follow(series, settings=settings, last=judged)
-        names = list(dict.fromkeys(zip(rows["intent"], rows["metric"], strict=True)))
-        return rows["severity"].to_numpy().reshape(judged, len(names)), names
-
-    return judge
+    def assess(self, hour: float, now: Floats) -> tuple[int, float, str]:
+        """Severity, shift and reason of the next run."""
 
 
-def textbook(settings: Settings) -> Judge:
+def sequential_detector(settings: DetectorSettings) -> Detector:
+    """Our rule, its pooled series included."""
+
+    def detect(history: SyntheticHistory, changes: list[Change], seed: int, only: Names | None) -> tuple[Ints, Names]:
+        series = synthetic_history.series(history, changes, np.random.default_rng(seed))
+        runs = int((series.hours >= _baseline_end_h(history)).sum())
+        verdict_frame = detect_changes(series, settings=settings, last=runs)
+        names = list(dict.fromkeys(zip(verdict_frame["intent"], verdict_frame["metric"], strict=True)))
+        return verdict_frame["severity"].to_numpy().reshape(runs, len(names)), names
+
+    return detect
+
+
+def textbook_detector(settings: DetectorSettings) -> Detector:
     """The specification's rule, latencies only."""
-    return each_run_alone(lambda: TextbookRule(settings))
+    return single_run_detector(lambda: TextbookRule(settings))
 
 
-def each_run_alone(make: Callable[[], Rule]) -> Judge:
-    """A rule that is made anew for each series."""
+def single_run_detector(make_rule: Callable[[], SingleRunRule]) -> Detector:
+    """A detector that applies a new rule from ``make_rule`` to each series, latencies only."""
 
-    def judge(past: SyntheticHistory, changes: list[Change], seed: int, only: Names | None) -> tuple[Ints, Names]:
-        latencies, _ = history.simulate(past, changes, np.random.default_rng(seed))
-        hours = past.times_s / 3600
-        first = int((hours < _learned_h(past)).sum())
-        names = [(intent, metric) for intent in past.levels_ms for metric in METRICS]
+    def detect(history: SyntheticHistory, changes: list[Change], seed: int, only: Names | None) -> tuple[Ints, Names]:
+        latencies, _ = synthetic_history.simulate(history, changes, np.random.default_rng(seed))
+        hours = history.times_s / 3600
+        first = int((hours < _baseline_end_h(history)).sum())
+        names = [(intent, metric) for intent in history.levels_ms for metric in METRICS]
         wanted = [name for name in names if only is None or name in only]
         columns = []
         for name in wanted:
             at = names.index(name)
             values = latencies[:, at // len(METRICS), at % len(METRICS)]
-            rule = make()
-            rule.learn(hours[:first], values[:first])
-            columns.append([rule.judge(hour, now)[0] for hour, now in zip(hours[first:], values[first:], strict=True)])
+            rule = make_rule()
+            rule.add_baseline(hours[:first], values[:first])
+            columns.append([rule.assess(hour, now)[0] for hour, now in zip(hours[first:], values[first:], strict=True)])
         return np.array(columns, dtype=np.intp).T, wanted
 
-    return judge
+    return detect
 
 
-def _learned_h(past: SyntheticHistory) -> float:
-    return float(past.times_s[0] / 3600 + LEARNING_DAYS * 24 - 1e-6)
+def _baseline_end_h(history: SyntheticHistory) -> float:
+    return float(history.times_s[0] / 3600 + BASELINE_DAYS * 24 - 1e-6)
 
 
-def false_alarms(judge: Judge, past: SyntheticHistory, seed: int) -> FalseAlarms:
-    """What a rule says of a past in which nothing changed; its first seven days are for learning and do not count."""
-    severity, _ = judge(past, [], seed, None)
-    return FalseAlarms(past.days - LEARNING_DAYS, _begins(severity, 1), _begins(severity, 2), int((severity > 0).sum()))
+def false_alarms(detector: Detector, history: SyntheticHistory, seed: int) -> FalseAlarms:
+    """The alarms in a history in which nothing changed; its first seven days are the baseline and do not count."""
+    severity, _ = detector(history, [], seed, None)
+    return FalseAlarms(
+        history.days - BASELINE_DAYS, _begins(severity, 1), _begins(severity, 2), int((severity > 0).sum())
+    )
 
 
 def _begins(severity: Ints, level: int) -> int:
@@ -119,18 +122,19 @@ def _begins(severity: Ints, level: int) -> int:
     return int((there & ~np.vstack([np.zeros_like(there[:1]), there[:-1]])).sum())
 
 
-def delays(judge: Judge, past: SyntheticHistory, change: Change, seed: int, *, level: int = 1) -> list[int]:
-    """In how many runs a change after seven days is seen with at least that severity, for each case; ``NEVER`` if it is not.
+def delays(detector: Detector, history: SyntheticHistory, change: Change, seed: int, *, level: int = 1) -> list[int]:
+    """After how many runs a change on day eight is detected with at least severity ``level``, for each case; ``NEVER`` if it is
+    not.
 
-    ``change.intents`` of ``None`` is a change of all intents at once: one case, seen when any row shows it.
+    Where ``change.intents`` is ``None``, all intents change at once: one case, detected when any series shows it.
     """
-    at_first = replace(change, first=round(LEARNING_DAYS * past.runs_per_day))
+    at_first = replace(change, first=round(BASELINE_DAYS * history.runs_per_day))
     if change.intents is None:
-        severity, _ = judge(past, [at_first], seed, None)
+        severity, _ = detector(history, [at_first], seed, None)
         return [_first((severity >= level).any(axis=1))]
     metrics = (ERROR_RATE,) if change.error_rate is not None else change.metrics
     cases = [(intent, metric) for intent in change.intents for metric in metrics]
-    severity, names = judge(past, [at_first], seed, cases)
+    severity, names = detector(history, [at_first], seed, cases)
     return [_first(severity[:, names.index(case)] >= level) for case in cases]
 
 
@@ -139,11 +143,9 @@ def _first(seen: Any) -> int:
     return int(at[0]) + 1 if len(at) else NEVER
 
 
-# The changes whose delays are studied, by name, with the severity that must be reached, the runs that it may take, and the
-# share of cases that must be seen by then.
 @dataclass(frozen=True)
 class Target:
-    """One line of what a detector must reach."""
+    """A target: ``share`` of the cases of a change must reach severity ``level`` within ``within_runs`` runs."""
 
     name: str
     change: Change
@@ -164,9 +166,9 @@ TARGETS = (
 )
 
 
-def summary(found: Iterable[int], target: Target) -> dict[str, float]:
-    """Of delays: their median and 95th percentile, and the share within the target."""
-    runs = np.array(list(found))
+def summary(delays: Iterable[int], target: Target) -> dict[str, float]:
+    """Number, median and 95th percentile of detection delays in runs, and the share within the target."""
+    runs = np.array(list(delays))
     return {
         "cases": len(runs),
         "median": float(np.median(runs)),
@@ -176,7 +178,7 @@ def summary(found: Iterable[int], target: Target) -> dict[str, float]:
 
 
 def as_table(rows: list[dict[str, object]]) -> pd.DataFrame:
-    """Rows of a study, runs that never came as missing."""
+    """Summaries as a table; a change that was never detected has a missing delay."""
     table = pd.DataFrame(rows)
     for name in ("median", "p95"):
         if name in table:
@@ -184,12 +186,16 @@ def as_table(rows: list[dict[str, object]]) -> pd.DataFrame:
     return table
 
 
-def single_run_rules(past: SyntheticHistory, change: Change | None, seed: int, settings: Settings) -> dict[str, float]:
-    """Share of runs and series of a day after the seven that simple rules alarm at, each run and series alone:
+def single_run_rules(
+    history: SyntheticHistory, change: Change | None, seed: int, settings: DetectorSettings
+) -> dict[str, float]:
+    """Share of runs and series on day eight at which simple rules raise an alarm, each run and series alone:
     Mann-Whitney alone, the run's p95 over two bands, and Mann-Whitney with Cohen's d and p95."""
-    first = round(LEARNING_DAYS * past.runs_per_day)
+    first = round(BASELINE_DAYS * history.runs_per_day)
     changes = [] if change is None else [replace(change, first=first, intents=None, metrics=METRICS)]
-    latencies, _ = history.simulate(replace(past, days=LEARNING_DAYS + 1), changes, np.random.default_rng(seed))
+    latencies, _ = synthetic_history.simulate(
+        replace(history, days=BASELINE_DAYS + 1), changes, np.random.default_rng(seed)
+    )
     counts = np.zeros(4)
     total = 0
     for intent in range(latencies.shape[1]):
@@ -198,7 +204,7 @@ def single_run_rules(past: SyntheticHistory, change: Change | None, seed: int, s
             before_p95 = np.quantile(before, 0.95)
             for now in latencies[first:, intent, metric]:
                 total += 1
-                unlikely = rank_test(now, before) < settings.alpha
+                unlikely = statistics.mann_whitney(now, before) < settings.alpha
                 over = np.quantile(now, 0.95) / before_p95 - 1
                 large = statistics.cohens_d(now, before) >= settings.effect_size_min
                 rules = unlikely, over >= settings.p95_sev3, over >= settings.p95_sev2

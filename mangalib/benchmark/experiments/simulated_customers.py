@@ -1,8 +1,8 @@
-"""Simulated customers in the shape of the product's specification: what they ask, what they ask next, and when.
+"""Simulated customers with the behaviour that the product's specification describes: what they ask, what next, and when.
 
-As a log, for learning; and as conversations that really take place, in which the next question is about a title that
-the last answer named. What follows what is made up around the specification's figures, and the times of day around an
-evening peak in Japan.
+As a session log, for training; and as real conversations, in which the next question is about a title that the last answer
+named. The transition probabilities are chosen around the specification's figures, the times of day around an evening peak in
+Japan.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import csv
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from mangalib.client import Client
 from mangalib.domain import Catalogue, Manga
-from mangalib.settings import Settings
+from mangalib.settings import HitRateSettings, WorkloadSettings
 
 TRIGGERS = ("product_inquiry", "recommendation", "order_status", "category_browse")
 END = ""
 SAME, LISTED, NONE = "same", "listed", "none"
 
-# After a topic: what follows, about what, and how often. After an inquiry it is the specification's.
+# After a topic: the next topic, what it is about, and its probability. Those after an inquiry are the specification's.
 _NEXT: dict[str, list[tuple[str, str, float]]] = {
     "start": [
         ("product_inquiry", LISTED, 0.45),
@@ -52,14 +52,14 @@ _NEXT: dict[str, list[tuple[str, str, float]]] = {
 }
 # Share of a day's sessions that begin in each hour of the Japanese day.
 _HOURS = [2, 1, 1, 1, 1, 1, 2, 4, 5, 4, 4, 4, 6, 5, 4, 4, 5, 6, 8, 11, 13, 12, 9, 5]
-_POINTED_AT = 0.6
-_POINTERS = {"en": "it", "ja": "それ"}
+_PRONOUN_SHARE = 0.6
+_PRONOUNS = {"en": "it", "ja": "それ"}
 _SEGMENTS = ("action", "romance", "horror", "sports", "mystery")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One question to come: its topic, and whether it is about the same title, one that was listed, or none."""
+    """One planned question: its topic, and whether it is about the same title, a listed one, or none."""
 
     topic: str
     about: str
@@ -67,7 +67,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """A session to come: when it begins, in which language, of which segment, and its steps."""
+    """A planned session: when it begins, its language, the customer's segment, and its steps."""
 
     session_id: str
     begins: datetime
@@ -77,9 +77,9 @@ class Plan:
 
 
 class Customers:
-    """Makes sessions; the same ones for the same seed."""
+    """A generator of sessions; the same ones for the same seed."""
 
-    def __init__(self, settings: Settings, seed: int) -> None:
+    def __init__(self, settings: WorkloadSettings, seed: int) -> None:
         self._settings = settings
         self._rng = random.Random(seed)
         self._catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
@@ -93,18 +93,18 @@ class Customers:
         }
 
     def plans(self, count: int, begins: datetime, days: int) -> list[Plan]:
-        """Sessions of ``days`` days, in the order of their beginning."""
-        rng, made = self._rng, []
+        """``count`` sessions within ``days`` days from ``begins``, in the order of their beginning."""
+        rng, plans = self._rng, []
         for number in range(count):
             hour = rng.choices(range(24), _HOURS)[0]
             # Hours are Japan's, nine ahead of UTC.
             at = begins + timedelta(days=rng.randrange(days), hours=hour - 9, seconds=rng.randrange(3600))
             language = "ja" if rng.random() < self._settings.japanese_share else "en"
-            made.append(Plan(f"s{number:06d}", at, language, rng.choice(_SEGMENTS), self._steps()))
-        return sorted(made, key=lambda plan: plan.begins)
+            plans.append(Plan(f"s{number:06d}", at, language, rng.choice(_SEGMENTS), self._steps()))
+        return sorted(plans, key=lambda plan: plan.begins)
 
     def log(self, count: int, begins: datetime, days: int) -> pd.DataFrame:
-        """What sessions would leave: ``session_id, at, intent, entity, segment, text``."""
+        """The log of such sessions: ``session_id, at, intent, entity, segment, text``."""
         rows = []
         for plan in self.plans(count, begins, days):
             at, subject = plan.begins, self.title(plan.segment, plan.begins)
@@ -119,7 +119,7 @@ class Customers:
         return pd.DataFrame(rows, columns=columns).sort_values("at", ignore_index=True)
 
     def title(self, segment: str, at: datetime) -> Manga:
-        """A title that a customer of a segment asks about: popular ones more often, and each day another one is the talk."""
+        """A title that a customer of a segment asks about: popular ones more often, and one that is the topic of the day."""
         own = self._by_segment[segment]
         if self._rng.random() < 0.2:
             return own[at.toordinal() % len(own)]
@@ -127,14 +127,14 @@ class Customers:
         return self._rng.choices(own, weights)[0]
 
     def phrase(self, step: Step, language: str, title: Manga) -> str:
-        """The step as a question; about the same title often only pointing at it."""
+        """The step as a question; one about the same title often uses a pronoun."""
         template = self._rng.choice(self._phrasings[step.topic, language])
         name = title.title_ja if language == "ja" else title.title
-        if step.about == SAME and self._rng.random() < _POINTED_AT:
-            name = _POINTERS[language]
+        if step.about == SAME and self._rng.random() < _PRONOUN_SHARE:
+            name = _PRONOUNS[language]
         return template.format(title=name)
 
-    def listed(self, text: str) -> list[Manga]:
+    def titles_in(self, text: str) -> list[Manga]:
         """The titles that an answer names."""
         return self._catalogue.mentioned(text)
 
@@ -142,8 +142,8 @@ class Customers:
         steps: list[Step] = []
         after = "start"
         while len(steps) < 8:
-            ways = _NEXT[after]
-            topic, about, _ = self._rng.choices(ways, [share for *_, share in ways])[0]
+            transitions = _NEXT[after]
+            topic, about, _ = self._rng.choices(transitions, [share for *_, share in transitions])[0]
             if topic == END:
                 break
             steps.append(Step(topic, about))
@@ -154,9 +154,9 @@ class Customers:
 async def converse(
     connect: Callable[[str], Client], customers: Customers, plans: Sequence[Plan], *, think_s: float, at_once: int
 ) -> pd.DataFrame:
-    """Let the sessions take place, ``at_once`` side by side, with ``think_s`` between an answer and the next question.
+    """Hold the sessions, ``at_once`` of them concurrently, with ``think_s`` between an answer and the next question.
 
-    One row a question: ``session_id, trigger, topic, text, source, first_token_ms, total_ms, tokens``; ``trigger`` is the topic
+    One row per question: ``session_id, trigger, topic, text, source, first_token_ms, total_ms, tokens``; ``trigger`` is the topic
     before it, empty for the first. ``connect`` makes a client for a session's id.
     """
     rows: list[dict[str, object]] = []
@@ -187,7 +187,7 @@ async def _session(client: Client, customers: Customers, plan: Plan, think_s: fl
             subject = listed[len(rows) % len(listed)]
         text = customers.phrase(step, plan.language, subject)
         reply = await client.answer(text)
-        named = customers.listed(reply.text)
+        named = customers.titles_in(reply.text)
         listed = [title for title in named if title != subject] or listed
         rows.append(
             {
@@ -206,8 +206,9 @@ async def _session(client: Client, customers: Customers, plan: Plan, think_s: fl
     return rows
 
 
-def hit_rates(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """By trigger: ``trigger, follow_ups, hits, hit_rate, expected, first_token_p95_ms, limit_ms``; a hit is ``precomputed``."""
+def hit_rates(rows: pd.DataFrame, settings: HitRateSettings) -> pd.DataFrame:
+    """One row per trigger: ``trigger, follow_ups, hits, hit_rate, expected, first_token_p95_ms, limit_ms``; a hit has the source
+    ``precomputed``."""
     expected = (
         settings.inquiry_hit_rate,
         settings.recommendation_hit_rate,
@@ -216,23 +217,18 @@ def hit_rates(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     )
     table = []
     for trigger, share in zip(TRIGGERS, expected, strict=True):
-        asked = rows[rows["trigger"] == trigger]
-        hits = asked[asked["source"] == "precomputed"]
+        follow_ups = rows[rows["trigger"] == trigger]
+        hits = follow_ups[follow_ups["source"] == "precomputed"]
         prefetched = trigger == "category_browse"
         table.append(
             {
                 "trigger": trigger,
-                "follow_ups": len(asked),
+                "follow_ups": len(follow_ups),
                 "hits": len(hits),
-                "hit_rate": len(hits) / max(1, len(asked)),
+                "hit_rate": len(hits) / max(1, len(follow_ups)),
                 "expected": share,
                 "first_token_p95_ms": hits["first_token_ms"].quantile(0.95) if len(hits) else float("nan"),
                 "limit_ms": settings.prefetch_first_token_ms if prefetched else settings.precomputed_first_token_ms,
             }
         )
     return pd.DataFrame(table)
-
-
-def a_week_ago() -> datetime:
-    """Midnight UTC, seven days ago."""
-    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=7)

@@ -1,7 +1,7 @@
-"""A made-up past: seeded samples as months of runs would have left them, with whatever change is wanted in them.
+"""Synthetic history: seeded samples as months of runs would have left them, with chosen changes in them.
 
-Each run's level wanders around a cycle of the day (and of the week, if wanted); latencies within a run are log-normal,
-gamma or bimodal. This is what the detector is judged on, and what gives a laptop's first run something to be compared with.
+Each run's level varies around a daily cycle (and a weekly one, if wanted); latencies within a run are log-normal, gamma or
+bimodal. The detector is evaluated on it, and a laptop's first run is compared with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy.special import gammaincinv, ndtr
 
 from mangalib.benchmark.detection.series import METRICS, Bools, Floats, Ints, Series, summarise_sorted
 from mangalib.domain import ROUTES, Intent
-from mangalib.settings import Settings
+from mangalib.settings import ModelSettings
 
 # Medians in ms of the first token and of the whole answer, as on the local stack.
 TYPICAL_MS = {
@@ -37,8 +37,9 @@ _PEAK_HOUR_UTC = 12  # 21:00 in Japan
 
 @dataclass(frozen=True)
 class SyntheticHistory:
-    """How the past was: ``sigma`` is the spread of a request's logarithm, ``wander`` that of a run's level; ``daily``
-    and ``weekly`` are how far the level swings; ``missing`` is the share of runs that were never made."""
+    """Parameters of a history. ``samples`` are requests of an intent in a run; ``sigma`` is the standard deviation of a
+    request's logarithm, ``run_to_run`` that of a run's level; ``daily`` and ``weekly`` are the amplitudes of the cycles, as
+    shares; ``missing`` is the share of runs that did not take place."""
 
     days: float = 7
     runs_per_day: int = 96
@@ -55,7 +56,7 @@ class SyntheticHistory:
 
     @property
     def runs(self) -> int:
-        """How many runs were due."""
+        """How many runs were due, the missing ones included."""
         return round(self.days * self.runs_per_day)
 
     @property
@@ -80,36 +81,36 @@ class Change:
     metrics: tuple[str, ...] = METRICS
 
 
-def simulate(past: SyntheticHistory, changes: Sequence[Change], rng: np.random.Generator) -> tuple[Floats, Bools]:
-    """Latencies in ms of shape (runs, intents, metrics, samples), and which requests failed (runs, intents, samples)."""
-    intents = list(past.levels_ms)
-    shape = (past.runs, len(intents), len(METRICS), past.samples)
-    level = np.log(np.array([past.levels_ms[intent] for intent in intents]))[None, :, :, None]
-    cycle = _cycle(past, past.times_s / 3600)
-    run_level = rng.normal(0.0, past.run_to_run, shape[:3])[..., None]
-    # A request that is slow to its first token tends to be slow in all.
+def simulate(history: SyntheticHistory, changes: Sequence[Change], rng: np.random.Generator) -> tuple[Floats, Bools]:
+    """Latencies in ms, of shape (runs, intents, metrics, samples), and which requests failed, (runs, intents, samples)."""
+    intents = list(history.levels_ms)
+    shape = (history.runs, len(intents), len(METRICS), history.samples)
+    level = np.log(np.array([history.levels_ms[intent] for intent in intents]))[None, :, :, None]
+    cycle = _cycle(history, history.times_s / 3600)
+    run_level = rng.normal(0.0, history.run_to_run, shape[:3])[..., None]
+    # A request whose first token is late tends to be slow as a whole.
     noise = rng.normal(size=shape)
     noise[:, :, 1] = 0.5 * noise[:, :, 0] + math.sqrt(0.75) * noise[:, :, 1]
-    logs = level + np.log(cycle)[:, None, None, None] + run_level + _spread(noise, past, rng)
-    failed = rng.random((past.runs, len(intents), past.samples)) < past.error_rate
+    logs = level + np.log(cycle)[:, None, None, None] + run_level + _request_deviation(noise, history, rng)
+    failed = rng.random((history.runs, len(intents), history.samples)) < history.error_rate
     for change in changes:
         _apply(change, logs, failed, intents, rng)
     return np.exp(logs), failed
 
 
-def _cycle(past: SyntheticHistory, hours: Floats) -> Floats:
-    """How the level swings over the day and the week, as factors."""
-    daily = 1 + past.daily * np.cos((hours - _PEAK_HOUR_UTC) / 24 * 2 * math.pi)
-    weekly = 1 + past.weekly * np.cos(hours / (7 * 24) * 2 * math.pi)
+def _cycle(history: SyntheticHistory, hours: Floats) -> Floats:
+    """The daily and weekly cycle of the level, as factors."""
+    daily = 1 + history.daily * np.cos((hours - _PEAK_HOUR_UTC) / 24 * 2 * math.pi)
+    weekly = 1 + history.weekly * np.cos(hours / (7 * 24) * 2 * math.pi)
     return np.asarray(daily * weekly, dtype=np.float64)
 
 
-def _spread(noise: Floats, past: SyntheticHistory, rng: np.random.Generator) -> Floats:
-    match past.shape:
+def _request_deviation(noise: Floats, history: SyntheticHistory, rng: np.random.Generator) -> Floats:
+    match history.shape:
         case "lognormal":
-            return past.sigma * noise
+            return history.sigma * noise
         case "gamma":
-            k = 1 / past.sigma**2
+            k = 1 / history.sigma**2
             return np.asarray(np.log(gammaincinv(k, ndtr(noise)) / gammaincinv(k, 0.5)), dtype=np.float64)
         case "bimodal":
             slow_mode = rng.random(noise.shape) < 0.2
@@ -136,106 +137,106 @@ def _apply(
             failed[span, i] = rng.random(failed[span, i].shape) < change.error_rate
 
 
-def series(past: SyntheticHistory, changes: Sequence[Change], rng: np.random.Generator) -> Series:
-    """The same as series, without going through single samples: for simulations of months."""
-    latencies, failed = simulate(past, changes, rng)
-    made = rng.random(past.runs) >= past.missing
-    latencies, failed = latencies[made], failed[made]
+def series(history: SyntheticHistory, changes: Sequence[Change], rng: np.random.Generator) -> Series:
+    """A simulated history as series, without a table of single samples: fast enough for simulations of months."""
+    latencies, failed = simulate(history, changes, rng)
+    took_place = rng.random(history.runs) >= history.missing
+    latencies, failed = latencies[took_place], failed[took_place]
     logs = np.log(latencies)
     if failed.any():
         # A failed request has no latency; the few runs that have some are summarised one by one.
-        values, spreads = summarise_sorted(np.sort(logs, axis=-1))
+        values, variances = summarise_sorted(np.sort(logs, axis=-1))
         for run, intent in np.argwhere(failed.any(axis=-1)):
             kept = np.sort(logs[run, intent][:, ~failed[run, intent]], axis=-1)
-            values[run, intent], spreads[run, intent] = (
+            values[run, intent], variances[run, intent] = (
                 summarise_sorted(kept) if kept.shape[-1] >= 5 else (np.nan, np.nan)
             )
     else:
-        values, spreads = summarise_sorted(np.sort(logs, axis=-1))
+        values, variances = summarise_sorted(np.sort(logs, axis=-1))
     succeeded = (~failed).sum(axis=-1).astype(np.float64)
-    times = pd.DatetimeIndex(pd.to_datetime(past.times_s[made], unit="s", utc=True))
+    times = pd.DatetimeIndex(pd.to_datetime(history.times_s[took_place], unit="s", utc=True))
     return Series(
-        run_ids=[_run_id(index) for index in np.flatnonzero(made).tolist()],
+        run_ids=[_run_id(index) for index in np.flatnonzero(took_place).tolist()],
         times=times,
-        intents=list(past.levels_ms),
+        intents=list(history.levels_ms),
         values=values,
         counts=np.repeat(succeeded[..., None], len(METRICS), axis=-1),
-        spreads=spreads,
-        asked=np.full(failed.shape[:2], float(past.samples)),
+        variances=variances,
+        requests=np.full(failed.shape[:2], float(history.samples)),
         failed=failed.sum(axis=-1).astype(np.float64),
     )
 
 
 def samples(
-    past: SyntheticHistory, changes: Sequence[Change], rng: np.random.Generator, settings: Settings
+    history: SyntheticHistory, changes: Sequence[Change], rng: np.random.Generator, settings: ModelSettings
 ) -> pd.DataFrame:
-    """The same as samples in the store's columns, the oldest run first."""
-    latencies, failed = simulate(past, changes, rng)
-    made = np.flatnonzero(rng.random(past.runs) >= past.missing)
-    latencies, failed = latencies[made], failed[made]
-    intents = list(past.levels_ms)
+    """A simulated history as samples in the store's columns, the oldest run first."""
+    latencies, failed = simulate(history, changes, rng)
+    took_place = np.flatnonzero(rng.random(history.runs) >= history.missing)
+    latencies, failed = latencies[took_place], failed[took_place]
+    intents = list(history.levels_ms)
     models = [ROUTES[Intent(intent)].model_id(settings) for intent in intents]
     run, intent, sequence = (axis.ravel() for axis in np.indices(failed.shape))
-    started = pd.to_datetime(past.times_s[made], unit="s", utc=True).as_unit("us")[run]
-    lost = failed.ravel()
-    first, total = (np.where(lost, np.nan, latencies[:, :, metric].ravel()) for metric in range(len(METRICS)))
-    count = len(lost)
+    started = pd.to_datetime(history.times_s[took_place], unit="s", utc=True).as_unit("us")[run]
+    is_failed = failed.ravel()
+    first, total = (np.where(is_failed, np.nan, latencies[:, :, metric].ravel()) for metric in range(len(METRICS)))
+    count = len(is_failed)
     return pd.DataFrame(
         {
-            "run_id": _of_category(run, [_run_id(index) for index in made.tolist()]),
+            "run_id": _categorical(run, [_run_id(index) for index in took_place.tolist()]),
             "started_at": started,
             "at": started + pd.to_timedelta(sequence * len(intents) + intent, unit="s"),
             "sequence": sequence.astype(np.int32),
-            "intent": _of_category(intent, intents),
+            "intent": _categorical(intent, intents),
             "model_id": pd.Categorical([models[index] for index in intent]),
             "source": pd.Categorical(["model"]).repeat(count),
             "origin": pd.Categorical(["synthetic"]).repeat(count),
             "first_token_ms": first,
             "total_ms": np.fmax(first, total),
-            "tokens": np.where(lost, 0, 100).astype(np.int32),
-            "ok": ~lost,
-            "error": pd.Series(lost).map({True: "model_error", False: None}),
+            "tokens": np.where(is_failed, 0, 100).astype(np.int32),
+            "ok": ~is_failed,
+            "error": pd.Series(is_failed).map({True: "model_error", False: None}),
             "warmup": np.zeros(count, dtype=bool),
         }
     )
 
 
-def before(measured: pd.DataFrame, past: SyntheticHistory, rng: np.random.Generator) -> pd.DataFrame:
-    """A past for one run that was really measured: its own latencies, drawn again for every run of the days before it, each
-    run's level wandering around the cycle of the day. ``past`` says how many runs, and how they wander.
+def before(measured: pd.DataFrame, history: SyntheticHistory, rng: np.random.Generator) -> pd.DataFrame:
+    """A simulated history before one measured run: its own latencies, resampled for every run of the days before it, with
+    each run's level varying around the daily cycle as ``history`` says.
 
-    So a service that was measured once can be compared with "the last seven days"; what that past cannot show is anything
-    that the one run did not.
+    It lets a service that was measured once be compared with "the last seven days"; the history contains nothing that the
+    one run did not show.
     """
     started = measured["started_at"].iloc[0]
     template = measured.loc[measured["ok"] & ~measured["warmup"]].sort_values(["intent", "sequence"])
     sizes = template.groupby("intent", sort=True, observed=True).size().to_numpy()
     first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    step = pd.Timedelta(seconds=_DAY_S / past.runs_per_day)
-    times = pd.DatetimeIndex([started - step * back for back in range(past.runs, 0, -1)])
+    step = pd.Timedelta(seconds=_DAY_S / history.runs_per_day)
+    times = pd.DatetimeIndex([started - step * back for back in range(history.runs, 0, -1)])
     hours = (times.as_unit("ns").asi8 - started.value) / 3.6e12 + started.timestamp() / 3600
-    cycle = _cycle(past, hours) / _cycle(past, np.array([started.timestamp() / 3600]))
+    cycle = _cycle(history, hours) / _cycle(history, np.array([started.timestamp() / 3600]))
     drawn = first[None].repeat(sizes, axis=1) + np.floor(
-        rng.random((past.runs, len(template))) * sizes.repeat(sizes)
+        rng.random((history.runs, len(template))) * sizes.repeat(sizes)
     ).astype(np.intp)
-    level = np.exp(rng.normal(0, past.run_to_run, (past.runs, len(sizes)))) * cycle[:, None]
+    level = np.exp(rng.normal(0, history.run_to_run, (history.runs, len(sizes)))) * cycle[:, None]
     factor = level.repeat(sizes, axis=1).ravel()
-    rows = template.iloc[drawn.ravel()].reset_index(drop=True)
-    run = np.arange(past.runs).repeat(len(template))
-    sequence = np.tile(np.concatenate([np.arange(size) for size in sizes]), past.runs)
-    begun = times[run]
+    resampled = template.iloc[drawn.ravel()].reset_index(drop=True)
+    run = np.arange(history.runs).repeat(len(template))
+    sequence = np.tile(np.concatenate([np.arange(size) for size in sizes]), history.runs)
+    started_at = times[run]
     changed = {
-        "run_id": _of_category(run, [_run_id(index) for index in range(past.runs)]),
-        "started_at": begun,
-        "at": begun + pd.to_timedelta(sequence, unit="s"),
+        "run_id": _categorical(run, [_run_id(index) for index in range(history.runs)]),
+        "started_at": started_at,
+        "at": started_at + pd.to_timedelta(sequence, unit="s"),
         "sequence": sequence.astype(np.int32),
-        "intent": template["intent"].to_numpy()[np.tile(np.arange(len(template)), past.runs)],
-        **{metric: rows[metric].to_numpy() * factor for metric in METRICS},
+        "intent": template["intent"].to_numpy()[np.tile(np.arange(len(template)), history.runs)],
+        **{metric: resampled[metric].to_numpy() * factor for metric in METRICS},
     }
-    return rows.assign(**changed)
+    return resampled.assign(**changed)
 
 
-def _of_category(codes: Ints, categories: list[str]) -> Any:
+def _categorical(codes: Ints, categories: list[str]) -> Any:
     return pd.Categorical(codes).rename_categories(dict(enumerate(categories)))
 
 

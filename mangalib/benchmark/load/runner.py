@@ -1,8 +1,8 @@
-"""The runner: asks a workload over real WebSockets and notes what each client saw.
+"""The runner: asks a workload over real WebSockets and records what each client saw.
 
-Open loop: a question is sent when it is due, whether or not earlier ones have been answered, and its wait is counted from that
-moment; so a server that stalls is charged for the queue that builds up meanwhile (Schroeder, Wierman & Harchol-Balter, 2006).
-Connections are made before they are needed and are not part of a wait. What fails or is late is a row like any other.
+Open loop: a question is sent when it is due, whether or not earlier ones have been answered, and its latency counts from that
+moment; so the queue that builds up while a server stalls is measured (Schroeder, Wierman & Harchol-Balter, 2006).
+Connections are made before they are needed and are not part of a latency. Failures and time-outs are samples like any other.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from mangalib.benchmark.load.workload import Conversation, Question, questions_o
 from mangalib.client import Client, Reply
 from mangalib.errors import MangaError
 from mangalib.protocol import Error
-from mangalib.settings import Settings
+from mangalib.settings import WorkloadSettings
 
 _START_IN_S = 0.5
 
 
 @dataclass(frozen=True)
 class QuestionResult:
-    """What came of one question; latencies in ms since it was due."""
+    """The result of one question; latencies in ms since it was due."""
 
     question: Question
     first_token_ms: float | None
@@ -42,23 +42,23 @@ class QuestionResult:
 
 
 class Runner:
-    """One run. ``connect`` makes a client that is not entered yet; outcomes are there at any time, also of a run that was
-    interrupted, and ``tell`` is told of each."""
+    """One run. ``connect`` makes a client that is not entered yet. ``outcomes`` can be read at any time, also after the run
+    was cancelled; ``on_result`` is called with each."""
 
     def __init__(
         self,
         connect: Callable[[], Client],
         workload: list[Conversation],
-        settings: Settings,
+        settings: WorkloadSettings,
         *,
         progress: bool = True,
-        tell: Callable[[QuestionResult], object] = lambda outcome: None,
+        on_result: Callable[[QuestionResult], object] = lambda outcome: None,
     ) -> None:
         self._connect = connect
         self._workload = workload
         self._settings = settings
         self._progress = progress
-        self._tell = tell
+        self._on_result = on_result
         self._zero_s = 0.0
         self.started_at = datetime.now(UTC)
         self.run_id = f"{self.started_at:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
@@ -66,8 +66,8 @@ class Runner:
         self.outcomes: list[QuestionResult] = []
 
     async def run(self, *, begin_in_s: float = _START_IN_S) -> None:
-        """Ask everything, the first question ``begin_in_s`` from now and a moment to connect. Cancelled, it ends at once, and
-        what was answered until then is kept."""
+        """Ask all questions, the first one ``begin_in_s`` and the time to connect from now. Cancelled, it ends at once and
+        keeps what has been answered."""
         self._zero_s = time.monotonic() + begin_in_s + self._settings.connect_ahead_s
         with tqdm(total=self.planned, desc="questions", disable=not self._progress, leave=False) as bar:
             async with asyncio.TaskGroup() as group:
@@ -75,8 +75,8 @@ class Runner:
                     group.create_task(self._converse(conversation, bar))
 
     def samples(self) -> pd.DataFrame:
-        """What was measured, in the store's columns, in the order in which the questions were due."""
-        rows = [self._row(outcome) for outcome in sorted(self.outcomes, key=lambda outcome: outcome.question.due_s)]
+        """The results in the store's columns, in the order in which the questions were due."""
+        rows = [self._sample(outcome) for outcome in sorted(self.outcomes, key=lambda outcome: outcome.question.due_s)]
         return pd.DataFrame(rows)
 
     @property
@@ -85,19 +85,19 @@ class Runner:
         return {outcome.release for outcome in self.outcomes if outcome.error is None}
 
     async def _converse(self, conversation: Conversation, bar: Any) -> None:
-        await self._until(conversation.questions[0].due_s - self._settings.connect_ahead_s)
+        await self._sleep_until(conversation.questions[0].due_s - self._settings.connect_ahead_s)
         try:
             async with self._connect() as client, asyncio.TaskGroup() as group:
                 for question in conversation.questions:
                     group.create_task(self._ask(client, question, bar))
         except* MangaError as refused:
-            # Only making the connection raises: what an answer dies of is an outcome already.
+            # Only connecting raises: an answer that fails is an outcome already.
             code = refused.exceptions[0].code if isinstance(refused.exceptions[0], MangaError) else "internal"
             for question in conversation.questions:
-                self._note(QuestionResult(question, None, None, None, None, 0, 0, f"connect: {code}"), bar)
+                self._record(QuestionResult(question, None, None, None, None, 0, 0, f"connect: {code}"), bar)
 
     async def _ask(self, client: Client, question: Question, bar: Any) -> None:
-        await self._until(question.due_s)
+        await self._sleep_until(question.due_s)
         late_ms = (time.monotonic() - self._zero_s - question.due_s) * 1000
         try:
             async with asyncio.timeout(self._settings.benchmark_timeout_s):
@@ -107,22 +107,22 @@ class Runner:
             outcome = QuestionResult(question, None, None, None, None, 0, 0, "timeout")
         except MangaError as error:
             outcome = QuestionResult(question, None, None, None, None, 0, 0, error.code)
-        self._note(outcome, bar)
+        self._record(outcome, bar)
 
-    def _note(self, outcome: QuestionResult, bar: Any) -> None:
+    def _record(self, outcome: QuestionResult, bar: Any) -> None:
         self.outcomes.append(outcome)
-        self._tell(outcome)
+        self._on_result(outcome)
         bar.update()
 
-    async def _until(self, due_s: float) -> None:
+    async def _sleep_until(self, due_s: float) -> None:
         await asyncio.sleep(max(0.0, self._zero_s + due_s - time.monotonic()))
 
-    def _row(self, outcome: QuestionResult) -> dict[str, Any]:
+    def _sample(self, outcome: QuestionResult) -> dict[str, Any]:
         question = outcome.question
         return {
             "run_id": self.run_id,
             "started_at": self.started_at,
-            # By the clock that only goes forward: the wall's may be set back during a run.
+            # From the monotonic clock: the wall clock may be set back during a run.
             "at": self.started_at + timedelta(seconds=question.due_s),
             "sequence": question.sequence,
             "intent": question.intent.value,

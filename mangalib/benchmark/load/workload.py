@@ -1,8 +1,8 @@
-"""The workload: what is asked in a run, in which order and when; the same for the same seed.
+"""The workload: which questions a run asks, in which order and when; reproducible from a seed.
 
-Questions are the shop's phrasings filled with titles of the catalogue, popular ones more often (Zipf), in English and Japanese.
-Some come as conversations: the next question about the same title, in the same session. Arrivals are a Poisson process that
-does not wait for answers.
+Questions are templates filled with titles of the catalogue, popular ones more often (Zipf), in English and Japanese. Some
+continue a conversation: they are about the same title, in the same session. Arrivals are a Poisson process, independent of
+the answers.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from mangalib.domain import Catalogue, Intent, Manga, Phrasing, load_phrasings
 from mangalib.errors import DataError
-from mangalib.settings import Settings
+from mangalib.settings import WorkloadSettings
 
 SYNTHETIC, PRODUCTION = "synthetic", "production"
-# What people ask next about the same title, more or less.
+# Intents that typically follow, about the same title.
 _FOLLOW_UPS = {
     Intent.RECOMMENDATION: (Intent.PRODUCT_SEARCH, Intent.COMPARISON),
     Intent.PRODUCT_SEARCH: (Intent.FAQ, Intent.COMPARISON),
@@ -29,13 +29,13 @@ _FOLLOW_UPS = {
 _GENRES = ("fantasy", "horror", "romance", "sports", "mystery", "comedy")
 _SENDABLE = frozenset(intent for intent in Intent if intent is not Intent.DEFAULT)
 
-# An intent, the text where it is given, and the origin.
+# An intent, the text (``None``: to be filled from a template), and the origin.
 _Start = tuple[Intent, str | None, str]
 
 
 @dataclass(frozen=True)
 class Question:
-    """One request: when it is due, in s since the run's start, and its place among those of its intent."""
+    """One request: ``due_s`` is in s since the run's start, ``sequence`` counts the questions of its intent from 0."""
 
     due_s: float
     intent: Intent
@@ -52,28 +52,33 @@ class Conversation:
 
 
 def make_workload(
-    settings: Settings, *, per_intent: int, seed: int, production: Path | None = None, rate_per_s: float | None = None
+    settings: WorkloadSettings,
+    *,
+    per_intent: int,
+    seed: int,
+    production: Path | None = None,
+    rate_per_s: float | None = None,
 ) -> list[Conversation]:
     """Conversations in the order in which they begin: ``per_intent`` questions of each intent, all intents interleaved.
 
-    With ``production``, a query log of the orchestrator, as many questions again are drawn from it, at most ``per_intent`` of
-    an intent. Raises ``DataError`` when a file cannot be used.
+    With ``production``, a query log of the orchestrator, questions from it are added, at most ``per_intent`` of each intent.
+    Raises ``DataError`` when a file is missing or malformed.
     """
     if per_intent < 1:
         raise DataError(f"per_intent={per_intent}; expected 1 or more")
     rng = random.Random(seed)
     writer = _Writer(settings, rng)
-    asked = _interleaved(per_intent, rng)
-    drawn = _drawn(read_query_log(production), per_intent, rng) if production is not None else []
-    starts: list[_Start] = [(intent, None, SYNTHETIC) for intent in asked]
-    starts += [(intent, text, PRODUCTION) for intent, text in drawn]
-    if drawn:
+    intents = _interleaved(per_intent, rng)
+    sampled = _sampled(read_query_log(production), per_intent, rng) if production is not None else []
+    starts: list[_Start] = [(intent, None, SYNTHETIC) for intent in intents]
+    starts += [(intent, text, PRODUCTION) for intent, text in sampled]
+    if sampled:
         rng.shuffle(starts)
     return _timed(starts, writer, rng, rate_per_s or settings.benchmark_rate_per_s, settings)
 
 
 def read_query_log(path: Path) -> list[tuple[Intent, str]]:
-    """Intent and text of each line; raises ``DataError`` naming the line that is not one."""
+    """Intent and text of each line; raises ``DataError`` naming a line that is malformed."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -91,7 +96,7 @@ def read_query_log(path: Path) -> list[tuple[Intent, str]]:
 
 
 def _interleaved(per_intent: int, rng: random.Random) -> list[Intent]:
-    """Every intent once in any order, then again: so that whatever happens in between falls on all alike."""
+    """Blocks of every intent once, each in random order, so that anything that drifts affects all intents alike."""
     order: list[Intent] = []
     for _ in range(per_intent):
         block = sorted(_SENDABLE)
@@ -100,7 +105,7 @@ def _interleaved(per_intent: int, rng: random.Random) -> list[Intent]:
     return order
 
 
-def _drawn(logged: list[tuple[Intent, str]], at_most: int, rng: random.Random) -> list[tuple[Intent, str]]:
+def _sampled(logged: list[tuple[Intent, str]], at_most: int, rng: random.Random) -> list[tuple[Intent, str]]:
     by_intent: dict[Intent, list[tuple[Intent, str]]] = {}
     for entry in logged:
         if entry[0] in _SENDABLE:
@@ -117,9 +122,9 @@ def _timed(
     writer: _Writer,
     rng: random.Random,
     rate_per_s: float,
-    settings: Settings,
+    settings: WorkloadSettings,
 ) -> list[Conversation]:
-    """Give each question its time, and turn some into the next question of a conversation that runs already."""
+    """Give each question its time, and append some to a conversation that has begun already."""
     conversations: list[Conversation] = []
     open_for: dict[Intent, list[tuple[Conversation, Manga]]] = {}
     counts: dict[Intent, int] = {}
@@ -133,8 +138,8 @@ def _timed(
             before, title = waiting.pop(0)
             if due_s - before.questions[-1].due_s >= settings.follow_up_after_s:
                 conversation, manga = before, title
-        said = text if text is not None else writer.phrase(intent, manga)
-        conversation.questions.append(Question(due_s, intent, said, counts.get(intent, 0), origin))
+        question_text = text if text is not None else writer.phrase(intent, manga)
+        conversation.questions.append(Question(due_s, intent, question_text, counts.get(intent, 0), origin))
         counts[intent] = counts.get(intent, 0) + 1
         if len(conversation.questions) == 1:
             conversations.append(conversation)
@@ -144,12 +149,12 @@ def _timed(
 
 
 class _Writer:
-    """Fills phrasings with titles."""
+    """Fills query templates with titles."""
 
-    def __init__(self, settings: Settings, rng: random.Random) -> None:
+    def __init__(self, settings: WorkloadSettings, rng: random.Random) -> None:
         self._rng = rng
         self._titles = Catalogue.load(settings.data_dir / "catalogue.csv").items
-        # The catalogue begins with what sells most: its order is the rank.
+        # The catalogue is in the order of sales: the position is the rank.
         self._weights = [1 / rank**settings.title_zipf_exponent for rank in range(1, len(self._titles) + 1)]
         self._japanese_share = settings.japanese_share
         self._phrasings: dict[tuple[Intent, str], list[Phrasing]] = {}

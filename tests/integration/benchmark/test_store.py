@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mangalib.benchmark.experiments import synthetic_history as history
+from mangalib.benchmark.experiments import synthetic_history
 from mangalib.benchmark.experiments.synthetic_history import SyntheticHistory
 from mangalib.benchmark.store import SCHEMA, Store, iter_runs
 from mangalib.errors import DataError
@@ -25,7 +25,7 @@ from mangalib.settings import load_settings
 SETTINGS = load_settings()
 END = datetime(2026, 11, 2, tzinfo=UTC)
 ALWAYS = (END - timedelta(days=30), END + timedelta(days=1))
-PAST = SyntheticHistory(
+HISTORY = SyntheticHistory(
     days=4, runs_per_day=4, samples=6, levels_ms={"faq": (290.0, 900.0), "greeting": (285.0, 600.0)}, end=END
 )
 TODAY = date(2026, 11, 3)
@@ -33,7 +33,7 @@ TODAY = date(2026, 11, 3)
 
 @pytest.fixture(scope="module")
 def runs() -> list[pd.DataFrame]:
-    return list(iter_runs(history.samples(PAST, [], np.random.default_rng(1), SETTINGS)))
+    return list(iter_runs(synthetic_history.samples(HISTORY, [], np.random.default_rng(1), SETTINGS)))
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_plain_parquet_readers_understand_it(store: Store, runs: list[pd.DataFra
 def test_a_run_is_written_once(store: Store, runs: list[pd.DataFrame]) -> None:
     store.append(runs[0])
     before = parquet(store)[0].read_bytes()
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists already"):
         store.append(runs[0].assign(total_ms=1.0))
     assert parquet(store)[0].read_bytes() == before
 
@@ -240,7 +240,7 @@ def test_an_unknown_run_is_answered_with_the_newest(store: Store, runs: list[pd.
         store.started_at("x")
 
 
-def test_a_store_from_the_future_is_told_apart(store: Store, runs: list[pd.DataFrame]) -> None:
+def test_a_newest_run_in_the_future_is_an_error(store: Store, runs: list[pd.DataFrame]) -> None:
     store.append(runs[0])
     store.require_past(END, 60)
     with pytest.raises(DataError, match="set the clock right"):
@@ -270,7 +270,7 @@ def test_the_same_on_s3(bucket: str, runs: list[pd.DataFrame]) -> None:
     assert store.newest() is None
     for run in runs[:6]:
         store.append(run)
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists already"):
         store.append(runs[0])
     before = store.load(*ALWAYS).samples
     assert before["run_id"].nunique() == 6

@@ -1,4 +1,4 @@
-"""Incidents: opened, worsened and resolved once, and each action done once, whoever judges."""
+"""Incidents: opened, worsened and resolved once, and each action taken once, however many machines judge."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from mangalib.aws import DocumentTable
 from mangalib.benchmark.verdict import SLOWER, TARGET, Finding, Verdict
 from mangalib.domain.releases import Release, ReleaseStore
 from mangalib.errors import ActionError, ReleaseError, SettingsError
-from mangalib.incidents import actions
-from mangalib.incidents.incidents import Actions, Incident, IncidentStore, act, described
+from mangalib.incidents.incidents import Actions, Incident, IncidentStore, describe, respond
+from mangalib.incidents.pagers import PagerDuty
+from mangalib.incidents.rollback import roll_back
 from mangalib.local.stack import Stack
 from mangalib.settings import Settings, load_settings
 from tests.integration.domain.test_releases import dynamodb_of
@@ -64,8 +65,8 @@ def verdict(run: int, *severities: int, kind: str = SLOWER, open_still: bool = F
     )
 
 
-class Done:
-    """Counts what was done, and fails when told to."""
+class RecordedActions:
+    """Records the actions taken; each fails while ``fails`` is set."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -87,83 +88,83 @@ class Done:
 
 
 def test_a_quiet_verdict_opens_nothing(tables: tuple[IncidentStore, ReleaseStore]) -> None:
-    done = Done()
-    assert act(verdict(1), tables[0], done.actions()) == []
+    done = RecordedActions()
+    assert respond(verdict(1), tables[0], done.actions()) == []
     assert tables[0].all() == []
     assert done.calls == []
 
 
 def test_the_life_of_an_incident(tables: tuple[IncidentStore, ReleaseStore]) -> None:
-    store, done = tables[0], Done()
-    (opened,) = act(verdict(1, 1), store, done.actions())
+    store, done = tables[0], RecordedActions()
+    (opened,) = respond(verdict(1, 1), store, done.actions())
     assert [event.what for event in opened.events] == ["opened"]
-    assert done.calls == [], "a warning wakes nobody"
+    assert done.calls == [], "a warning pages nobody"
     assert store.open_one("regression") == opened
-    act(verdict(2, 2), store, done.actions())
+    respond(verdict(2, 2), store, done.actions())
     assert done.calls == ["pager"]
-    (worst,) = act(verdict(3, 3, 1), store, done.actions())
-    assert done.calls == ["pager", "rollback"], "who was paged is not paged again"
+    (worst,) = respond(verdict(3, 3, 1), store, done.actions())
+    assert done.calls == ["pager", "rollback"], "an incident pages once"
     assert worst.affected == ["intent-0 total_ms", "intent-1 total_ms"]
-    act(verdict(4, 2), store, done.actions())
-    (still,) = act(verdict(5, open_still=True), store, done.actions())
+    respond(verdict(4, 2), store, done.actions())
+    (still,) = respond(verdict(5, open_still=True), store, done.actions())
     assert not still.resolved, "a series that is still slower is not back to normal"
-    (over,) = act(verdict(6), store, done.actions())
+    (over,) = respond(verdict(6), store, done.actions())
     assert over.resolved
     assert [event.what for event in over.events] == ["opened", "worsened", "worsened", "resolved"]
     assert done.calls == ["pager", "rollback", "resolve"]
     assert store.open_one("regression") is None
-    assert "SEV-1 resolved" in described(over)
-    (again,) = act(verdict(7, 2), store, done.actions())
+    assert "SEV-1 resolved" in describe(over)
+    (again,) = respond(verdict(7, 2), store, done.actions())
     assert again.incident != over.incident
     assert done.calls[-1] == "pager"
 
 
 def test_the_same_verdict_on_many_machines_acts_once(tables: tuple[IncidentStore, ReleaseStore]) -> None:
-    store, done = tables[0], Done()
+    store, done = tables[0], RecordedActions()
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda _: act(verdict(1, 3), store, done.actions()), range(8)))
+        list(threads.map(lambda _: respond(verdict(1, 3), store, done.actions()), range(8)))
     assert sorted(done.calls) == ["pager", "rollback"]
     assert len(store.all()) == 1
 
 
-def test_an_action_that_failed_is_noted_and_tried_with_the_next_verdict(
+def test_a_failed_action_is_recorded_and_retried_with_the_next_verdict(
     tables: tuple[IncidentStore, ReleaseStore],
 ) -> None:
-    store, done = tables[0], Done()
+    store, done = tables[0], RecordedActions()
     done.fails = True
-    (incident,) = act(verdict(1, 3), store, done.actions())
+    (incident,) = respond(verdict(1, 3), store, done.actions())
     assert {name: action.state for name, action in incident.actions.items()} == {
         "rollback": "failed",
         "pager": "failed",
     }
     assert incident.actions["pager"].detail == "not reached"
     done.fails = False
-    (incident,) = act(verdict(2, 3), store, done.actions())
+    (incident,) = respond(verdict(2, 3), store, done.actions())
     assert {action.state for action in incident.actions.values()} == {"done"}
-    act(verdict(3, 3), store, done.actions())
+    respond(verdict(3, 3), store, done.actions())
     assert done.calls == ["rollback", "pager"] * 2
 
 
 def test_over_target_for_weeks_pages_once_and_never_rolls_back(tables: tuple[IncidentStore, ReleaseStore]) -> None:
-    store, done = tables[0], Done()
+    store, done = tables[0], RecordedActions()
     for run in range(1, 20):
-        act(verdict(run, 3, kind=TARGET), store, done.actions())
+        respond(verdict(run, 3, kind=TARGET), store, done.actions())
     assert done.calls == ["pager"]
-    act(verdict(20, 2), store, done.actions())
-    assert sorted(done.calls) == ["pager", "pager", "resolve"], "what got worse is an incident of its own"
+    respond(verdict(20, 2), store, done.actions())
+    assert sorted(done.calls) == ["pager", "pager", "resolve"], "a regression is an incident of its own"
 
 
-def test_an_older_run_says_nothing_about_a_newer_incident(tables: tuple[IncidentStore, ReleaseStore]) -> None:
-    store, done = tables[0], Done()
-    act(verdict(5, 2), store, done.actions())
-    assert act(verdict(3), store, done.actions()) == []
+def test_an_older_run_does_not_change_a_newer_incident(tables: tuple[IncidentStore, ReleaseStore]) -> None:
+    store, done = tables[0], RecordedActions()
+    respond(verdict(5, 2), store, done.actions())
+    assert respond(verdict(3), store, done.actions()) == []
     assert store.open_one("regression") is not None
 
 
-def test_without_a_table_nothing_is_done(stack: Stack) -> None:
-    done = Done()
+def test_without_a_table_no_action_is_taken(stack: Stack) -> None:
+    done = RecordedActions()
     with pytest.raises(ActionError, match="no-such-table"):
-        act(verdict(1, 3), IncidentStore(dynamodb_of(stack), "no-such-table"), done.actions())
+        respond(verdict(1, 3), IncidentStore(dynamodb_of(stack), "no-such-table"), done.actions())
     assert done.calls == []
 
 
@@ -175,26 +176,26 @@ def incident_of(since: datetime, run: datetime) -> Incident:
 
 
 def test_the_release_under_which_it_got_worse_is_taken_back(tables: tuple[IncidentStore, ReleaseStore]) -> None:
-    releases, slack = tables[1], timedelta(minutes=30)
+    releases, tolerance = tables[1], timedelta(minutes=30)
     for note in ("good", "bad"):
         releases.activate(releases.create(Release(note=note)).number, note)
     now = datetime.now(UTC)
     early = incident_of(now - timedelta(hours=2), now + timedelta(minutes=1))
-    assert "it got worse before release 2 became active" in actions.roll_back(early, releases, slack)
+    assert "it got worse before release 2 became active" in roll_back(early, releases, tolerance)
     newer = incident_of(now - timedelta(hours=1), now - timedelta(hours=1))
-    assert "became active after the run" in actions.roll_back(newer, releases, slack)
+    assert "became active after the run" in roll_back(newer, releases, tolerance)
     assert releases.pointer().active == 2
-    guilty = incident_of(now, now + timedelta(minutes=1))
-    assert actions.roll_back(guilty, releases, slack) == "release 2 taken back, release 1 is active again"
+    caused = incident_of(now, now + timedelta(minutes=1))
+    assert roll_back(caused, releases, tolerance) == "release 2 taken back, release 1 is active again"
     with pytest.raises(ActionError, match="release 1 cannot be rolled back"):
-        actions.roll_back(incident_of(now, datetime.now(UTC) + timedelta(minutes=1)), releases, slack)
+        roll_back(incident_of(now, datetime.now(UTC) + timedelta(minutes=1)), releases, tolerance)
 
 
 # PagerDuty, over real HTTP
 
 
 class Receiver:
-    """Answers what it is told to, in order, and 202 afterwards; keeps the bodies."""
+    """Answers with ``answers`` in order, then with 202; keeps the bodies."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
@@ -242,7 +243,7 @@ def paging(receiver: Receiver, **changes: Any) -> Settings:
 
 
 def test_a_page_is_an_event_with_the_incidents_key(receiver: Receiver) -> None:
-    pager = actions.PagerDuty(paging(receiver))
+    pager = PagerDuty(paging(receiver))
     incident = incident_of(NOW, NOW)
     assert pager.trigger(incident) == "trigger accepted"
     assert pager.resolve(incident) == "resolve accepted"
@@ -254,24 +255,24 @@ def test_a_page_is_an_event_with_the_incidents_key(receiver: Receiver) -> None:
     assert resolved["event_action"] == "resolve"
 
 
-def test_it_is_tried_again_with_the_same_key_until_it_is_taken(receiver: Receiver) -> None:
+def test_a_page_is_retried_with_the_same_key_until_accepted(receiver: Receiver) -> None:
     receiver.answers = [503, 429, 500]
-    actions.PagerDuty(paging(receiver)).trigger(incident_of(NOW, NOW))
+    PagerDuty(paging(receiver)).trigger(incident_of(NOW, NOW))
     assert len(receiver.bodies) == 4
     assert len({body["dedup_key"] for body in receiver.bodies}) == 1
 
 
-def test_a_refusal_is_not_tried_again_and_a_dead_service_is_said(receiver: Receiver) -> None:
+def test_a_refusal_is_not_retried_and_an_unreachable_service_is_reported(receiver: Receiver) -> None:
     receiver.answers = [400]
     with pytest.raises(ActionError, match="PagerDuty answered 400"):
-        actions.PagerDuty(paging(receiver)).trigger(incident_of(NOW, NOW))
+        PagerDuty(paging(receiver)).trigger(incident_of(NOW, NOW))
     assert len(receiver.bodies) == 1
     dead = paging(receiver, pagerduty_url="http://127.0.0.1:9/", page_attempts=2)
     with pytest.raises(ActionError, match="could not be reached") as raised:
-        actions.PagerDuty(dead).trigger(incident_of(NOW, NOW))
+        PagerDuty(dead).trigger(incident_of(NOW, NOW))
     assert "very-secret" not in str(raised.value)
 
 
 def test_pages_leave_this_machine_encrypted_only(receiver: Receiver) -> None:
     with pytest.raises(SettingsError, match="expected https"):
-        actions.PagerDuty(paging(receiver, pagerduty_url="http://events.example.com/v2/enqueue"))
+        PagerDuty(paging(receiver, pagerduty_url="http://events.example.com/v2/enqueue"))

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -16,8 +17,8 @@ from distributed import Client
 from pydantic import SecretStr
 
 from mangalib.aws.dynamodb import dynamodb_client
-from mangalib.benchmark.load.distributed import run_distributed
-from mangalib.benchmark.load.workload import make_workload
+from mangalib.benchmark.load import Runner, make_workload, run_distributed
+from mangalib.client import Client as ChatClient
 from mangalib.errors import NotebookError
 from mangalib.jobs.execute import run_job
 from mangalib.jobs.index_page import write_page
@@ -163,13 +164,15 @@ def test_a_failing_job_is_one_incident_and_is_resolved_when_it_succeeds(
     assert "scheduled job pages failed: cell 2: AssertionError: not yet" in events[0]["payload"]["summary"]
 
 
-def test_load_is_distributed_and_a_killed_worker_loses_only_questions_it_had_not_asked(
+async def test_load_is_distributed_and_a_killed_worker_loses_only_questions_it_had_not_asked(
     two_workers: Client, stack: Stack
 ) -> None:
     settings = stack.settings
     workload = make_workload(settings, per_intent=4, seed=1, production=None, rate_per_s=8)
     address, token = stack.addresses["websocket_url"], stack.addresses["token"]
-    complete, clocks = run_distributed(two_workers, workload, address, token, settings, progress=False)
+    connect = partial(ChatClient, address, token, settings=settings)
+    complete = Runner(connect, workload, settings, progress=False)
+    clocks = await run_distributed(two_workers, complete, connect, workload, settings, progress=False)
     assert len(clocks) == 2
     assert all(clock.within_s < 1 for clock in clocks.values())
     samples = complete.samples()
@@ -182,8 +185,9 @@ def test_load_is_distributed_and_a_killed_worker_loses_only_questions_it_had_not
     # The first question is 3 s and a connection away, the last one 4 s after it.
     killer = threading.Timer(3 + settings.connect_ahead_s + 2, lambda: os.kill(victim, signal.SIGKILL))
     killer.start()
-    partial, _ = run_distributed(two_workers, workload, address, token, settings, progress=False)
+    incomplete = Runner(connect, workload, settings, progress=False)
+    await run_distributed(two_workers, incomplete, connect, workload, settings, progress=False)
     killer.join()
-    half = partial.planned // 2
-    assert half - 1 <= len(partial.outcomes) <= partial.planned
-    assert not partial.samples()[["intent", "sequence"]].duplicated().any(), "nothing was asked twice"
+    half = incomplete.planned // 2
+    assert half - 1 <= len(incomplete.outcomes) <= incomplete.planned
+    assert not incomplete.samples()[["intent", "sequence"]].duplicated().any(), "nothing was asked twice"

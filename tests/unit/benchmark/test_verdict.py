@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mangalib.benchmark.experiments import synthetic_history as history
+from mangalib.benchmark.experiments import synthetic_history
 from mangalib.benchmark.experiments.synthetic_history import Change, SyntheticHistory
 from mangalib.benchmark.verdict import FAILING, SLOWER, TARGET, judge_samples
 from mangalib.errors import DataError
@@ -24,17 +24,17 @@ CALM = SyntheticHistory(days=7.1, sigma=0.1, levels_ms=FEW, samples=20)
 SMALL = SyntheticHistory(days=0.3, sigma=0.1, levels_ms=FEW, samples=20)
 
 
-def samples_of(past: SyntheticHistory, *changes: Change, seed: int = 1) -> pd.DataFrame:
-    return history.samples(past, list(changes), np.random.default_rng(seed), SETTINGS)
+def samples_of(history: SyntheticHistory, *changes: Change, seed: int = 1) -> pd.DataFrame:
+    return synthetic_history.samples(history, list(changes), np.random.default_rng(seed), SETTINGS)
 
 
-def said_of(samples: pd.DataFrame) -> Any:
+def verdict_on(samples: pd.DataFrame) -> Any:
     newest = str(samples["run_id"].iloc[-1])
     return judge_samples(samples, SETTINGS, run_id=newest, notes=[])
 
 
 def test_where_nothing_is_wrong_it_says_so() -> None:
-    verdict = said_of(samples_of(CALM))
+    verdict = verdict_on(samples_of(CALM))
     assert verdict.severity == 0
     assert verdict.sentence.startswith("All right: nothing is worse than in the 672 runs of the last 7.0 days")
     assert verdict.findings == []
@@ -46,7 +46,7 @@ def test_where_nothing_is_wrong_it_says_so() -> None:
 
 def test_a_regression_is_one_sentence_with_where_how_much_and_since_when() -> None:
     changed = (7 * 96) + 6
-    verdict = said_of(samples_of(CALM, Change(changed, factor=1.6, intents=("faq",))))
+    verdict = verdict_on(samples_of(CALM, Change(changed, factor=1.6, intents=("faq",))))
     assert verdict.severity == 3
     worst = verdict.findings[0]
     assert (worst.kind, worst.intent) == (SLOWER, "faq")
@@ -62,16 +62,16 @@ def test_a_regression_is_one_sentence_with_where_how_much_and_since_when() -> No
 
 
 def test_what_each_evening_brings_is_no_shift() -> None:
-    past = replace(
+    history = replace(
         CALM, daily=0.3, end=datetime(2026, 11, 2, 12, tzinfo=UTC), levels_ms={"comparison": (700.0, 1500.0)}
     )
-    verdict = said_of(samples_of(past))
+    verdict = verdict_on(samples_of(history))
     assert verdict.severity == 0
     assert abs(verdict.comparison["p50_shift"]).max() < 0.1
 
 
 def test_failures_are_told_apart_from_slowness() -> None:
-    verdict = said_of(samples_of(CALM, Change((7 * 96) + 8, error_rate=1.0, intents=("faq",))))
+    verdict = verdict_on(samples_of(CALM, Change((7 * 96) + 8, error_rate=1.0, intents=("faq",))))
     assert [finding.kind for finding in verdict.findings if finding.intent == "faq"] == [FAILING]
     assert verdict.severity == 3
     assert "faq: every request failed, so there are no latencies" in verdict.notes
@@ -79,11 +79,11 @@ def test_failures_are_told_apart_from_slowness() -> None:
 
 def test_over_target_is_against_the_budget_and_not_the_baseline() -> None:
     slow = replace(CALM, levels_ms={"faq": (600.0, 900.0), "comparison": (600.0, 900.0)})
-    verdict = said_of(samples_of(slow))
+    verdict = verdict_on(samples_of(slow))
     assert [(finding.kind, finding.intent) for finding in verdict.findings] == [(TARGET, "faq")]
     assert "over its budget of 400 ms" in verdict.sentence
     # Slower than it was says more than that it is over its budget too.
-    changed = said_of(samples_of(slow, Change((7 * 96) + 6, factor=1.6, intents=("faq",))))
+    changed = verdict_on(samples_of(slow, Change((7 * 96) + 6, factor=1.6, intents=("faq",))))
     assert {finding.kind for finding in changed.findings} == {SLOWER}
 
 
@@ -91,7 +91,7 @@ def test_a_young_baseline_and_intents_that_come_and_go_are_said() -> None:
     samples = samples_of(replace(SMALL, levels_ms={**FEW, "other": (280.0, 700.0)}))
     last = samples["run_id"] == samples["run_id"].iloc[-1]
     keep = ~(last & (samples["intent"] == "faq")) & ~(~last & (samples["intent"] == "other"))
-    verdict = said_of(samples[keep])
+    verdict = verdict_on(samples[keep])
     notes = "\n".join(verdict.notes)
     assert "the baseline is young: 0.3 of 7 days" in notes
     assert "faq was asked before, and not in this run" in notes
@@ -101,8 +101,8 @@ def test_a_young_baseline_and_intents_that_come_and_go_are_said() -> None:
 def test_earlier_runs_that_cannot_be_are_left_out_and_named() -> None:
     samples = samples_of(SMALL).reset_index(drop=True)
     samples.loc[5, "total_ms"] = -1.0
-    verdict = said_of(samples)
+    verdict = verdict_on(samples)
     assert verdict.notes[0] == "run past-000000 was left out: total_ms is -1 for faq; expected more than 0"
     samples.loc[len(samples) - 1, "total_ms"] = np.nan
     with pytest.raises(DataError, match="run past-000028 cannot be judged: total_ms is nan"):
-        said_of(samples)
+        verdict_on(samples)

@@ -56,8 +56,7 @@ def test_last_due_is_the_latest_due_time_up_to_a_moment(cron: str) -> None:
 def test_the_committed_schedule_is_valid_and_runs_what_the_project_promises(settings: Settings) -> None:
     known = read_schedule(settings.notebooks_dir / "schedule.yaml", settings)
     crons = {one.notebook: (one.cron, one.time_zone) for one in known.entries}
-    assert crons["04_benchmark_run"][0] == "*/15 * * * *"
-    assert crons["05_regression_report"][0] == "3-59/15 * * * *"
+    assert crons["05_regression_report"][0] == "*/15 * * * *"
     peak = known.entry("warming").last_due(BACK).astimezone(ZoneInfo("Asia/Tokyo"))
     assert settings.evening_peak_hour_jst - 2 <= peak.hour < settings.evening_peak_hour_jst
 

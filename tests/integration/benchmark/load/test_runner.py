@@ -1,12 +1,12 @@
-"""The runner: honest about queues, failures and interruptions."""
+"""The runner: open loop whatever the server does; failures and interruptions are recorded."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from mangalib.aws import DocumentTable
@@ -31,7 +31,7 @@ def runner_of(stack: Stack, workload: list[Conversation], **settings: Any) -> Ru
     return Runner(lambda: Client(address, token, settings=own), workload, own, progress=False)
 
 
-async def test_every_question_is_a_row_in_the_stores_columns(stack: Stack) -> None:
+async def test_every_question_is_a_sample_in_the_stores_columns(stack: Stack) -> None:
     workload = every(0.05, 6)
     workload[2].questions.append(Question(0.9, Intent.FAQ, "What is your return policy?", 0, "production"))
     runner = runner_of(stack, workload, discarded_per_intent=2)
@@ -54,8 +54,14 @@ async def test_every_question_is_a_row_in_the_stores_columns(stack: Stack) -> No
     assert runner.releases == {active.active}
 
 
-async def test_a_stall_is_charged_with_the_queue_that_builds_up(stack: Stack) -> None:
-    """A closed loop would have asked once in these two seconds; here twenty questions wait, and are counted."""
+async def arrivals_at_the_model(stack: Stack, since_s: float) -> list[float]:
+    """When the model's stand-in received each question after ``since_s``, by the monotonic clock that processes share."""
+    transcripts = await asyncio.to_thread(stack.local, "bedrock", "GET", "transcripts")
+    return sorted(seen["asked_at_s"] for seen in transcripts if seen["asked_at_s"] >= since_s)
+
+
+async def test_questions_arrive_when_due_during_a_stall_and_the_queue_is_measured(stack: Stack) -> None:
+    """A closed loop would ask once in these two seconds; here twenty questions wait, and all are measured."""
     calm = runner_of(stack, every(0.1, 10))
     await calm.run()
     await asyncio.to_thread(
@@ -65,33 +71,36 @@ async def test_a_stall_is_charged_with_the_queue_that_builds_up(stack: Stack) ->
         "faults",
         {"kind": "stall", "times": 20, "delay_ms": 2000},
     )
+    began_s = time.monotonic()
     stalled = runner_of(stack, every(0.1, 40))
     await stalled.run()
     before, after = (r.samples()["first_token_ms"].to_numpy(dtype=float) for r in (calm, stalled))
     assert np.quantile(after, 0.99) >= 2000 > 2 * np.quantile(before, 0.99)
-    assert (after >= 2000).sum() == 20, "everybody who was waiting"
-    at = stalled.samples()["at"]
-    assert (at.diff().dropna() < pd.Timedelta(milliseconds=200)).all(), "nobody was asked later because of it"
+    assert (after >= 2000).sum() == 20, "every question that waited"
+    arrived_s = await arrivals_at_the_model(stack, began_s)
+    assert len(arrived_s) == 40
+    late_s = np.array(arrived_s) - arrived_s[0] - 0.1 * np.arange(40)
+    assert late_s.max() < 1, "no question was held back by the stall of two seconds"
 
 
-async def test_a_client_that_is_late_itself_does_not_hide_it(stack: Stack) -> None:
-    """What keeps this process busy is part of the wait too: it is counted from when a question was due."""
+async def test_a_delay_of_the_client_itself_is_part_of_the_latency(stack: Stack) -> None:
+    """While this process is busy, questions are sent late; their latency counts from when they were due."""
     runner = runner_of(stack, every(0.05, 10))
 
-    async def in_the_way() -> None:
+    async def keep_busy() -> None:
         await asyncio.sleep(1.1)
         end = asyncio.get_running_loop().time() + 0.6
         while asyncio.get_running_loop().time() < end:
             pass
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(in_the_way())
+        group.create_task(keep_busy())
         group.create_task(runner.run())
-    # More than were under way when it began: those that were due meanwhile count from when they were due.
+    # More than were in flight when it began: those that were due meanwhile count from when they were due.
     assert (runner.samples()["first_token_ms"] > 250).sum() >= 5
 
 
-async def test_failures_and_time_outs_are_rows_like_any_other(stack: Stack) -> None:
+async def test_failures_and_time_outs_are_samples_like_any_other(stack: Stack) -> None:
     for _ in range(2):
         await asyncio.to_thread(stack.local, "bedrock", "POST", "faults", {"kind": "internal", "times": 2})
     failing = runner_of(stack, every(0.5, 3))
@@ -107,7 +116,7 @@ async def test_failures_and_time_outs_are_rows_like_any_other(stack: Stack) -> N
     assert late.samples()["error"].iloc[0] == "timeout"
 
 
-async def test_connections_that_cannot_be_made_are_failures_of_their_questions(stack: Stack) -> None:
+async def test_a_failed_connection_fails_each_of_its_questions(stack: Stack) -> None:
     own = stack.settings.model_copy(update={"connect_ahead_s": 0.2})
     for url, token, code in (
         ("ws://127.0.0.1:9/prod", "x", "connect: unavailable"),
@@ -131,5 +140,5 @@ async def test_cancelled_it_ends_at_once_and_keeps_what_was_answered(stack: Stac
         await task
     samples = runner.samples()
     assert 5 <= len(samples) < 100
-    assert samples["ok"].all(), "what was on its way is no failure"
-    assert len(asyncio.all_tasks()) == 1, "nothing goes on"
+    assert samples["ok"].all(), "a question in flight is not a failure"
+    assert len(asyncio.all_tasks()) == 1, "no task is left"

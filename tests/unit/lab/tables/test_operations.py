@@ -8,29 +8,32 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mangalib.benchmark.experiments import synthetic_history as history
+from mangalib.benchmark.experiments import synthetic_history
 from mangalib.benchmark.verdict import Verdict, judge_samples
 from mangalib.incidents.incidents import Event, Incident
 from mangalib.lab import plots, tables
 from mangalib.settings import load_settings
 
 SETTINGS = load_settings()
-PAST = history.SyntheticHistory(days=7, sigma=0.1, error_rate=0.002, daily=0.0)
+HISTORY = synthetic_history.SyntheticHistory(days=7, sigma=0.1, error_rate=0.002, daily=0.0)
 
 
-def simulated(*changes: history.Change) -> tuple[pd.DataFrame, Verdict]:
-    samples = history.samples(PAST, changes, np.random.default_rng(3), SETTINGS)
+def simulated(*changes: synthetic_history.Change) -> tuple[pd.DataFrame, Verdict]:
+    samples = synthetic_history.samples(HISTORY, changes, np.random.default_rng(3), SETTINGS)
     return samples, judge_samples(samples, SETTINGS, run_id=str(samples["run_id"].iloc[-1]), notes=[])
 
 
 @pytest.fixture(scope="module")
 def healthy() -> tuple[pd.DataFrame, Verdict]:
-    return simulated(history.Change(0, factor=0.8))
+    return simulated(synthetic_history.Change(0, factor=0.8))
 
 
 @pytest.fixture(scope="module")
 def slow() -> tuple[pd.DataFrame, Verdict]:
-    return simulated(history.Change(0, factor=0.8), history.Change(PAST.runs - 12, factor=1.6, intents=("faq",)))
+    return simulated(
+        synthetic_history.Change(0, factor=0.8),
+        synthetic_history.Change(HISTORY.runs - 12, factor=1.6, intents=("faq",)),
+    )
 
 
 def test_the_summary_says_yes_when_every_intent_is_healthy(healthy: tuple[pd.DataFrame, Verdict]) -> None:
