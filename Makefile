@@ -1,10 +1,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo chat test test-beside test-waiting test-services benchmark soak fuzz audit lab lint browser train
+.PHONY: demo chat check test test-unit test-integration test-system test-notebooks benchmark soak fuzz audit lab lint browser train
 .DEFAULT_GOAL := demo
 
-# Set up once, and again only when what is to be installed has changed.
+# Set up once, and again when the dependencies have changed.
 .venv/installed: requirements.lock pyproject.toml
 	@echo "Setting up .venv (the first time only; one to three minutes)"
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -13,7 +13,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --quiet -e .
 	@touch $@
 
-# Chromium for the tests that look at the screen, and letters for what it shows, where the machine has no browser yet.
+# Chromium and fonts for the browser tests, where the machine has no browser yet.
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 browser:
@@ -29,22 +29,35 @@ demo: .venv/installed
 chat: .venv/installed
 	$(BIN)/mangalib chat
 
+# After each change: lint and unit tests, side by side; under 90 s on two cores.
+check: .venv/installed
+	@$(MAKE) --no-print-directory -j2 lint test-unit
+
+# Everything; a quarter of an hour on two cores, because many tests wait for most of their time.
 test: .venv/installed browser
-	@$(MAKE) --no-print-directory -j3 test-beside test-waiting test-services
+	@$(MAKE) --no-print-directory -j3 test-unit test-system test-notebooks test-integration
 
-# What no time matters to, and what mostly waits, run beside the rest.
-test-beside:
-	$(BIN)/python -m pytest -q -m beside
-test-waiting:
-	$(BIN)/python -m pytest -q -m waiting
-test-services:
-	$(BIN)/python -m pytest -m "not beside and not waiting"
+# No process, no network, no sleep. Every branch of the pure parts must be covered.
+PURE := mangalib/serving/answer_protocol.py,mangalib/serving/frame_log.py,mangalib/serving/text_batcher.py,mangalib/serving/replay_store.py,mangalib/protocol/session.py,mangalib/protocol/cards.py,mangalib/aws/event_stream.py
+test-unit: .venv/installed
+	$(BIN)/python -m coverage run -m pytest -q tests/unit
+	@echo "Unit tests cover $$($(BIN)/python -m coverage report --format=total) % of mangalib/, branches included"
+	$(BIN)/python -m coverage report --include=$(PURE) --show-missing --fail-under=100
+# On the local stack.
+test-integration: .venv/installed
+	$(BIN)/python -m pytest -q tests/integration
+# Soak, faults, fuzz, browsers, notebooks as jobs, the commands of the documents.
+test-system: .venv/installed browser
+	$(BIN)/python -m pytest -q tests/system
+# Each notebook prints what is recorded in it.
+test-notebooks: .venv/installed
+	$(BIN)/python -m pytest -q notebooks
 
-# Ours beside what one would otherwise use, a table for each promise of speed. Nothing else should run meanwhile.
+# Our speed compared with the alternatives, a table for each target. Nothing else should run meanwhile.
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.speed
 
-# The long ones: half an hour under load with faults, and a million inputs for each reader of a stranger's bytes.
+# The long ones: half an hour under load with faults, and a million inputs for each parser of untrusted bytes.
 soak: .venv/installed
 	$(BIN)/python -m tests.system.soak
 fuzz: .venv/installed .venv-fuzz/installed
@@ -58,7 +71,7 @@ fuzz: .venv/installed .venv-fuzz/installed
 	echo "$(CURDIR)/.venv/lib/python3.11/site-packages" >.venv-fuzz/lib/python3.11/site-packages/project.pth
 	@touch $@
 
-# What is known to be wrong with the versions that are pinned; asks a public list, and has an environment of its own.
+# Known vulnerabilities of the pinned versions, from a public database; in an environment of its own.
 audit:
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --disable-pip-version-check --quiet pip-audit==2.10.1

@@ -10,7 +10,7 @@ from distributed import Client, LocalCluster
 
 from mangalib.errors import SettingsError
 
-_CONNECT_WITHIN_S = 10
+_CONNECT_TIMEOUT_S = 10
 # By default Dask's dashboard listens on all interfaces.
 ON_LOOPBACK = "127.0.0.1:0"
 
@@ -35,12 +35,12 @@ def cluster(scheduler: str | None) -> Iterator[Client]:
             yield client
         return
     try:
-        client = Client(scheduler, timeout=_CONNECT_WITHIN_S)
+        client = Client(scheduler, timeout=_CONNECT_TIMEOUT_S)
     except (OSError, ValueError, ImportError) as error:
         raise SettingsError(f"--scheduler {scheduler}: no response from a Dask scheduler: {error}") from None
     with client:
         try:
-            client.wait_for_workers(1, timeout=_CONNECT_WITHIN_S)
+            client.wait_for_workers(1, timeout=_CONNECT_TIMEOUT_S)
         except TimeoutError:
             raise SettingsError(
                 f"--scheduler {scheduler}: it has no workers; start one with `dask worker {scheduler}`"

@@ -57,11 +57,11 @@ from mangalib.serving import (
     require_secret,
     warm_once,
 )
-from mangalib.settings import Settings, load_settings
+from mangalib.settings import AddressSettings, Settings, load_settings
 
 log = logging.getLogger(__name__)
 
-_REDIS_WITHIN_S = 2
+_REDIS_TIMEOUT_S = 2
 _PROMPTS, _RELEASE = "reading prompts", "reading the active release"
 
 
@@ -167,7 +167,7 @@ def _background_tasks(signer: Signer, services: Services, settings: Settings) ->
     return tasks
 
 
-def _redis(settings: Settings) -> Redis:
+def _redis(settings: AddressSettings) -> Redis:
     url = settings.redis_url or "redis://127.0.0.1:6379"
     # Created once, because by default each new connection reads the library's version from disk, on the event loop.
     driver = DriverInfo(lib_version=redis_version)
@@ -175,15 +175,15 @@ def _redis(settings: Settings) -> Redis:
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=settings.redis_connections,
-        timeout=_REDIS_WITHIN_S,
-        socket_timeout=_REDIS_WITHIN_S,
-        socket_connect_timeout=_REDIS_WITHIN_S,
+        timeout=_REDIS_TIMEOUT_S,
+        socket_timeout=_REDIS_TIMEOUT_S,
+        socket_connect_timeout=_REDIS_TIMEOUT_S,
         driver_info=driver,
     )
     return Redis.from_pool(pool)
 
 
-def _opensearch(settings: Settings, session: boto3.Session) -> AsyncOpenSearch:
+def _opensearch(settings: AddressSettings, session: boto3.Session) -> AsyncOpenSearch:
     url = settings.opensearch_url or "http://127.0.0.1:9200"
     # OpenSearch Serverless requires signed requests; the local service does not check.
     auth = (

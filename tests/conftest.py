@@ -50,62 +50,6 @@ QUICK = {
 }
 
 
-# What only calculates and starts no service: it may run beside everything else.
-BESIDE = {
-    "test_cloud.py",
-    "test_cluster.py",
-    "test_detector.py",
-    "test_docs.py",
-    "test_execute.py",
-    "test_operations.py",
-    "test_runs.py",
-    "test_runs_command.py",
-    "test_schedule.py",
-    "test_scheduler.py",
-    "test_shared.py",
-    "test_semantic.py",
-    "test_statistics.py",
-    "test_transitions.py",
-    "test_verdict.py",
-    "test_workload.py",
-    "05_regression_report.ipynb",
-    "06_detector_study.ipynb",
-    "09_semantic_cache.ipynb",
-    "10_precompute_operations.ipynb",
-    "12_ops_dashboard.ipynb",
-    "13_warming.ipynb",
-    "14_transition_model.ipynb",
-}
-
-# What mostly waits: for what was broken on purpose, for time-outs, for customers. A process of its own.
-WAITING_FOLDERS = {"faults", "fuzz", "local", "soak"}
-WAITING = {
-    "test_breaker.py",
-    "test_capacity.py",
-    "test_eventstream.py",
-    "test_faults.py",
-    "test_hedge.py",
-    "test_pool.py",
-    "test_replay.py",
-    "test_security.py",
-    "test_session.py",
-    "test_stream.py",
-    "07_incident_drill.ipynb",
-    "08_followup_prediction.ipynb",
-    "11_chat_lab.ipynb",
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what no time matters to; what measures comes last, when that has ended (`make test` runs them side by side)."""
-    items.sort(key=lambda item: item.path.suffix == ".ipynb" or item.path.parent.name in {"benchmark", "precompute"})
-    for item in items:
-        if item.path.name in BESIDE or item.path.parent.name == "browser":
-            item.add_marker(pytest.mark.beside)
-        elif item.path.name in WAITING or item.path.parent.name in WAITING_FOLDERS:
-            item.add_marker(pytest.mark.waiting)
-
-
 # Real data, beside the project where they are at hand.
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -66,8 +66,8 @@ class FrameLog:
         frames up to the first text do not wait, and none waits while the replay store fails.
         """
         first = len(self._frames) if self._first_text is None else self._first_text + 1
-        may_leave = max(first, self._kept) if self._keeping else len(self._frames)
-        return self._frames[self._cursor : may_leave]
+        end = max(first, self._kept) if self._keeping else len(self._frames)
+        return self._frames[self._cursor : end]
 
     def sent(self, seq: int) -> bytes:
         """Frame ``seq``, which the gateway has taken."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -165,7 +166,8 @@ def load_settings(**overrides: object) -> Settings:
 
 def _describe(name: str, value: object, expected: str) -> str:
     secret = name in {"jwt_secret", "token", "pagerduty_routing_key"}
-    return f"MANGA_{name.upper()}={'***' if secret else repr(value)}: {expected}"
+    shown = repr(str(value) if isinstance(value, Path) else value)
+    return f"MANGA_{name.upper()}={'***' if secret else shown}: {expected}"
 
 
 def environment(values: Mapping[str, object], **variables: str) -> dict[str, str]:

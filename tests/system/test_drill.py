@@ -103,7 +103,7 @@ def test_a_bad_release_is_seen_paged_and_taken_back_once(drill_stack: Stack, env
         assert good["failed"] == 0
         store = Store(env["MANGA_STORE"], load_settings())
         measured = store.load(*[store.started_at(good["run_id"])] * 2).samples
-        # A laptop's runs differ more than a server's: the past wanders by 15 %.
+        # A laptop's runs vary more than a server's: by 15 % from run to run.
         for run in iter_runs(
             synthetic_history.before(
                 measured, synthetic_history.SyntheticHistory(run_to_run=0.15, daily=0), np.random.default_rng(1)
