@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -12,18 +13,21 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mangalib.local.stack import Stack
+from tests.conftest import Connect, back_ends, orchestrator_process
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 # In a child process, imports of what a base installation lacks fail as they would there.
 ONLY_BASE = """
-import importlib.abc, sys
+import importlib.abc, os, sys
 
 class NotInstalled(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in LACKING:
             raise ModuleNotFoundError(f"No module named {name!r}: not a base dependency", name=name)
 
-LACKING = set(sys.argv[1].split(","))
+LACKING = set(open(os.environ["LACKING"]).read().split())
 sys.meta_path.insert(0, NotInstalled())
 """
 
@@ -66,15 +70,37 @@ def test_extras_are_not_part_of_a_base_install() -> None:
     assert not {"aiohttp", "numpy", "redis", "websockets"} & lacking
 
 
+@pytest.fixture
+def base_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Child processes find the base dependencies only."""
+    (tmp_path / "lacking").write_text("\n".join(lacking_in_a_base_install()))
+    (tmp_path / "sitecustomize.py").write_text(ONLY_BASE)
+    monkeypatch.setenv("LACKING", str(tmp_path / "lacking"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(PROJECT)]))
+
+
+@pytest.mark.usefixtures("base_install")
 @pytest.mark.parametrize(
     "statement",
     [
         "import mangalib.server",
-        "from mangalib.client import Client",
-        "from mangalib.cli import main; sys.argv = ['mangalib', '--help']; main()",
+        "from mangalib import Client",
+        "import sys; from mangalib.cli import main; sys.argv = ['mangalib', '--help']; main()",
     ],
 )
 def test_serving_asking_and_help_need_the_base_dependencies_only(statement: str) -> None:
-    command = [sys.executable, "-c", ONLY_BASE + statement, ",".join(lacking_in_a_base_install())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("base_install")
+async def test_a_whole_answer_needs_the_base_dependencies_only(stack: Stack, plain: Connect, tmp_path: Path) -> None:
+    with orchestrator_process(stack, tmp_path, answers_ahead=True) as (_, url), back_ends(stack, url):
+        async with plain() as client:
+            frames = await client.frames(await client.query("Recommend something like One Piece"))
+        assert frames[-1]["type"] == "done"
+
+
+def test_a_base_install_is_simulated(base_install: None) -> None:
+    done = subprocess.run([sys.executable, "-c", "import pandas"], capture_output=True, text=True, check=False)
+    assert "not a base dependency" in done.stderr
