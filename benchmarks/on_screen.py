@@ -1,22 +1,22 @@
-"""What is on the screen and when, measured in a real browser without a window.
+"""When the chat shows what, measured in a headless browser.
 
     .venv/bin/python benchmarks/on_screen.py [--queries 50] [--json FILE]
 
-The local stack with the specification's model of latency, no answers ahead, one question after the other:
+The local stack with the specification's model of latency, without pre-computation, one question after another:
 
-simple path       greetings, answered by the small model without any look-up
+simple path       greetings, answered by the small model without look-ups
 retrieval path    recommendations and titles, with cards
 instant           from sending to the typing indicator's paint
 first token       from sending to its paint; p50 and p95
-frames to paint   animation frames from a text's arrival to its paint, the most of all texts
-layout shift      the browser's own score (Jankovic and others, 2020), summed over one answer, the highest
-paint, ours       our stamp of the first token's paint less the browser's own (Element Timing): median, and the range of most
+frames to paint   animation frames from a text's arrival to its paint, maximum over all texts
+layout shift      the browser's own score (Jankovic and others, 2020), summed over one answer, maximum
+paint, ours       our time of the first token's paint minus the browser's (Element Timing): median, 5th and 95th percentiles
 
-Then a flood: 500 chunks a second for 10 s, into our chat and into a page that does nothing but append each to one text node.
-Long tasks are those over 50 ms; busy is the share of time that the page's main thread worked; memory is what is left after
-the conversation was cleared and garbage collected, over what there was before.
+Then a flood: 500 chunks a second for 10 s, into our chat and into a page that only appends each chunk to one text node.
+Long tasks are those over 50 ms; busy is the main thread's share of time at work; memory is the growth that remains after
+the conversation was cleared and garbage collected.
 
-Nothing here passes or fails. Browser, stand-ins and orchestrator share this machine's processors.
+There is no pass or fail. Browser, stand-ins and orchestrator share this machine's processors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.headless_browser import headless_browser, observed_in, open_chat, tim
 GREETINGS = ("Hello", "Hi there", "Good evening", "Hello again", "Good morning")
 RETRIEVALS = ("Recommend me a good fantasy manga", "Tell me about One Piece", "Compare Naruto and Bleach")
 PER_SECOND, SECONDS = 500, 10
-# The first text of each answer is given to the browser's own clock before it can be painted.
+# Marks the first text of each answer for the browser's Element Timing before it can be painted.
 OWN_CLOCK = """
 globalThis.renders = [];
 new PerformanceObserver(list => renders.push(...list.getEntries().map(e => e.renderTime))).observe({type: "element"});
@@ -60,7 +60,7 @@ APPENDING = """url => {
 
 
 def measure_path(browser: Browser, stack: Stack, questions: list[str], name: str) -> dict[str, Any]:
-    """Ask one after the other in one conversation; the figures of a line of the table."""
+    """Ask the questions one after another in one conversation; returns one row of the table."""
     page = open_chat(browser, stack.addresses["page_url"])
     wait_until(page, "document.querySelector('.state').dataset.state === 'open'")
     page.evaluate(OWN_CLOCK)
@@ -91,7 +91,7 @@ def measure_path(browser: Browser, stack: Stack, questions: list[str], name: str
 
 
 def measure_flood(browser: Browser, stack: Stack, url: str, *, ours: bool) -> dict[str, Any]:
-    """The flood into one page."""
+    """Send the flood into one page; returns one row of the table."""
     page = open_chat(browser, stack.addresses["page_url"], bypass_csp=True)
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")
@@ -131,7 +131,7 @@ def _metrics(session: CDPSession, *, collect: bool = True) -> dict[str, float]:
     return {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
 
 
-def say(paths: list[dict[str, Any]], floods: list[dict[str, Any]], version: str) -> None:
+def print_report(paths: list[dict[str, Any]], floods: list[dict[str, Any]], version: str) -> None:
     print(f"{platform.platform()}, {version}")
     print(
         "path       queries  instant, most  first token p50    p95  frames to paint  layout shift  paint, ours (most)"
@@ -168,7 +168,7 @@ def main() -> None:
         with flooding(per_second=PER_SECOND, chunks=PER_SECOND * SECONDS, words_per_line=400) as url:
             floods = [measure_flood(browser, stack, url, ours=ours) for ours in (True, False)]
         version = f"Chromium {browser.version}"
-    say(paths, floods, version)
+    print_report(paths, floods, version)
     if options.json is not None:
         report = {"machine": platform.platform(), "browser": version, "paths": paths, "floods": floods}
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

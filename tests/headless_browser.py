@@ -1,4 +1,4 @@
-"""A real browser without a window, and what it says of the chat's page: for tests, benchmarks and pictures."""
+"""A headless browser and the chat's page in it, for tests, benchmarks and screenshots."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ARGUMENTS = (
     "--enable-precise-memory-info",
     "--js-flags=--expose-gc",
 )
-# Layout shifts that no input explains, and tasks that held the page up for over 50 ms, from the page's first moment on.
+# Layout shifts not caused by input, and tasks over 50 ms, since the page was opened.
 _OBSERVE = """
 globalThis.observed = { shifts: [], longTasks: [] };
 new PerformanceObserver(list => observed.shifts.push(...list.getEntries().filter(e => !e.hadRecentInput).map(e => e.value)))
@@ -36,7 +36,7 @@ new PerformanceObserver(list => observed.longTasks.push(...list.getEntries().map
 
 
 def browser_path() -> str:
-    """Where Chromium or Chrome is; raises ``SettingsError`` when neither is on the PATH."""
+    """The path of Chromium or Chrome; raises ``SettingsError`` when neither is on the PATH."""
     path = next((found for name in _NAMES if (found := shutil.which(name))), None)
     if path is None:
         raise SettingsError(f"no browser on the PATH; expected one of {', '.join(_NAMES)}: `make browser` installs one")
@@ -45,7 +45,7 @@ def browser_path() -> str:
 
 @contextmanager
 def headless_browser() -> Iterator[Browser]:
-    """That browser, driven by Playwright; raises as :func:`browser_path` does."""
+    """That browser, driven by Playwright; raises like :func:`browser_path`."""
     from playwright.sync_api import sync_playwright
 
     path = browser_path()
@@ -58,7 +58,7 @@ def headless_browser() -> Iterator[Browser]:
 
 
 def open_chat(browser: Browser, page_url: str, *, hash_: str = "", **context: Any) -> Page:
-    """The chat's page in a profile of its own, connected; ``context`` is Playwright's (viewport, locale, ...)."""
+    """The chat's page in a new profile; ``context`` holds Playwright's options (viewport, locale, ...)."""
     options: dict[str, Any] = {"viewport": {"width": 900, "height": 700}, **context}
     page = browser.new_context(**options).new_page()
     page.add_init_script(_OBSERVE)
@@ -68,16 +68,16 @@ def open_chat(browser: Browser, page_url: str, *, hash_: str = "", **context: An
 
 
 def ask_in(page: Page, text: str) -> None:
-    """Type a question and press Enter, as a person does."""
+    """Type a question and press Enter."""
     box = page.get_by_role("textbox")
     box.fill(text)
     box.press("Enter")
 
 
 def wait_until(page: Page, expression: str, *, within_s: float = 15) -> None:
-    """Until an expression is true in the page; raises ``TimeoutError``.
+    """Wait until an expression is true in the page; raises ``TimeoutError``.
 
-    Evaluated from outside: Playwright's own waiting evaluates a string inside the page, which the page's policy forbids.
+    It is polled from outside: Playwright's own waiting evaluates a string in the page, which the page's policy forbids.
     """
     deadline_s = time.monotonic() + within_s
     while not page.evaluate(expression):
@@ -87,18 +87,18 @@ def wait_until(page: Page, expression: str, *, within_s: float = 15) -> None:
 
 
 def wait_for_answers(page: Page, count: int, *, within_s: float = 40) -> None:
-    """Until so many answers have ended on the page, whole or not, and are measured to the end."""
+    """Wait until ``count`` answers have ended on the page, complete or not, and their timelines are complete."""
     ended = 'new Set(mangaChat.timeline.filter(r => ["done", "error", "lost"].includes(r.event)).map(r => r.request_id)).size'
     wait_until(page, f"{ended} >= {count}", within_s=within_s)
 
 
 def timeline_of(page: Page) -> list[dict[str, Any]]:
-    """What the chat has measured of itself, a row an event."""
+    """The chat's own timeline, one row per event."""
     rows: list[dict[str, Any]] = page.evaluate("mangaChat.timeline")
     return rows
 
 
 def observed_in(page: Page) -> dict[str, list[float]]:
-    """The browser's own word: ``shifts`` (scores) and ``longTasks`` (ms) since the page was opened."""
-    found: dict[str, list[float]] = page.evaluate("observed")
-    return found
+    """The browser's measurements since the page was opened: ``shifts`` (scores) and ``longTasks`` (ms)."""
+    observed: dict[str, list[float]] = page.evaluate("observed")
+    return observed

@@ -59,7 +59,7 @@ class ManagementApi:
                 failures += 1
                 last = failures >= self._settings.send_attempts or time.monotonic() + pause_s > deadline_s
                 if last or not self._retries.withdraw():
-                    raise TransportError(f"frame not delivered after {failures} attempts: {error}") from error
+                    raise TransportError(f"frame not delivered; attempts: {failures}, last error: {error}") from error
             await asyncio.sleep(pause_s)
 
     async def close(self, connection_id: str) -> None:

@@ -57,7 +57,7 @@ def transitions(sessions: str, model: Path | None, scheduler: str | None) -> Non
     With a folder or s3://bucket/prefix, all logs in it are read as one, file by file; that model is written without a
     comparison, so it needs a file of its own (--model).
     """
-    from mangalib.precompute.prediction import SessionLog, learn_and_compare
+    from mangalib.precompute.prediction import SessionLog, train_and_compare
 
     settings = load_settings()
     if "://" in sessions or Path(sessions).is_dir():
@@ -66,19 +66,19 @@ def transitions(sessions: str, model: Path | None, scheduler: str | None) -> Non
     if scheduler is not None:
         raise SettingsError(f"--scheduler: {sessions} is one file; expected a folder or s3://bucket/prefix")
     log = SessionLog(Path(sessions), settings.session_events_max)
-    comparison = learn_and_compare(log, model or settings.transition_model, settings)
+    comparison = train_and_compare(log, model or settings.transition_model, settings)
     _print_repairs(log)
     click.echo(comparison.summary)
 
 
 def _train_on_folder(url: str, model: Path | None, scheduler: str | None, settings: Settings) -> None:
     from mangalib.cluster import cluster
-    from mangalib.precompute.prediction import learn_partitioned
+    from mangalib.precompute.prediction import train_partitioned
 
     if model is None:
         raise SettingsError("--model: missing; expected the file to write, since a model of many files is not compared")
     with cluster(scheduler) as client:
-        learned = learn_partitioned(client, url, settings, progress=True)
+        learned = train_partitioned(client, url, settings, progress=True)
     learned.save(model)
     click.echo(f"{learned.transitions} transitions of {len(learned.intents)} intents: {model}")
 

@@ -1,4 +1,4 @@
-"""The commands, run as a person or a scheduler runs them."""
+"""The commands, run as processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def mangalib(*arguments: str, env: dict[str, str] | None = None) -> subprocess.C
     return subprocess.run([*MANGALIB, *arguments], capture_output=True, text=True, timeout=120, env=env, check=False)
 
 
-def reach(stack: Stack) -> dict[str, str]:
+def connection_to(stack: Stack) -> dict[str, str]:
     return environment({"websocket_url": stack.addresses["websocket_url"], "token": stack.addresses["token"]})
 
 
@@ -85,17 +85,17 @@ def test_two_stacks_side_by_side_and_a_clean_end_each_way(tmp_path: Path) -> Non
         listening = [c for p in family(one) for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
         assert listening
         assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
-        ours, theirs = family(one), family(two)
-        assert len(ours) >= 7
+        first_processes, second_processes = family(one), family(two)
+        assert len(first_processes) >= 7
         one.send_signal(signal.SIGTERM)
         output, errors = one.communicate(timeout=20)
         assert one.returncode == 0, errors
         assert json.loads(output[output.index("{") :])["pid"] == first["pid"]
-        assert gone(ours)
+        assert gone(first_processes)
         assert not (tmp_path / "one.json").exists()
         assert not Path(first["bedrock_ca"]).exists(), "no file is left either"
         two.kill()
-        assert gone(theirs), "killed, it leaves no process behind either"
+        assert gone(second_processes), "a killed command leaves no process either"
         assert not Path(second["bedrock_ca"]).exists()
 
 
@@ -109,21 +109,21 @@ def test_ctrl_c_while_starting_leaves_nothing(tmp_path: Path) -> None:
     try:
         _, errors = process.communicate(timeout=20)
     finally:
-        process.kill()  # ended already, unless this test fails
+        process.kill()  # it has exited, unless this test fails
     assert "Traceback" not in errors
     assert gone(children)
 
 
 def test_ask_streams_an_answer_and_shows_its_timeline(stack: Stack) -> None:
-    done = mangalib("ask", "Tell me about One Piece", env=reach(stack))
+    done = mangalib("ask", "Tell me about One Piece", env=connection_to(stack))
     assert done.returncode == 0, done.stderr
     assert "Eiichiro Oda" in done.stdout
     assert "Looking up manga for you..." in done.stderr
     assert "first_token" in done.stderr
 
 
-def test_ask_as_json_goes_on_with_a_session(stack: Stack) -> None:
-    done = mangalib("ask", "--json", "--session", "my-session", "Hello there", env=reach(stack))
+def test_ask_as_json_continues_a_session(stack: Stack) -> None:
+    done = mangalib("ask", "--json", "--session", "my-session", "Hello there", env=connection_to(stack))
     report = json.loads(done.stdout)
     assert report["session_id"] == "my-session"
     assert report["metadata"]["intent"] == "greeting"
@@ -131,7 +131,7 @@ def test_ask_as_json_goes_on_with_a_session(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "changes", "says"),
+    ("arguments", "changes", "message"),
     [
         (["ask", ""], {}, "text: empty"),
         (["ask", "hi"], {"token": "nonsense"}, "not allowed"),
@@ -143,17 +143,17 @@ def test_ask_as_json_goes_on_with_a_session(stack: Stack) -> None:
         (["run", "02_first_token_budget", "-p", "samples", "many"], {}, "expected int"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_an_exit_code(
-    stack: Stack, arguments: list[str], changes: dict[str, object], says: str
+def test_an_error_is_one_line_and_exit_code_1(
+    stack: Stack, arguments: list[str], changes: dict[str, object], message: str
 ) -> None:
-    env = reach(stack) | {f"MANGA_{name.upper()}": str(value) for name, value in changes.items()}
+    env = connection_to(stack) | {f"MANGA_{name.upper()}": str(value) for name, value in changes.items()}
     done = mangalib(*arguments, env=env)
     assert done.returncode == 1
-    assert says in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_every_command_explains_itself() -> None:
+def test_every_command_has_help() -> None:
     releases = [["release", name] for name in ("list", "show", "create", "activate", "rollback")]
     for command in ([], ["up"], ["chat"], ["ask"], ["run"], ["benchmark"], ["verdict"], ["release"], *releases):
         done = mangalib(*command, "--help")

@@ -1,4 +1,4 @@
-"""What SECURITY.md claims and no other test shows; and that each of its claims has a test."""
+"""Claims of SECURITY.md without a test elsewhere; and that each of its claims names a test."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def ask(stack: Stack, customer: str, text: str, **options: Any) -> Reply:
         return await client.answer(text)
 
 
-# Who can reach what
+# Network access
 
 
 def test_the_stack_listens_on_loopback_alone(stack: Stack) -> None:
@@ -65,14 +65,14 @@ def test_nobody_listens_elsewhere_unless_asked() -> None:
 
 
 async def test_no_secret_and_no_word_of_a_customer_is_in_any_log(stack: Stack) -> None:
-    said = "zx" + secrets.token_hex(8)
-    await ask(stack, "customer-031", f"Tell me about {said}")
+    word = "zx" + secrets.token_hex(8)
+    await ask(stack, "customer-031", f"Tell me about {word}")
     stack.local("bedrock", "POST", "faults", {"kind": "model_stream_error", "after_events": 12})
-    assert (await ask(stack, "customer-031", f"Recommend {said} to me")).error is not None
+    assert (await ask(stack, "customer-031", f"Recommend {word} to me")).error is not None
     stack.local("gateway", "DELETE", "connections")
     assert stack.settings.jwt_secret is not None
-    kept_out = {
-        "the question": said,
+    secret = {
+        "the question": word,
         "a token": stack.addresses["token"],
         "a customer's token": stack.token_for("customer-031")[:60],
         "the key of tokens": stack.settings.jwt_secret.get_secret_value(),
@@ -80,8 +80,8 @@ async def test_no_secret_and_no_word_of_a_customer_is_in_any_log(stack: Stack) -
     }
     for service in stack.processes:
         log = stack.log_of(service)
-        assert [what for what, text in kept_out.items() if text in log] == [], service
-    assert "model_error" in stack.log_of("orchestrator"), "what went wrong is there all the same"
+        assert [what for what, text in secret.items() if text in log] == [], service
+    assert "model_error" in stack.log_of("orchestrator"), "the failure itself is logged"
 
 
 def test_no_committed_notebook_holds_a_token_or_a_key() -> None:
@@ -90,11 +90,11 @@ def test_no_committed_notebook_holds_a_token_or_a_key() -> None:
         assert secret.search(path.read_text(encoding="utf-8")) is None, path.name
 
 
-# One customer and another
+# Between customers
 
 
 async def test_anothers_session_id_opens_nothing(stack: Stack) -> None:
-    """What the model reads is counted: with another's session it is no more than in a new one."""
+    """The model's input tokens show its context: another customer's session id gives no more than a new session."""
     session = "shared-" + secrets.token_hex(8)
     question = "Tell me about One Piece"
     for turn in range(2):
@@ -108,7 +108,7 @@ async def test_anothers_session_id_opens_nothing(stack: Stack) -> None:
 
     fresh = await read_by_the_model("customer-033", "fresh-" + secrets.token_hex(8))
     assert await read_by_the_model("customer-033", session) == fresh
-    async with asyncio.timeout(10):  # a conversation is kept a moment after its answer
+    async with asyncio.timeout(10):  # a conversation is saved shortly after its answer
         while await read_by_the_model("customer-032", session) <= fresh + 40:
             await asyncio.sleep(0.1)
 
@@ -130,7 +130,7 @@ async def test_a_question_is_data_to_every_service(stack: Stack, text: str) -> N
     reply = await ask(stack, "customer-034", f"Tell me about One Piece {text}")
     assert reply.error is None
     assert reply.metadata is not None
-    assert reply.metadata.degraded == [], "no service stumbled over it"
+    assert reply.metadata.degraded == [], "no service failed on it"
     log = stack.log_of("orchestrator").splitlines()
     assert all(line.startswith("{") for line in log), "no line of the log is a customer's"
 

@@ -66,7 +66,7 @@ def percentiles_over_time(
         figure.update_yaxes(rangemode="tozero", title_text="ms" if column == 1 else "", row=row, col=column)
     title = "First token by intent; degradations are shaded"
     apply_layout(figure, title, None, None, note, 210 * rows + 150)
-    # Of so high a picture the usual place would be in the title.
+    # In so tall a figure the usual legend position would overlap the title.
     return figure.update_layout(legend={"y": 1.035}, margin={"t": 150})
 
 

@@ -62,9 +62,11 @@ def rendering_timeline(milestones: Mapping[str, pd.DataFrame], note: str) -> go.
         ("budget_ms", "budget", {"symbol": "line-ns", "size": 22, "line": {"color": VERMILION, "width": 3}}),
         ("measured_ms", "measured", {"symbol": "circle", "size": 11, "color": BLUE}),
     ):
-        figure.add_scatter(x=table[column].round(1), y=table["row"], mode="markers", name=name, marker=marker)
+        figure.add_scatter(
+            x=table[column].round(1), y=table["row"], mode="markers", name=name, marker=marker, cliponaxis=False
+        )
     figure.update_xaxes(rangemode="tozero")
-    figure.update_yaxes(categoryorder="array", categoryarray=list(table["row"])[::-1], automargin=True)
+    figure.update_yaxes(categoryorder="array", categoryarray=list(table["row"])[::-1], automargin=True, ticks="outside")
     return apply_layout(figure, "Progressive rendering, step by step", "ms since the query was sent", "", note, 460)
 
 

@@ -58,7 +58,7 @@ def description_milestones(reply: Reply, settings: BudgetSettings) -> pd.DataFra
     return _milestones(
         ("status text", settings.instant_until_ms, _arrivals_ms(reply, Status)[:1]),
         ("title and author", settings.description_title_ms, _arrivals_ms(reply, TitleCard)[:1]),
-        ("description, whole", settings.description_text_ms, _arrivals_ms(reply, Chunk)[-1:]),
+        ("whole text", settings.description_text_ms, _arrivals_ms(reply, Chunk)[-1:]),
         ("product card", settings.description_card_ms, product),
         ("purchase button", settings.description_purchase_ms, product),
     )

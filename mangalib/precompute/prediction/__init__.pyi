@@ -1,10 +1,10 @@
 from .cutoffs import cut_off_tradeoff as cut_off_tradeoff
-from .distributed import learn_partitioned as learn_partitioned
+from .distributed import train_partitioned as train_partitioned
 from .hit_rates import HitRate as HitRate
 from .hit_rates import TopKAccuracy as TopKAccuracy
 from .hit_rates import hit_rate as hit_rate
 from .hit_rates import split_by_time as split_by_time
-from .rollout import learn_and_compare as learn_and_compare
+from .rollout import train_and_compare as train_and_compare
 from .session_log import SessionLog as SessionLog
 from .session_log import read_table as read_table
-from .transition_model import TransitionModel as TransitionModel
+from .training import train as train

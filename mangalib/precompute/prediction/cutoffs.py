@@ -10,7 +10,8 @@ import pandas as pd
 from mangalib.precompute.generation.spec import GenerationMethod
 from mangalib.precompute.prediction.candidates import generation_cost
 from mangalib.precompute.prediction.session_log import Events
-from mangalib.precompute.prediction.transition_model import TransitionModel, history_of, transitions_in
+from mangalib.precompute.prediction.training import history_of, transitions_in
+from mangalib.precompute.prediction.transition_model import TransitionModel
 from mangalib.settings import CandidateSettings
 
 _CUT_OFFS = (0.9, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)

@@ -25,14 +25,15 @@ from tqdm.auto import tqdm
 
 from mangalib.errors import DataError
 from mangalib.precompute.prediction.session_log import READERS, SessionLog
-from mangalib.precompute.prediction.transition_model import TransitionModel, learn_from_log
+from mangalib.precompute.prediction.training import train_on_log
+from mangalib.precompute.prediction.transition_model import TransitionModel
 from mangalib.settings import PredictionSettings, Settings
 from mangalib.storage import Storage
 
 Result = TypeVar("Result")
 
 
-def learn_partitioned(cluster: Cluster, url: str, settings: Settings, *, progress: bool) -> TransitionModel:
+def train_partitioned(cluster: Cluster, url: str, settings: Settings, *, progress: bool) -> TransitionModel:
     """Train on all logs under ``url``, which the workers must be able to reach; raises ``DataError`` naming the wrong file."""
     names = [name for name in Storage(url, settings).names() if Path(name).suffix.lower() in READERS]
     if not names:
@@ -40,12 +41,12 @@ def learn_partitioned(cluster: Cluster, url: str, settings: Settings, *, progres
     sessions = _map_files(cluster, "sessions", names, partial(_sessions_of_file, url=url, settings=settings), progress)
     count = Counter(np.concatenate(list(sessions.values())).tolist())
     spanning = np.array(sorted(session for session, files in count.items() if files > 1), dtype=np.uint64)
-    task = partial(_learn_from_part, url=url, spanning=spanning, settings=settings)
+    task = partial(_train_on_part, url=url, spanning=spanning, settings=settings)
     parts = _map_files(cluster, "transitions", names, task, progress)
     models = [model for model, _ in parts.values() if model is not None]
     rest = pd.concat([rows for _, rows in parts.values()])
     if len(rest):
-        models.append(_learn_from_rows(rest, settings))
+        models.append(_train_on_rows(rest, settings))
     return TransitionModel.merged(models)
 
 
@@ -69,7 +70,7 @@ def _sessions_of_file(name: str, url: str, settings: Settings) -> npt.NDArray[np
         return np.asarray(rows.fetchnumpy()["session"], dtype=np.uint64)
 
 
-def _learn_from_part(
+def _train_on_part(
     name: str, url: str, spanning: npt.NDArray[np.uint64], settings: Settings
 ) -> tuple[TransitionModel | None, pd.DataFrame]:
     """Runs on a worker: the model of the sessions that are in this file alone, and the rows of the spanning ones."""
@@ -84,16 +85,16 @@ def _learn_from_part(
         own = Path(folder) / "own.parquet"
         database.sql(f"SELECT * FROM ({rows}) WHERE NOT {is_spanning}").write_parquet(str(own))
         ((count,),) = database.sql(f"SELECT count(*) FROM '{own}'").fetchall()
-        return (_learn_from_file(own, settings) if count else None), rest
+        return (_train_on_file(own, settings) if count else None), rest
 
 
-def _learn_from_rows(rows: pd.DataFrame, settings: PredictionSettings) -> TransitionModel:
+def _train_on_rows(rows: pd.DataFrame, settings: PredictionSettings) -> TransitionModel:
     with tempfile.TemporaryDirectory(prefix="mangalib-part-") as folder:
         path = Path(folder) / "spanning.parquet"
         rows.to_parquet(path)
-        return _learn_from_file(path, settings)
+        return _train_on_file(path, settings)
 
 
-def _learn_from_file(path: Path, settings: PredictionSettings) -> TransitionModel:
+def _train_on_file(path: Path, settings: PredictionSettings) -> TransitionModel:
     log = SessionLog(path, settings.session_events_max)
-    return learn_from_log(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)
+    return train_on_log(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from mangalib.errors import DataError
 from mangalib.precompute.prediction.session_log import Events, SessionLog
-from mangalib.precompute.prediction.transition_model import TransitionModel, history_of, transitions_in
+from mangalib.precompute.prediction.training import history_of, train, transitions_in
+from mangalib.precompute.prediction.transition_model import TransitionModel
 
 HELD_OUT_SHARE = 0.2
 _BINS = 10
@@ -60,7 +61,7 @@ def hit_rate(log: SessionLog, *, order: int, half_life_days: float) -> HitRate:
     earlier, later = split_by_time(log.read_all())
     if not len(earlier):
         raise DataError(f"{log.path}: one session; expected at least two, to train on and to score")
-    model = TransitionModel.learn([earlier], log.intents, order=order, half_life_days=half_life_days)
+    model = train([earlier], log.intents, order=order, half_life_days=half_life_days)
     return score(model, later, log.intents)
 
 

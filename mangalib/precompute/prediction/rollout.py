@@ -9,6 +9,7 @@ import numpy as np
 
 from mangalib.precompute.prediction.hit_rates import HitRate, score, split_by_time
 from mangalib.precompute.prediction.session_log import Events, SessionLog
+from mangalib.precompute.prediction.training import train
 from mangalib.precompute.prediction.transition_model import TransitionModel
 from mangalib.settings import PredictionSettings
 
@@ -42,7 +43,7 @@ class Comparison:
         return f"version {self.version} was not adopted: {new}; the live one has {old}"
 
 
-def learn_and_compare(log: SessionLog, path: Path, settings: PredictionSettings) -> Comparison:
+def train_and_compare(log: SessionLog, path: Path, settings: PredictionSettings) -> Comparison:
     """Train on the earlier sessions and compare on the newest; if no worse, train on all of them and replace the file."""
     events = log.read_all()
     live = TransitionModel.load(path) if path.exists() else None
@@ -53,12 +54,12 @@ def learn_and_compare(log: SessionLog, path: Path, settings: PredictionSettings)
     if not len(newest) or not len(earlier):
         return Comparison(version, False, None, None)
     order, half_life_days = settings.transition_order, settings.transition_half_life_days
-    candidate = TransitionModel.learn([earlier], log.intents, order=order, half_life_days=half_life_days)
+    candidate = train([earlier], log.intents, order=order, half_life_days=half_life_days)
     new = score(candidate, newest, log.intents)
     old = score(live, newest, log.intents) if live is not None else None
     adopted = old is None or new.log_loss <= old.log_loss + _LOG_LOSS_TOLERANCE
     if adopted:
-        final = TransitionModel.learn([events], log.intents, order=order, half_life_days=half_life_days)
+        final = train([events], log.intents, order=order, half_life_days=half_life_days)
         final.version = version
         final.save(path)
     return Comparison(version, adopted, new, old)

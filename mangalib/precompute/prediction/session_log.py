@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mangalib.errors import DataError
+from mangalib.precompute.prediction.transition_model import INTENTS_MAX
 
 if TYPE_CHECKING:
     import duckdb
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 1_000_000
-INTENTS_MAX = 5_000
 _REQUIRED = ("session_id", "at", "intent")
 _ZONE = r"(Z|[+-]\d\d:?(\d\d)?)$"
 READERS = {

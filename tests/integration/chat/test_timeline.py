@@ -1,4 +1,4 @@
-"""Timelines beside budgets, whoever measured them, and the switches of a notebook."""
+"""Timelines and milestones of browser and Python client, and the release switches of a notebook."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def received(stack: Stack) -> pd.DataFrame:
     return await received_conversation(client, QUESTIONS)
 
 
-def test_what_a_browser_painted_becomes_milestones_with_their_budgets() -> None:
+def test_milestones_are_painted_times_beside_their_budgets() -> None:
     settings = Settings()
     table = milestones({"on": BROWSER}, settings).set_index("milestone")
     assert table["at_ms"].to_dict() == {
@@ -65,22 +65,22 @@ def test_what_a_browser_painted_becomes_milestones_with_their_budgets() -> None:
     assert table.loc["end", "budget_ms"] == settings.whole_answer_budget_ms
 
 
-async def test_what_the_python_client_received_has_the_same_columns_and_says_what_it_is(received: pd.DataFrame) -> None:
+async def test_the_python_clients_timeline_has_the_same_columns_and_is_marked_received(received: pd.DataFrame) -> None:
     assert tuple(received.columns) == COLUMNS
     assert received["painted_ms"].isna().all()
     assert measured_as([received]) == "received"
     assert measured_as([BROWSER]) == "painted"
-    assert measured_as([BROWSER, received]) == "received", "beside each other only what both have"
+    assert measured_as([BROWSER, received]) == "received", "side by side, only times that both have"
     answers = list(received.groupby("request_id", sort=False))
     assert [answer["event"].iloc[0] for _, answer in answers] == ["sent", "sent"]
     assert [answer["event"].iloc[-1] for _, answer in answers] == ["done", "done"]
     assert answers[1][1]["event"].tolist().count("card") == 6
     figure = plots.milestone_timeline(milestones({"here": received}, Settings()), "received", "a note")
     assert "received" in figure.layout.title.text and "a note" in figure.layout.title.text
-    assert any(trace.name == "budget of the first token" for trace in figure.data)
+    assert any(trace.name == "first-token budget" for trace in figure.data)
 
 
-async def test_a_tick_in_a_notebook_is_a_release_that_answers_follow(
+async def test_a_ticked_box_activates_a_release_that_answers_follow(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("websocket_url", "token", "aws_url"):

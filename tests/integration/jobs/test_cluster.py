@@ -19,9 +19,10 @@ from mangalib.errors import NotebookError, SettingsError
 from mangalib.jobs.grid import grid_points, run_grid
 from mangalib.jobs.parameters import job_of
 from mangalib.jobs.runs import Runs
-from mangalib.precompute.prediction.distributed import learn_partitioned
+from mangalib.precompute.prediction.distributed import train_partitioned
 from mangalib.precompute.prediction.session_log import SessionLog
-from mangalib.precompute.prediction.transition_model import TransitionModel, learn_from_log
+from mangalib.precompute.prediction.training import train_on_log
+from mangalib.precompute.prediction.transition_model import TransitionModel
 from mangalib.settings import Settings
 from tests.integration.jobs.test_execute import wait_until
 from tests.small_notebooks import RECORD, write_notebook
@@ -116,7 +117,7 @@ def test_an_invalid_grid_or_scheduler_is_an_error_before_anything_starts(
 
 def model_of(path: Path, settings: Settings) -> TransitionModel:
     log = SessionLog(path, settings.session_events_max)
-    return learn_from_log(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)
+    return train_on_log(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)
 
 
 def test_transition_counts_of_a_partitioned_log_equal_those_of_the_whole_log(
@@ -131,7 +132,7 @@ def test_transition_counts_of_a_partitioned_log_equal_those_of_the_whole_log(
     for number, positions in enumerate(np.array_split(np.arange(len(table)), 12)):
         table.iloc[positions].to_csv(parts / f"part-{number:02d}.csv", index=False)
     os.kill(next(iter(pids(two_workers).values())), signal.SIGKILL)
-    model = learn_partitioned(two_workers, str(parts), settings, progress=False)
+    model = train_partitioned(two_workers, str(parts), settings, progress=False)
     expected = model_of(path, settings)
     assert model.transitions == expected.transitions
     assert set(model.intents) == set(expected.intents)

@@ -30,9 +30,9 @@ from mangalib.jobs.runs import Runs, open_runs
 from mangalib.jobs.schedule import Entry, Schedule
 from mangalib.jobs.scheduler import Scheduler
 from mangalib.local.stack import Stack
-from mangalib.precompute.prediction.distributed import learn_partitioned
+from mangalib.precompute.prediction.distributed import train_partitioned
 from mangalib.precompute.prediction.session_log import SessionLog
-from mangalib.precompute.prediction.transition_model import learn_from_log
+from mangalib.precompute.prediction.training import train_on_log
 from mangalib.settings import Settings
 from tests.integration.jobs.conftest import SimulatedClock
 from tests.small_notebooks import write_notebook
@@ -129,9 +129,9 @@ def test_transition_counts_of_a_partitioned_log_on_s3(
     for number in range(4):
         part = [lines[0], *lines[1 + number :: 4]]
         s3.put_object(Bucket="manga-logs", Key=f"2026/part-{number}.csv", Body="\n".join(part).encode())
-    model = learn_partitioned(two_workers, "s3://manga-logs/2026", cloud, progress=False)
+    model = train_partitioned(two_workers, "s3://manga-logs/2026", cloud, progress=False)
     log = SessionLog(cloud.data_dir / "example_sessions.csv", cloud.session_events_max)
-    assert model.transitions == learn_from_log(log, order=cloud.transition_order, half_life_days=60).transitions
+    assert model.transitions == train_on_log(log, order=cloud.transition_order, half_life_days=60).transitions
 
 
 def test_a_failing_job_is_one_incident_and_is_resolved_when_it_succeeds(

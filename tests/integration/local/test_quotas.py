@@ -45,7 +45,7 @@ async def refused_with(opening: connect) -> int:
     return refused.value.response.status_code
 
 
-async def test_one_connection_too_many_is_refused_and_a_freed_place_is_taken(stack: Stack) -> None:
+async def test_a_connection_beyond_the_quota_is_refused_until_another_closes(stack: Stack) -> None:
     sockets: list[ClientConnection] = [await connected(stack) for _ in range(3)]
     assert await refused_with(connected(stack)) == 429
     await sockets.pop().close()
@@ -78,7 +78,7 @@ async def test_a_quiet_session_goes_idle_and_is_then_closed(stack: Stack) -> Non
     assert closed.value.rcvd.code == 1001
 
 
-async def test_a_connection_lives_its_time_however_busy_it_is(stack: Stack) -> None:
+async def test_a_busy_connection_is_closed_at_its_maximum_lifetime(stack: Stack) -> None:
     async with connected(stack) as socket:
         customer, pongs = PlainClient(socket), 0
         with pytest.raises(ConnectionClosed) as closed:
@@ -87,12 +87,12 @@ async def test_a_connection_lives_its_time_however_busy_it_is(stack: Stack) -> N
                 await customer.next("pong")
                 pongs += 1
                 await asyncio.sleep(0.5)
-    assert pongs > 6, "longer than it may idle"
+    assert pongs > 6, "longer than the idle time-out"
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1001
 
 
-async def test_a_back_end_that_is_late_is_said_to_the_client_and_the_connection_stays(stack: Stack) -> None:
+async def test_a_back_ends_time_out_is_reported_to_the_client_and_the_connection_stays(stack: Stack) -> None:
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -107,11 +107,11 @@ async def test_a_back_end_that_is_late_is_said_to_the_client_and_the_connection_
         try:
             await customer.send(action="ping")
             async with asyncio.timeout(5):
-                told = json.loads(await socket.recv())
+                reported = json.loads(await socket.recv())
         finally:
             await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"urls": [usual]})
-        assert told["message"] == "Internal server error"
-        assert {"connectionId", "requestId"} <= told.keys()
+        assert reported["message"] == "Internal server error"
+        assert {"connectionId", "requestId"} <= reported.keys()
         await customer.send(action="ping")
         assert (await customer.next("pong"))["type"] == "pong"
     late.close()

@@ -84,10 +84,10 @@ def test_the_same_question_gets_the_same_answer_streamed_or_whole(bedrock: Any) 
 
 def test_an_assistants_turn_is_continued(bedrock: Any) -> None:
     whole = json.loads(bedrock.invoke_model(modelId=HAIKU, body=claude())["body"].read())["content"][0]["text"]
-    said = whole[:37].rstrip()
-    turns = [{"role": "user", "content": "Tell me about Akira"}, {"role": "assistant", "content": said}]
+    prefix = whole[:37].rstrip()
+    turns = [{"role": "user", "content": "Tell me about Akira"}, {"role": "assistant", "content": prefix}]
     rest = json.loads(bedrock.invoke_model(modelId=HAIKU, body=claude(messages=turns))["body"].read())
-    assert said + rest["content"][0]["text"] == whole
+    assert prefix + rest["content"][0]["text"] == whole
 
 
 def test_max_tokens_ends_an_answer(bedrock: Any) -> None:
@@ -159,7 +159,7 @@ def test_exceptions_within_a_stream_reach_boto3_as_such(stack: Stack, bedrock: A
             continue
 
 
-def test_a_wrong_order_of_a_fault_is_refused(stack: Stack) -> None:
+def test_an_invalid_fault_is_refused(stack: Stack) -> None:
     from mangalib.errors import StackError
 
     for service, order in (

@@ -1,4 +1,4 @@
-"""A real headless Chromium for the tests of this folder, and pages of the local stack's chat in it."""
+"""A headless Chromium for the tests in this folder, and the chat's page in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from mangalib.local.stack import Stack
 from tests.headless_browser import headless_browser, open_chat
 
-# Longer than anything takes, a kernel's start on a busy machine too: what never comes fails a test, what is slow does not.
+# Long enough for a kernel's start on a busy machine: slowness must not fail a test.
 expect.set_options(timeout=60_000)
 
 
@@ -25,7 +25,7 @@ OpenPage = Callable[..., Page]
 
 @pytest.fixture
 def chat_page(browser: Browser, stack: Stack) -> Iterator[OpenPage]:
-    """Opens the page; a script that threw in it, or that the page's policy stopped, fails the test."""
+    """Open the page; a script error or a violation of the page's policy fails the test."""
     problems: list[str] = []
     pages: list[Page] = []
 

@@ -1,4 +1,4 @@
-"""A JupyterLab of a test's own, with nobody's settings."""
+"""A JupyterLab server for a test, with default settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ START_WITHIN_S = 60
 
 @contextmanager
 def running_jupyterlab(folder: Path, **more: str) -> Iterator[str]:
-    """Its address; it shows ``folder``, and its kernels have ``more`` in their environment."""
+    """Yield its address; it serves ``folder``, and its kernels have ``more`` in their environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -56,7 +56,7 @@ def running_jupyterlab(folder: Path, **more: str) -> Iterator[str]:
 
 
 def wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when a server answers; fails with its log when it ends or takes too long."""
+    """Wait until a server responds; fails with its log when it exits or takes too long."""
     deadline_s = time.monotonic() + START_WITHIN_S
     while True:
         try:

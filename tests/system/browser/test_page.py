@@ -1,4 +1,4 @@
-"""The page as a person has it: a real browser, real frames, the local stack behind them."""
+"""The chat's page in a real browser, on the local stack."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def answer_of(page: Page) -> str:
     return page.locator(".prose").last.inner_text()
 
 
-def said_by_the_model(stack: Stack, question: str) -> str:
-    """Word for word, what the last answer to that question was."""
+def model_text(stack: Stack, question: str) -> str:
+    """The model's last answer to that question, verbatim."""
     texts = [t["text"] for t in stack.local("bedrock", "GET", "transcripts") if t["question"] == question]
     return texts[-1]
 
 
 def plain(text: str) -> str:
-    """Without what Markdown and line breaks do to it."""
+    """The text without Markdown and white space."""
     return re.sub(r"\s+|\*\*|(?m:^\d+\. )", "", text)
 
 
 def test_a_question_is_answered_in_three_phases(chat_page: OpenPage, stack: Stack) -> None:
     page = chat_page()
     connected(page)
-    # What is on the screen in the very task that sends: nothing of it waits for the network.
+    # On the screen in the task that sends: none of it waits for the network.
     first = page.evaluate(
         """() => {
             window.seen = [];
@@ -68,14 +68,14 @@ def test_a_question_is_answered_in_three_phases(chat_page: OpenPage, stack: Stac
     answer = page.locator(".answer")
     expect(answer).to_have_attribute("data-phase", "complete")
     expect(answer).to_have_attribute("aria-busy", "false")
-    # Written down by the page itself: a phase may be over before a test has looked.
+    # Recorded by the page itself: a phase may be over before a test can look.
     seen = page.evaluate("seen")
     assert list(dict.fromkeys(state.split(",")[0] for state in seen)) == ["instant", "context", "streaming", "complete"]
     assert "context,true,3,Recommendation" in seen
     assert any(state.startswith("streaming,true,") for state in seen)
     expect(answer.locator("ol > li")).to_have_count(3)
     assert answer.locator("ol strong").all_inner_texts() == answer.locator(".card strong").all_inner_texts()
-    assert plain(answer_of(page)) == plain(said_by_the_model(stack, "Recommend me a good fantasy manga"))
+    assert plain(answer_of(page)) == plain(model_text(stack, "Recommend me a good fantasy manga"))
     rows = timeline_of(page)
     events = [row["event"] for row in rows]
     assert events[:2] == ["sent", "instant"] and events[-2:] == ["done", "slowest_text"]
@@ -88,7 +88,7 @@ def test_a_question_is_answered_in_three_phases(chat_page: OpenPage, stack: Stac
     assert sum(observed_in(page)["shifts"]) <= LAYOUT_SHIFT_MAX
 
 
-def test_a_card_comes_before_the_text_and_is_usable_as_soon_as_it_is_there(chat_page: OpenPage, stack: Stack) -> None:
+def test_a_card_precedes_the_text_and_is_usable_immediately(chat_page: OpenPage, stack: Stack) -> None:
     stack.local("bedrock", "POST", "faults", {"kind": "stall", "after_events": 3, "delay_ms": 2000, "times": 1})
     page = chat_page()
     ask_in(page, "Tell me about One Piece")
@@ -96,7 +96,7 @@ def test_a_card_comes_before_the_text_and_is_usable_as_soon_as_it_is_there(chat_
     expect(card).to_contain_text("Eiichiro Oda")
     expect(card.locator("canvas")).to_be_visible()
     expect(card.locator(".buy")).to_be_disabled()
-    assert "Eiichiro Oda" not in page.locator(".prose").inner_text(), "the card is there before the text says so"
+    assert "Eiichiro Oda" not in page.locator(".prose").inner_text(), "the card precedes the text"
     card.get_by_role("button", name="Tell me more").click()
     expect(page.locator(".question")).to_have_count(2)
     expect(page.locator(".question").last).to_contain_text("Tell me about One Piece")
@@ -121,14 +121,14 @@ def test_a_title_that_is_sold_out_cannot_be_bought(chat_page: OpenPage, stack: S
 
 
 @pytest.mark.parametrize("after_chunks", [0, 3])
-def test_the_gateway_drops_the_socket_in_mid_answer_and_the_text_is_whole(
+def test_an_answer_is_whole_after_the_gateway_dropped_its_connection(
     chat_page: OpenPage, stack: Stack, after_chunks: int
 ) -> None:
     page = chat_page()
     connected(page)
     question = f"Compare Vinland Saga and Monster ({after_chunks})"
-    # Held before its text or in the middle of it, so that the cut falls there on most machines. A phase that is over
-    # before one looks is as good: the text must be whole wherever the cut fell.
+    # Held before its text or in the middle of it, so that the connection usually drops there. The text must be whole
+    # wherever it dropped.
     held_after = 30 if after_chunks else 0
     stack.local("bedrock", "POST", "faults", {"kind": "stall", "after_events": held_after, "delay_ms": 700, "times": 1})
     ask_in(page, question)
@@ -147,7 +147,7 @@ def test_the_gateway_drops_the_socket_in_mid_answer_and_the_text_is_whole(
     connected(page)
 
 
-def test_an_expired_sign_in_is_said_and_the_question_is_kept(chat_page: OpenPage, stack: Stack) -> None:
+def test_an_expired_sign_in_is_reported_and_the_question_is_kept(chat_page: OpenPage, stack: Stack) -> None:
     page = chat_page(f"#token={stack.token_for('late', lifetime_s=-60)}")
     expect(page.locator(".state")).to_have_attribute("data-state", "expired")
     assert "token" not in page.url
@@ -180,10 +180,10 @@ def test_a_very_long_answer_is_whole_in_order_and_cheap_to_show(chat_page: OpenP
     assert sum(observed_in(page)["shifts"]) <= LAYOUT_SHIFT_MAX
     log = page.locator(".log")
     at_end = log.evaluate("e => e.scrollHeight - e.scrollTop - e.clientHeight < 2")
-    assert at_end, "the last word is in sight"
+    assert at_end, "the last word is visible"
 
 
-def test_what_the_model_writes_is_text_but_for_bold_lists_and_shop_links(chat_page: OpenPage, stack: Stack) -> None:
+def test_model_output_is_plain_text_except_bold_lists_and_shop_links(chat_page: OpenPage, stack: Stack) -> None:
     shop = f"{stack.addresses['page_url']}shop/manga/m001"
     text = (
         f"Look: **bold**, [in the shop]({shop}), [elsewhere](https://evil.example/x), [script](javascript:alert(1)), "
@@ -228,7 +228,7 @@ def test_hostile_titles_and_questions_are_shown_and_never_run(chat_page: OpenPag
 
 
 @pytest.mark.parametrize("file", ["chat.js", "page.js"])
-def test_the_scripts_have_no_way_to_make_html_or_code_out_of_text(stack: Stack, file: str) -> None:
+def test_the_scripts_cannot_turn_text_into_html_or_code(stack: Stack, file: str) -> None:
     with urllib.request.urlopen(f"{stack.addresses['page_url']}{file}", timeout=5) as answer:
         script = answer.read().decode()
     assert (
@@ -247,7 +247,7 @@ def _publish(stack: Stack, title: object) -> None:
         finally:
             await redis.aclose()
 
-    # In a thread of its own: Playwright keeps a loop in this one.
+    # In another thread: Playwright runs a loop in this one.
     thread = threading.Thread(target=lambda: asyncio.run(publish()))
     thread.start()
     thread.join()
@@ -260,7 +260,7 @@ def test_japanese_on_a_phone(chat_page: OpenPage, stack: Stack) -> None:
     wait_for_answers(page, 1)
     expect(page.locator(".tag")).to_have_text("商品")
     expect(page.locator(".card strong").first).to_have_text("進撃の巨人")
-    assert plain(answer_of(page)) == plain(said_by_the_model(stack, "進撃の巨人について教えて"))
+    assert plain(answer_of(page)) == plain(model_text(stack, "進撃の巨人について教えて"))
     page.locator(".card").first.get_by_role("button", name="もっと詳しく").click()
     expect(page.locator(".question").last).to_contain_text("進撃の巨人について教えて")
     wait_for_answers(page, 2)
@@ -285,15 +285,16 @@ def test_it_is_usable_by_keyboard_and_screen_reader(chat_page: OpenPage, scheme:
     page = chat_page(color_scheme=scheme, reduced_motion="reduce")
     connected(page)
     page.get_by_role("status").evaluate(
-        "e => { globalThis.spoken = []; new MutationObserver(() => spoken.push(e.textContent)).observe(e, {childList: true}); }"
+        "e => { globalThis.announced = []; const note = () => announced.push(e.textContent);"
+        " new MutationObserver(note).observe(e, {childList: true}); }"
     )
     page.get_by_role("textbox").focus()
     page.keyboard.type("Compare Naruto and Bleach")
     page.keyboard.press("Enter")
     wait_for_answers(page, 1)
-    spoken = page.evaluate("spoken")
-    assert spoken[0] == "Thinking..." and "Preparing your answer..." in spoken
-    assert spoken[-1] == page.locator(".prose").text_content(), "the whole answer, once it is there"
+    announced = page.evaluate("announced")
+    assert announced[0] == "Thinking..." and "Preparing your answer..." in announced
+    assert announced[-1] == page.locator(".prose").text_content(), "the whole answer, once it is complete"
     reached = []
     page.locator(".log").focus()
     for _ in range(4):
@@ -317,8 +318,8 @@ def test_a_new_conversation_is_empty_and_another_session(chat_page: OpenPage) ->
     expect(page.locator(".answer")).to_have_attribute("data-phase", "complete")
 
 
-def test_a_flood_is_shown_whole_and_leaves_nothing_behind(browser: Browser, stack: Stack) -> None:
-    """500 chunks a second, faster than any model; how responsive the page stays meanwhile, `benchmarks/on_screen.py` measures."""
+def test_a_flood_is_shown_completely_and_leaks_nothing(browser: Browser, stack: Stack) -> None:
+    """500 chunks a second, faster than any model; `benchmarks/on_screen.py` measures how responsive the page stays."""
     chunks = 2000
     with flooding(per_second=500, chunks=chunks, words_per_line=400) as url:
         page = open_chat(browser, stack.addresses["page_url"], bypass_csp=True)
@@ -336,7 +337,7 @@ def test_a_flood_is_shown_whole_and_leaves_nothing_behind(browser: Browser, stac
         after = _memory(page)
         page.context.close()
     assert after["nodes"] - before["nodes"] < 100
-    assert after["heap"] - before["heap"] < 2e6, "less than the text alone would be"
+    assert after["heap"] - before["heap"] < 2e6, "less than the text alone"
 
 
 def _memory(page: Page) -> dict[str, float]:
@@ -348,7 +349,7 @@ def _memory(page: Page) -> dict[str, float]:
     return {"nodes": metrics["Nodes"], "heap": metrics["JSHeapUsedSize"]}
 
 
-def test_with_the_server_gone_the_text_stays_and_the_end_is_said(browser: Browser, tmp_path: Path) -> None:
+def test_without_a_server_the_text_stays_and_the_loss_is_reported(browser: Browser, tmp_path: Path) -> None:
     with running_stack(quiet=True, **QUICK) as own:
         page = open_chat(browser, own.addresses["page_url"])
         connected(page)
@@ -365,7 +366,7 @@ def test_with_the_server_gone_the_text_stays_and_the_end_is_said(browser: Browse
         page.context.close()
 
 
-def test_the_page_is_for_this_machine_and_for_no_other_site(stack: Stack) -> None:
+def test_the_page_serves_only_this_machine_and_no_other_site(stack: Stack) -> None:
     address = f"{stack.addresses['page_url']}connect.json"
     for headers in ({"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
         with pytest.raises(urllib.error.HTTPError) as refused:
@@ -375,4 +376,4 @@ def test_the_page_is_for_this_machine_and_for_no_other_site(stack: Stack) -> Non
     with urllib.request.urlopen(stack.addresses["page_url"], timeout=5) as page:
         policy = page.headers["Content-Security-Policy"]
         assert "script-src 'self'" in policy and "unsafe" not in policy
-        assert b"eyJ" not in page.read(), "no token in what may be cached"
+        assert b"eyJ" not in page.read(), "no token in a cacheable file"

@@ -1,4 +1,4 @@
-"""Pictures of each phase, light and dark, to be looked at: they are left in `pictures/` beside this file."""
+"""Screenshots of each phase, light and dark, for people to look at: they are kept in `pictures/` beside this file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUESTION = "Recommend me a good fantasy manga"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_each_phase_has_its_picture(chat_page: OpenPage, stack: Stack, scheme: str) -> None:
+def test_each_phase_looks_different(chat_page: OpenPage, stack: Stack, scheme: str) -> None:
     page = chat_page(color_scheme=scheme, device_scale_factor=2, viewport={"width": 860, "height": 600})
     expect(page.locator(".state")).to_have_attribute("data-state", "open")
     PICTURES.mkdir(exist_ok=True)
@@ -26,7 +26,7 @@ def test_each_phase_has_its_picture(chat_page: OpenPage, stack: Stack, scheme: s
         expect(answer).to_have_attribute("data-phase", phase)
         return page.screenshot(path=PICTURES / f"{phase}_{scheme}.png", animations="disabled")
 
-    # Each phase is held for as long as its picture takes: the look-up, the model before its first word, and in the middle.
+    # Each phase is held while its screenshot is taken: the look-up, the model before its first token, and mid-answer.
     stack.local("gateway", "POST", "faults", {"kind": "stall", "delay_ms": 3000, "times": 1})
     stack.local("bedrock", "POST", "faults", {"kind": "slow_first_token", "delay_ms": 2500, "times": 1})
     stack.local("bedrock", "POST", "faults", {"kind": "stall", "after_events": 60, "delay_ms": 4000, "times": 1})
@@ -41,5 +41,5 @@ def test_each_phase_has_its_picture(chat_page: OpenPage, stack: Stack, scheme: s
     page.get_by_role("button", name="Timeline").click()
     pictures.append(take("complete"))
     assert len(set(pictures)) == 4
-    ground = page.locator(".manga-chat").evaluate("e => getComputedStyle(e).backgroundColor")
-    assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 29)"}[scheme]
+    background = page.locator(".manga-chat").evaluate("e => getComputedStyle(e).backgroundColor")
+    assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 29)"}[scheme]

@@ -65,12 +65,12 @@ def output(page: Page, number: int, pattern: str) -> str:
     return shown.first.inner_text()
 
 
-def uninterrupted(stack: Stack, question: str) -> str:
-    """The same question's answer, asked in a terminal."""
+def answer_on_the_command_line(stack: Stack, question: str) -> str:
+    """The same question's answer from the command line."""
     command = [sys.executable, "-m", "mangalib.cli", "ask", "--json", question]
-    reach = environment({"websocket_url": stack.addresses["websocket_url"], "token": stack.addresses["token"]})
-    done = subprocess.run(command, env=reach, capture_output=True, text=True, timeout=60, check=True)
-    text: str = json.loads(done.stdout)["text"]
+    connection = environment({"websocket_url": stack.addresses["websocket_url"], "token": stack.addresses["token"]})
+    result = subprocess.run(command, env=connection, capture_output=True, text=True, timeout=60, check=True)
+    text: str = json.loads(result.stdout)["text"]
     return text
 
 
@@ -78,13 +78,13 @@ def test_the_widget_in_jupyterlab(browser: Browser, jupyterlab: str, notebook: P
     page = browser.new_context(viewport={"width": 1200, "height": 900}).new_page()
     page.goto(f"{jupyterlab}/lab/tree/{notebook.name}?token={LAB_TOKEN}")
     expect(page.locator(".jp-Notebook .jp-CodeCell")).to_have_count(len(CELLS))
-    # A cell that is run before its kernel is there is not run at all, and nothing says so.
+    # A cell run before its kernel has started is silently ignored.
     kernel = "globalThis.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
     wait_until(page, f"{kernel} === 'idle'", within_s=60)
 
     run_cell(page, 0)
     widget = page.locator(".manga-chat")
-    # Signed in with a token that has expired: said, and mended from Python.
+    # An expired token is reported, and replaced from Python.
     expect(widget.locator(".state")).to_have_attribute("data-state", "expired")
     run_cell(page, 2)
     expect(widget.locator(".state")).to_have_attribute("data-state", "open")
@@ -95,12 +95,12 @@ def test_the_widget_in_jupyterlab(browser: Browser, jupyterlab: str, notebook: P
     expect(widget.locator(".answer")).to_have_attribute("data-phase", "complete")
     assert "<b>Bleach</b>" in widget.locator(".question").inner_text()
     expect(widget.locator(".card .buy")).to_have_count(2)
-    # By keyboard, where a notebook has shortcuts of its own.
+    # By keyboard, where JupyterLab has shortcuts of its own.
     widget.get_by_role("button", name="Tell me more: Naruto").press("Enter")
     expect(widget.locator(".question")).to_have_count(2)
     expect(widget.locator(".answer").last).to_have_attribute("data-phase", "complete")
 
-    # The gateway drops the socket in the middle; the text is whole, to the letter.
+    # The gateway drops the connection mid-answer; the text is still complete.
     question = "Compare One Piece and Bleach"
     stack.local("bedrock", "POST", "faults", {"kind": "stall", "after_events": 30, "delay_ms": 700, "times": 1})
     box.fill(question)
@@ -108,7 +108,7 @@ def test_the_widget_in_jupyterlab(browser: Browser, jupyterlab: str, notebook: P
     wait_until(page, "document.querySelectorAll('.prose')[2]?.innerText.length > 30")
     stack.local("gateway", "DELETE", "connections")
     expect(widget.locator(".answer").last).to_have_attribute("data-phase", "complete")
-    assert widget.locator(".prose").last.inner_text() == uninterrupted(stack, question)
+    assert widget.locator(".prose").last.inner_text() == answer_on_the_command_line(stack, question)
 
     # Hostile, long and Japanese at once.
     text = "はい。" + "とても長い回答です。" * 60 + HOSTILE
@@ -138,7 +138,7 @@ def test_the_widget_in_jupyterlab(browser: Browser, jupyterlab: str, notebook: P
     wait_until(page, "!document.querySelector('.jp-mod-dirty')")
     page.context.close()
     saved = notebook.read_text(encoding="utf-8")
-    assert "EVENTS" in saved and "eyJ" not in saved, "no token is kept in a notebook"
+    assert "EVENTS" in saved and "eyJ" not in saved, "no token is saved in the notebook"
 
 
 def test_the_widgets_state_holds_no_token_and_its_table_is_typed() -> None:
@@ -151,6 +151,6 @@ def test_the_widgets_state_holds_no_token_and_its_table_is_typed() -> None:
 @pytest.mark.parametrize(
     ("url", "token"), [("http://127.0.0.1:1/", "a token"), ("127.0.0.1", "a token"), ("ws://127.0.0.1:1/", "")]
 )
-def test_a_wrong_address_or_no_token_is_said_at_once(url: str, token: str) -> None:
+def test_a_wrong_url_or_an_empty_token_is_refused(url: str, token: str) -> None:
     with pytest.raises(SettingsError, match=r"url=|token is empty"):
         Chat(url, token)

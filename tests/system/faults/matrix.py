@@ -1,11 +1,11 @@
-"""What the product promises for each dependency, each kind of failure, and each moment of an answer; and its table.
+"""The specified ending for each dependency, each kind of failure, and each moment of an answer; and their table.
 
-An ending is what a customer is left with:
+An ending is what the customer receives:
 
-    whole                    the whole answer, nothing of it twice
-    whole, without X         the whole answer, made without what X would have told (named in ``done.metadata.degraded``)
+    whole                    the complete answer, no text repeated
+    whole, without X         the complete answer, generated without the data of X (named in ``done.metadata.degraded``)
     CODE                     one error frame with that code, before any text
-    text kept, CODE          ... after text, which stays; nothing was tried again
+    text kept, CODE          ... after text, which stays; nothing was retried
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def _cells() -> dict[tuple[str, str, str], str]:
     ):
         cells["Bedrock", kind, "before"] = cells["Bedrock", kind, "first token"] = before
         cells["Bedrock", kind, "middle"] = cells["Bedrock", kind, "end"] = f"text kept, {later}"
-    # A connection that is lost before any text is replaced and the model asked again.
+    # A connection lost before any text is replaced, and the model invoked again.
     cells["Bedrock", "reset", "middle"] = cells["Bedrock", "reset", "end"] = "text kept, unavailable"
     for kind in KINDS:
-        if kind not in {"slow", "reset"}:  # one that was reset is connected to again
+        if kind not in {"slow", "reset"}:  # a reset connection is replaced
             cells["OpenSearch", kind, "before"] = "whole, without knn"
             cells["DynamoDB", kind, "before"] = "whole, without customer"
     cells["Redis", "stalled", "before"] = "whole, without cache"
@@ -42,14 +42,14 @@ def _cells() -> dict[tuple[str, str, str], str]:
 EXPECTED = _cells()
 
 
-def table(seen: dict[tuple[str, str, str], str]) -> str:
-    """Markdown, a table for each dependency."""
+def table(observed: dict[tuple[str, str, str], str]) -> str:
+    """A Markdown table for each dependency."""
     parts = []
     for dependency in DEPENDENCIES:
         parts.append(f"## {dependency}\n")
         parts.append("| | " + " | ".join(MOMENTS) + " |")
         parts.append("|---|" + "---|" * len(MOMENTS))
         for kind in KINDS:
-            parts.append(f"| {kind} | " + " | ".join(seen[dependency, kind, moment] for moment in MOMENTS) + " |")
+            parts.append(f"| {kind} | " + " | ".join(observed[dependency, kind, moment] for moment in MOMENTS) + " |")
         parts.append("")
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks on order what it carries: between the product and a service, neither of which knows."""
+"""A TCP proxy between the product and a service that injects faults into their connections."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LISTEN = "127.0.0.1"
 
 
 class FaultProxy:
-    """Use as ``async with FaultProxy(port) as proxy``; ``proxy.port`` stays, ``target`` may change.
+    """Use as ``async with FaultProxy(port) as proxy``; ``proxy.port`` is stable, ``target`` may change.
 
-    ``mode`` is set by :meth:`turn`: ``pass``, ``refused``, ``reset``, ``stalled``, ``slow``, ``wrong bytes``, or ``answer``: then
-    ``answer`` makes the service's answer from what a client sent, and the service hears nothing.
+    :meth:`set_mode` sets ``mode``: ``pass``, ``refused``, ``reset``, ``stalled``, ``slow``, ``wrong bytes``, or ``answer``.
+    With ``answer`` the proxy itself responds with ``answer(request)``, and the service receives nothing.
     """
 
     def __init__(self, target: int) -> None:
@@ -41,8 +41,8 @@ class FaultProxy:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def turn(self, mode: str) -> None:
-        """From now on, for what is open and for what is opened."""
+    async def set_mode(self, mode: str) -> None:
+        """Apply ``mode`` to open and to new connections."""
         self.mode = mode
         if mode == "stalled":
             self._flows.clear()
@@ -62,7 +62,7 @@ class FaultProxy:
         self._accepting = asyncio.create_task(self._accept(listener))
 
     async def _accept(self, listener: socket.socket) -> None:
-        # By hand: an asyncio.Server that is closed in the moment of accepting leaves a transport behind that nobody closes.
+        # Not asyncio.Server: one that is closed while it accepts leaves a transport open.
         with listener:
             while True:
                 accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
@@ -103,7 +103,7 @@ class FaultProxy:
                 group.create_task(self._pump(reader, back_writer, from_service=False))
                 group.create_task(self._pump(back_reader, writer, from_service=True))
         except* OSError:
-            pass  # either side is gone: so is the other, below
+            pass  # one side has closed; the other is closed below
         finally:
             back_writer.transport.abort()
             self._writers.discard(back_writer)
@@ -114,7 +114,7 @@ class FaultProxy:
             if self.mode == "slow":
                 await asyncio.sleep(SLOW_S)
             if self.mode == "wrong bytes" and from_service:
-                # Nobody's protocol begins so, and it ends a line; random bytes may by chance mean something.
+                # Invalid in every protocol used here, and a complete line; random bytes might by chance be valid.
                 data = b"\xff" * len(data) + b"\r\n"
             writer.write(data)
             await writer.drain()

@@ -1,6 +1,6 @@
-"""Every dependency fails in every way at every moment of an answer; what the customer is left with is what is promised.
+"""Every dependency fails in every way at every moment of an answer; the customer receives what the matrix specifies.
 
-Proxies stand between an orchestrator and all that it uses. Its table in the documents is written by this run.
+Proxies are between an orchestrator and all of its dependencies. This run writes the tables in docs/faults.md.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from tests.system.faults.proxy import FaultProxy
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "faults.md"
-TABLES_BEGIN = "<!-- written by tests/faults -->\n"
+TABLES_BEGIN = "<!-- written by tests/system/faults -->\n"
 
-SAID = " ".join(f"word{number}" for number in range(40))
-SIMPLE, RETRIEVAL, KNOWN = "Hello there", "Tell me about One Piece", "What is your return policy?"
+MODEL_TEXT = " ".join(f"word{number}" for number in range(40))
+SIMPLE, RETRIEVAL, STORED = "Hello there", "Tell me about One Piece", "What is your return policy?"
 QUESTIONS = {"Bedrock": SIMPLE, "gateway": SIMPLE, "management API": SIMPLE}
-# A dependency without which nothing can be shown comes back in the middle of it; the others not before its end.
-ON_THE_WAY = ("gateway", "management API")
-LASTS_S = 0.5
+# A dependency without which nothing can be shown recovers during the answer; the others only after its end.
+DELIVERING = ("gateway", "management API")
+OUTAGE_S = 0.5
 WITHIN_S = 20.0
 
-PATIENCE = {
+TIME_OUTS = {
     "stream_timeout_s": 7,
     "local_inter_token_ms": 2,
     "send_timeout_s": 1,
@@ -50,7 +50,7 @@ PATIENCE = {
     "cache_budget_ms": 1500,
     "breaker_pause_s": 0.2,
 }
-# Patient for as long as a process needs to start again, however busy the machine: what ends a cell is WITHIN_S.
+# Clients wait as long as a process needs to restart on a busy machine; WITHIN_S bounds each cell.
 CUSTOMER = {"resume_after_silence_s": 0.7, "reconnect_attempts": 10_000, "reconnect_backoff_max_ms": 100}
 
 SERVICE = {
@@ -62,7 +62,7 @@ SERVICE = {
     "DynamoDB": ("aws", "aws_url"),
 }
 IN_STREAM = {"throttled": "throttle", "internal error": "internal", "wrong bytes": "bad_json"}
-PLACES: dict[str, dict[str, object]] = {
+FAULT_POSITIONS: dict[str, dict[str, object]] = {
     "before": {},
     "first token": {"before_event": "content_block_delta"},
     "middle": {"after_events": 14},
@@ -93,31 +93,31 @@ ANSWERS = {
 }
 
 
-class House:
-    """A stack, an orchestrator that reaches it through proxies only, and what breaks them."""
+class Testbed:
+    """A stack, an orchestrator that reaches it only through proxies, and the injection of faults into them."""
 
     def __init__(self, stack: Stack, folder: Path, proxies: dict[str, FaultProxy]) -> None:
         self.stack = stack
         self.proxies = proxies
         self._folder = folder
         self._started = 0
-        self.said: dict[str, str] = {}
+        self.expected_texts: dict[str, str] = {}
 
-    def through(self, dependency: str) -> str:
-        """The URL of a dependency by way of its proxy."""
+    def proxied_url(self, dependency: str) -> str:
+        """The URL of a dependency through its proxy."""
         return urlsplit(self._url(dependency))._replace(netloc=f"127.0.0.1:{self.proxies[dependency].port}").geturl()
 
     def _url(self, dependency: str) -> str:
         url: str = self.stack.addresses[SERVICE[dependency][1]]
         return url
 
-    async def local(self, service: str, method: str, path: str, body: object = None) -> object:
+    async def admin(self, service: str, method: str, path: str, body: object = None) -> object:
         return await asyncio.to_thread(self.stack.local, service, method, path, body)
 
     async def hold(self, moment: str) -> None:
-        await self.local("bedrock", "POST", "faults", {"kind": "stall", **PLACES[moment]})
+        await self.admin("bedrock", "POST", "faults", {"kind": "stall", **FAULT_POSITIONS[moment]})
 
-    async def break_(self, dependency: str, kind: str) -> None:
+    async def inject(self, dependency: str, kind: str) -> None:
         proxy = self.proxies[dependency]
         if kind == "process killed":
             service, _ = SERVICE[dependency]
@@ -126,25 +126,25 @@ class House:
                 os.kill(int(self.stack.addresses["redis_pid"]), signal.SIGKILL)
             process.kill()
             await asyncio.to_thread(process.wait)
-            await proxy.turn("reset")
+            await proxy.set_mode("reset")
         elif (dependency, kind) in ANSWERS:
             proxy.answer = ANSWERS[dependency, kind]
-            await proxy.turn("answer")
+            await proxy.set_mode("answer")
         elif kind in {"throttled", "internal error"}:
             service = {"management API": "gateway"}.get(dependency, dependency.lower())
             fault = {"kind": IN_STREAM[kind], "times": 1000}
-            await self.local(service, "POST", "faults", fault)
+            await self.admin(service, "POST", "faults", fault)
         else:
-            await proxy.turn(kind)
+            await proxy.set_mode(kind)
 
-    async def mend(self, dependency: str, kind: str) -> None:
+    async def recover(self, dependency: str, kind: str) -> None:
         if kind == "process killed":
-            await self._start_again(SERVICE[dependency][0])
-        await self.proxies[dependency].turn("pass")
+            await self._restart(SERVICE[dependency][0])
+        await self.proxies[dependency].set_mode("pass")
         for service in ("bedrock", "gateway", "opensearch"):
-            await self.local(service, "DELETE", "faults")
+            await self.admin(service, "DELETE", "faults")
 
-    async def _start_again(self, service: str) -> None:
+    async def _restart(self, service: str) -> None:
         self._started += 1
         ready_file = self._folder / f"{service}-{self._started}.json"
         process, addresses = await asyncio.to_thread(self.stack.start, service, ready_file)
@@ -153,37 +153,37 @@ class House:
         stdin.close()
         self.stack.processes[service] = process
         self.stack.addresses.update(addresses)
-        # Filled before anybody reaches it: one that comes back empty would be another fault.
-        await self._fill_again(service)
+        # Seeded before it is reachable: a service that restarts empty would be another fault.
+        await self._seed_again(service)
         for dependency, (name, address) in SERVICE.items():
             if name == service:
                 self.proxies[dependency].target = urlsplit(addresses[address]).port or 0
 
-    async def _fill_again(self, service: str) -> None:
+    async def _seed_again(self, service: str) -> None:
         names = ("bedrock_url", "redis_url", "opensearch_url", "aws_url")
-        here = self.stack.settings.model_copy(update={name: self.stack.addresses[name] for name in names})
+        settings = self.stack.settings.model_copy(update={name: self.stack.addresses[name] for name in names})
         match service:
             case "aws":
-                await asyncio.to_thread(seed.seed_dynamodb, here)
+                await asyncio.to_thread(seed.seed_dynamodb, settings)
             case "opensearch":
-                await asyncio.to_thread(seed.seed_opensearch, here)
+                await asyncio.to_thread(seed.seed_opensearch, settings)
             case "redis":
-                await seed.seed_redis(here)
+                await seed.seed_redis(settings)
             case "bedrock":
-                await self.local("bedrock", "PUT", "answer", {"text": SAID})
+                await self.admin("bedrock", "PUT", "answer", {"text": MODEL_TEXT})
             case "gateway":
                 await self.integrate()
 
     async def integrate(self) -> None:
-        """The gateway's back end is this house's orchestrator."""
-        await self.local("gateway", "PUT", "integration", {"urls": [self.stack.addresses["here_url"]]})
+        """Make this testbed's orchestrator the gateway's back end."""
+        await self.admin("gateway", "PUT", "integration", {"urls": [self.stack.addresses["proxied_orchestrator_url"]]})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def testbed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Testbed]:
     folder = tmp_path_factory.mktemp("faults")
     async with AsyncExitStack() as open_:
-        starting = running_stack(quiet=True, **{**QUICK, **PATIENCE})
+        starting = running_stack(quiet=True, **{**QUICK, **TIME_OUTS})
         stack = await asyncio.to_thread(open_.enter_context, starting)
         stack.addresses["redis_pid"] = _redis_pid(stack)
         environment = open_.enter_context(pytest.MonkeyPatch.context())
@@ -193,9 +193,9 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
             dependency: await open_.enter_async_context(FaultProxy(urlsplit(stack.addresses[address]).port or 0))
             for dependency, (_, address) in SERVICE.items()
         }
-        house = House(stack, folder, proxies)
+        testbed = Testbed(stack, folder, proxies)
         changes = {
-            address: house.through(dependency)
+            address: testbed.proxied_url(dependency)
             for dependency, (_, address) in SERVICE.items()
             if dependency != "gateway"
         }
@@ -203,12 +203,14 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
             stack.start, "orchestrator", folder / "orchestrator.json", **changes
         )
         try:
-            stack.addresses["here_url"] = addresses["orchestrator_url"]
-            await house.integrate()
-            await house.local("bedrock", "PUT", "answer", {"text": SAID})
-            house.said = {question: await whole_answer(house, question) for question in (SIMPLE, RETRIEVAL, KNOWN)}
-            yield house
-            assert process.poll() is None, "the orchestrator outlived all of it"
+            stack.addresses["proxied_orchestrator_url"] = addresses["orchestrator_url"]
+            await testbed.integrate()
+            await testbed.admin("bedrock", "PUT", "answer", {"text": MODEL_TEXT})
+            testbed.expected_texts = {
+                question: await whole_answer(testbed, question) for question in (SIMPLE, RETRIEVAL, STORED)
+            }
+            yield testbed
+            assert process.poll() is None, "the orchestrator survived every fault"
         finally:
             process.kill()
             await asyncio.to_thread(process.wait)
@@ -220,14 +222,14 @@ def _redis_pid(stack: Stack) -> str:
     return str(json.loads((stack.folder / "redis.json").read_text())["redis_pid"])
 
 
-def client_of(house: House, *, direct: bool = False) -> Client:
-    settings = house.stack.settings.model_copy(update=CUSTOMER)
-    url = house.stack.addresses["websocket_url"] if direct else house.through("gateway")
-    return Client(url, house.stack.addresses["token"], settings=settings)
+def client_of(testbed: Testbed, *, direct: bool = False) -> Client:
+    settings = testbed.stack.settings.model_copy(update=CUSTOMER)
+    url = testbed.stack.addresses["websocket_url"] if direct else testbed.proxied_url("gateway")
+    return Client(url, testbed.stack.addresses["token"], settings=settings)
 
 
-class Asking:
-    """A question under way: what has come of it so far."""
+class PendingAnswer:
+    """A question and the part of its answer received so far."""
 
     def __init__(self, client: Client, question: str) -> None:
         self.reply = Reply("")
@@ -246,11 +248,11 @@ class Asking:
         except TransportError as error:
             self.reply.metadata = None
             self.lost = str(error)
-        assert [seq for seq in seqs if seq is not None] == list(range(len(seqs))), "no frame twice, none missing"
+        assert [seq for seq in seqs if seq is not None] == list(range(len(seqs))), "no frame repeated or missing"
 
-    async def reaches(self, moment: str, house: House) -> None:
+    async def reaches(self, moment: str, testbed: Testbed) -> None:
         async with asyncio.timeout(WITHIN_S):
-            while (await asyncio.to_thread(house.stack.bedrock_stats))["held"] == 0:
+            while (await asyncio.to_thread(testbed.stack.bedrock_stats))["held"] == 0:
                 await asyncio.sleep(0.01)
             while moment != "first token" and not self.reply.text:
                 await asyncio.sleep(0.01)
@@ -264,65 +266,69 @@ class Asking:
         return kept + (reply.error.code if reply.error is not None else f"lost: {self.lost}")
 
 
-SEEN: dict[tuple[str, str, str], str] = {}
+OBSERVED: dict[tuple[str, str, str], str] = {}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dependency", DEPENDENCIES)
-async def test_it_ends_as_promised_and_recovers(house: House, dependency: str, kind: str, moment: str) -> None:
+async def test_an_answer_ends_as_specified_and_the_next_one_is_whole(
+    testbed: Testbed, dependency: str, kind: str, moment: str
+) -> None:
     question = QUESTIONS.get(dependency, RETRIEVAL)
     if (dependency, moment) == ("Redis", "before"):
-        question = KNOWN  # only a question whose answer is known to be there is asked of Redis before it is made
-    said = house.said[question]
+        question = STORED  # only a question with a stored answer reads Redis before generation
+    expected = testbed.expected_texts[question]
     async with AsyncExitStack() as open_:
-        client = await open_.enter_async_context(client_of(house))
-        asking = Asking(client, question)
+        client = await open_.enter_async_context(client_of(testbed))
+        pending = PendingAnswer(client, question)
         in_stream = dependency == "Bedrock" and kind in IN_STREAM
         if in_stream:
-            await house.local("bedrock", "POST", "faults", {"kind": IN_STREAM[kind], "times": 1000, **PLACES[moment]})
+            await testbed.admin(
+                "bedrock", "POST", "faults", {"kind": IN_STREAM[kind], "times": 1000, **FAULT_POSITIONS[moment]}
+            )
         elif moment == "before":
-            await house.break_(dependency, kind)
+            await testbed.inject(dependency, kind)
         else:
-            await house.hold(moment)
-        running = asyncio.create_task(asking.run())
+            await testbed.hold(moment)
+        running = asyncio.create_task(pending.run())
         if moment != "before" and not in_stream:
-            await asking.reaches(moment, house)
-            await house.break_(dependency, kind)
+            await pending.reaches(moment, testbed)
+            await testbed.inject(dependency, kind)
             if not (dependency == "Bedrock" and kind == "process killed"):
-                await house.local("bedrock", "DELETE", "faults")  # the model goes on
-        if dependency in ON_THE_WAY:
-            await asyncio.sleep(LASTS_S)
-            await house.mend(dependency, kind)
+                await testbed.admin("bedrock", "DELETE", "faults")  # the model continues
+        if dependency in DELIVERING:
+            await asyncio.sleep(OUTAGE_S)
+            await testbed.recover(dependency, kind)
         async with asyncio.timeout(WITHIN_S):
             await running
-    if dependency not in ON_THE_WAY:
-        await house.mend(dependency, kind)
-    SEEN[dependency, kind, moment] = asking.ending
-    assert asking.ending == EXPECTED[dependency, kind, moment]
-    assert said.startswith(asking.reply.text) or asking.reply.text == SAID
-    if asking.ending.startswith("whole"):
-        assert asking.reply.text in {said, SAID}
-    await whole_answer(house, question)
+    if dependency not in DELIVERING:
+        await testbed.recover(dependency, kind)
+    OBSERVED[dependency, kind, moment] = pending.ending
+    assert pending.ending == EXPECTED[dependency, kind, moment]
+    assert expected.startswith(pending.reply.text) or pending.reply.text == MODEL_TEXT
+    if pending.ending.startswith("whole"):
+        assert pending.reply.text in {expected, MODEL_TEXT}
+    await whole_answer(testbed, question)
 
 
-async def whole_answer(house: House, question: str) -> str:
-    """The text of an answer when nothing is broken, as soon as that is so."""
+async def whole_answer(testbed: Testbed, question: str) -> str:
+    """Ask until an answer is complete and not degraded; returns its text."""
     async with asyncio.timeout(WITHIN_S):
         while True:
             with suppress(TransportError):
-                async with client_of(house) as client:
+                async with client_of(testbed) as client:
                     reply = await client.answer(question)
                 if reply.metadata is not None and not reply.metadata.degraded:
                     return reply.text
             await asyncio.sleep(0.05)
 
 
-async def test_the_table_in_the_documents_is_what_was_seen() -> None:
-    if len(SEEN) < len(EXPECTED):
-        pytest.skip("only a part of the matrix was run")
+async def test_the_documented_tables_are_what_was_observed() -> None:
+    if len(OBSERVED) < len(EXPECTED):
+        pytest.skip("only part of the matrix was run")
     head, _, before = DOCUMENT.read_text(encoding="utf-8").partition(TABLES_BEGIN)
-    now = "\n" + table(SEEN)
-    if now != before:
-        DOCUMENT.write_text(head + TABLES_BEGIN + now, encoding="utf-8")
-    assert now == before, "docs/faults.md was not what was seen; it has been written again"
+    current = "\n" + table(OBSERVED)
+    if current != before:
+        DOCUMENT.write_text(head + TABLES_BEGIN + current, encoding="utf-8")
+    assert current == before, "docs/faults.md differed from the observed endings and has been rewritten"

@@ -1,4 +1,4 @@
-"""Reads a million inputs a target, and prints what came of it: ``python -m tests.system.fuzz [TARGET ...] [--inputs N]``."""
+"""Runs each target on a million inputs and prints the results: ``python -m tests.system.fuzz [TARGET ...] [--inputs N]``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from tests.system.fuzz.mutate import inputs
-from tests.system.fuzz.targets import TARGETS, Target, a_folder
+from tests.system.fuzz.targets import TARGETS, Target, temporary_folder
 
 HANGS_AFTER_S = 10
 
 
 def read_all(target: Target, count: int, seed: int) -> dict[str, float]:
-    """Give the target that many inputs; what it raises carries the input in a note. ``slowest_ms``, and how much memory grew."""
+    """Run the target on ``count`` inputs: ``inputs, slowest_ms, grown_mb``. An exception carries its input in a note."""
     signal.signal(signal.SIGALRM, _hangs)
     slowest_s, before_kb, warm = 0.0, 0, count // 10
-    seen = 0
+    count_read = 0
     for data in tqdm(inputs(target, count, seed), target.name, count // target.lines, leave=False, mininterval=1):
         signal.setitimer(signal.ITIMER_REAL, HANGS_AFTER_S)
         started_s = time.perf_counter()
@@ -34,31 +34,33 @@ def read_all(target: Target, count: int, seed: int) -> dict[str, float]:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         slowest_s = max(slowest_s, time.perf_counter() - started_s)
-        seen += target.lines
-        if seen <= warm:
+        count_read += target.lines
+        if count_read <= warm:
             before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb
-    return {"inputs": seen, "slowest_ms": slowest_s * 1000, "grown_mb": grown_kb / 1024}
+    return {"inputs": count_read, "slowest_ms": slowest_s * 1000, "grown_mb": grown_kb / 1024}
 
 
 def _hangs(*_: Any) -> None:
-    raise TimeoutError(f"not read within {HANGS_AFTER_S} s")
+    raise TimeoutError(f"no result within {HANGS_AFTER_S} s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.system.fuzz", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all of them by default")
+    parser.add_argument(
+        "targets", nargs="*", metavar="TARGET", help=f"one of {', '.join(TARGETS)}; all of them by default"
+    )
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     unknown = set(options.targets) - set(TARGETS)
     if unknown:
-        parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
+        parser.error(f"unknown target {', '.join(sorted(unknown))}; expected {', '.join(TARGETS)}")
     print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.platform()}, Python {platform.python_version()}")
     print("target             inputs   seconds  slowest, ms  memory grew, MB")
     for name in options.targets or TARGETS:
         started_s = time.monotonic()
-        with a_folder():
+        with temporary_folder():
             figures = read_all(TARGETS[name], options.inputs, options.seed)
         took_s = time.monotonic() - started_s
         print(

@@ -1,7 +1,7 @@
-"""Coverage-guided: libFuzzer looks for inputs that reach new code, ``python -m tests.system.fuzz.guided TARGET --inputs N``.
+"""Coverage-guided fuzzing with libFuzzer: ``python -m tests.system.fuzz.guided TARGET --inputs N``.
 
-It runs in an environment that has Atheris beside the project's own libraries; `make fuzz` makes one. It pays where our own Python
-does the reading: the event stream, byte for byte.
+It needs Atheris beside the project's libraries; `make fuzz` creates such an environment. It is useful where our own Python
+parses bytes: the event stream.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["mangalib"]):
-    from tests.system.fuzz.targets import TARGETS, a_folder
+    from tests.system.fuzz.targets import TARGETS, temporary_folder
 
 MAX_BYTES = 2048
 
 
 def main() -> None:
-    """Ends with exit code 0 when all inputs were read or refused, else with the input that was neither."""
+    """Exit with code 0 if all inputs were read or refused, else with the failing input."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.system.fuzz.guided", description=(__doc__ or "").split("\n")[0]
     )
@@ -31,10 +31,10 @@ def main() -> None:
     target = TARGETS[options.target]
 
     def read(data: bytes) -> None:
-        # What an input is mended with follows from the input alone, so that a find can be made again.
-        target.read(target.mend(bytearray(data), random.Random(len(data))) if target.mend is not None else data)
+        # The repair depends on the input alone, so that failures are reproducible.
+        target.read(target.repair(bytearray(data), random.Random(len(data))) if target.repair is not None else data)
 
-    with a_folder(), tempfile.TemporaryDirectory(prefix="mangalib-corpus-") as corpus:
+    with temporary_folder(), tempfile.TemporaryDirectory(prefix="mangalib-corpus-") as corpus:
         for number, seed in enumerate(target.seeds):
             (Path(corpus) / str(number)).write_bytes(seed)
         words = Path(corpus) / "words.txt"

@@ -1,4 +1,4 @@
-"""Inputs that are nearly right: mutations of good ones, seeded, so that a find can be made again."""
+"""Almost valid inputs: seeded mutations of valid ones, so that failures are reproducible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_BYTES = 2048
 
 
 def inputs(target: Target, count: int, seed: int) -> Iterator[bytes]:
-    """``count`` inputs for that target; where an input is a line, several are in one."""
+    """``count`` inputs for a target; where an input is a line, each value holds ``target.lines`` of them."""
     rng = random.Random(seed)
     for _ in range(0, count, target.lines):
         data = bytearray(rng.choice(target.seeds))
@@ -20,11 +20,11 @@ def inputs(target: Target, count: int, seed: int) -> Iterator[bytes]:
         if target.lines > 1:
             data = _many_lines(data, target, rng)
         del data[MAX_BYTES * target.lines :]
-        yield target.mend(data, rng) if target.mend is not None else bytes(data)
+        yield target.repair(data, rng) if target.repair is not None else bytes(data)
 
 
 def _many_lines(first: bytearray, target: Target, rng: random.Random) -> bytearray:
-    # Most files begin as they should, so that their lines are read.
+    # Most files have a valid header, so that their lines are read.
     seed = rng.choice(target.seeds)
     head, *lines = seed.splitlines(keepends=True)
     data = bytearray(head if rng.random() < 0.8 else first)

@@ -1,4 +1,4 @@
-"""What reads bytes of strangers. A target takes one input and returns when it was read or refused; anything else is a find."""
+"""Readers of untrusted bytes. A target returns when an input was read or refused; any other exception is a bug."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from mangalib.errors import BadRequestError, DataError, TransportError
 from mangalib.precompute.prediction.session_log import SessionLog
 from mangalib.protocol.frames import encode, parse_client_message, parse_server_frame
 
-Mend = Callable[[bytearray, random.Random], bytes]
+Repair = Callable[[bytearray, random.Random], bytes]
 
 
 @dataclass(frozen=True)
 class Target:
-    """``read`` is given inputs that are mutations of ``seeds``, with pieces of ``words`` in them; ``mend`` repairs what would
-    otherwise be refused at the door. Where opening a file is most of the work, an input is a line of one, ``lines`` a file."""
+    """``read`` is called with mutations of ``seeds`` that contain some of ``words``.
+
+    ``repair`` restores what would otherwise be refused immediately, such as checksums. If opening a file is most of the work,
+    an input is a line, ``lines`` of them per file.
+    """
 
     name: str
     seeds: list[bytes]
     words: list[bytes]
     read: Callable[[bytes], None]
-    mend: Mend | None = None
+    repair: Repair | None = None
     lines: int = 1
 
 
@@ -36,10 +39,10 @@ class Target:
 
 
 def read_eventstream(data: bytes) -> None:
-    """The same messages, or a refusal, however the bytes are cut."""
-    whole, cut = _decoded([data]), _decoded([data[at : at + 7] for at in range(0, len(data), 7)])
-    assert whole[1] == cut[1], "refused in one piece, and not in many, or the other way round"
-    assert whole[0] == cut[0][: len(whole[0])]
+    """The same messages, or a refusal, however the bytes are split."""
+    at_once, split = _decoded([data]), _decoded([data[at : at + 7] for at in range(0, len(data), 7)])
+    assert at_once[1] == split[1], "refused either at once or in pieces, but not both"
+    assert at_once[0] == split[0][: len(at_once[0])]
 
 
 def _decoded(pieces: list[bytes]) -> tuple[list[Message], bool]:
@@ -53,7 +56,7 @@ def _decoded(pieces: list[bytes]) -> tuple[list[Message], bool]:
 
 
 def with_right_checksums(data: bytearray, rng: random.Random) -> bytes:
-    """Most inputs get past the checksums, so that what is behind them is reached."""
+    """Correct the checksums of most inputs, so that the code behind them is reached."""
     if rng.random() < 0.2 or len(data) < 16:
         return bytes(data)
     if rng.random() < 0.5:
@@ -82,11 +85,11 @@ EVENTSTREAM = Target(
 
 
 def read_frames(data: bytes) -> None:
-    """What is taken means the same when it is written and read again."""
+    """An accepted message is the same after encoding and parsing it again."""
     try:
         message = parse_client_message(data)
     except BadRequestError as error:
-        assert len(str(error)) < 1000, "an error repeats no more than a little of what was sent"
+        assert len(str(error)) < 1000, "an error quotes only a little of its input"
     else:
         assert parse_client_message(encode(message)) == message
     try:
@@ -118,7 +121,7 @@ _folder = Path()
 
 
 def read_log(data: bytes) -> None:
-    """Read whole, or refused with an error that names the file."""
+    """Read completely, or refused with an error that names the file."""
     for suffix in (".csv", ".jsonl"):
         if (suffix == ".jsonl") == data.lstrip().startswith(b"{"):
             path = _folder / f"log{suffix}"
@@ -163,8 +166,8 @@ TARGETS = {target.name: target for target in (EVENTSTREAM, FRAMES, SESSION_LOG)}
 
 
 @contextmanager
-def a_folder() -> Iterator[None]:
-    """For the targets that read files."""
+def temporary_folder() -> Iterator[None]:
+    """Provide the folder of targets that read files."""
     global _folder
     with tempfile.TemporaryDirectory(prefix="mangalib-fuzz-") as folder:
         _folder = Path(folder)

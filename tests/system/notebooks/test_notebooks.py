@@ -1,4 +1,4 @@
-"""The notebooks, headless: other parameters, another folder, records, and what a failure leaves behind."""
+"""The notebooks, headless, with other parameters and from another folder; and the form of the committed ones."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_the_walkthrough_runs_with_other_questions_from_any_folder(
     assert len(executed) < MAX_BYTES
     page = runs.storage.read(f"{run.name}.html")
     assert "Plotly.newPlot" in page
-    assert 'src="http' not in page, "the page is whole without a network"
+    assert 'src="http' not in page, "the page needs no network"
 
 
 @pytest.mark.parametrize("path", find_notebooks("all", load_settings()), ids=lambda path: path.stem)
-def test_a_committed_notebook_is_made_for_reading(path: Path) -> None:
+def test_a_committed_notebook_opens_with_a_question_and_keeps_no_varying_output(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert notebook.cells[0].cell_type == "markdown"
@@ -57,7 +57,7 @@ def test_a_committed_notebook_is_made_for_reading(path: Path) -> None:
     for cell in code:
         assert len(cell.source.splitlines()) <= 30
         if "nbval-ignore-output" in cell.metadata.get("tags", []):
-            assert cell.outputs == [], "what differs each time is not committed"
+            assert cell.outputs == [], "outputs that vary are not committed"
     assert "record(" in code[-1].source
     named = (load_settings().notebooks_dir / "README.md").read_text(encoding="utf-8")
     assert path.stem in named

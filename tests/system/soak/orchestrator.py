@@ -17,20 +17,20 @@ from mangalib.serving.telemetry import log_as_json
 from mangalib.settings import load_settings
 from mangalib.storage import write_atomically
 
-NOTED_EVERY_S = 0.5
+RECORDED_EVERY_S = 0.5
 
 
-class Watched:
-    """The process itself. Connections that a load leaves open for the next one (those of Redis's pool, and the gateway's to
-    here: each with a task) are counted apart: as many as were ever needed at once, and no more."""
+class ProcessResources:
+    """This process's memory, tasks and sockets. Connections kept open between loads (Redis's pool, and the gateway's to this
+    process, each with a task) are counted separately: they are bounded by the largest load."""
 
     def __init__(self, redis_port: int | None) -> None:
         self._process = psutil.Process()
         self._redis_port = redis_port
         self.port: int | None = None
 
-    def held(self) -> dict[str, float]:
-        """What would grow if something leaked."""
+    def measure(self) -> dict[str, float]:
+        """The figures that would grow with a leak."""
         with self._process.oneshot():
             connections = [c for c in self._process.net_connections() if c.raddr]
             redis = sum(c.raddr.port == self._redis_port for c in connections)
@@ -47,18 +47,18 @@ class Watched:
 
 async def _run(figures_file: Path, ready_file: Path) -> None:
     settings = load_settings()
-    watched = Watched(urlsplit(settings.redis_url or "").port)
+    resources = ProcessResources(urlsplit(settings.redis_url or "").port)
 
     def announce(addresses: dict[str, str]) -> None:
-        watched.port = urlsplit(addresses["orchestrator_url"]).port
+        resources.port = urlsplit(addresses["orchestrator_url"]).port
         write_atomically(ready_file, json.dumps(addresses))
 
     serving = asyncio.ensure_future(server.serve(settings, announce))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
     with figures_file.open("a", encoding="utf-8") as file:
         while not serving.done():
-            print(json.dumps(watched.held()), file=file, flush=True)
-            await asyncio.wait({serving}, timeout=NOTED_EVERY_S)
+            print(json.dumps(resources.measure()), file=file, flush=True)
+            await asyncio.wait({serving}, timeout=RECORDED_EVERY_S)
     if not serving.cancelled():
         serving.result()
 

@@ -1,4 +1,4 @@
-"""Half of what an orchestrator takes on, for long, with faults at random: nothing may grow, and nobody go without an answer."""
+"""A long run at half an orchestrator's capacity with random faults: nothing may leak, and every question must be answered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CAPACITY = 24
 CUSTOMERS = CAPACITY // 2
 WORK_S, REST_S = 14.0, 4.0
 FAULT_EVERY_S = 0.7
-THINKS_S = 0.5
+THINK_TIME_S = 0.5
 ANSWERED_WITHIN_S = 30
 
 SETTINGS = {
@@ -32,7 +32,7 @@ SETTINGS = {
     "capacity_answers": CAPACITY,
     "answers_ahead": True,
     "hedge_share": 0.02,
-    # What a load left open is closed by the next rest, so that two rests can be compared.
+    # Connections left open by a load are closed by the next rest, so that rests are comparable.
     "pool_shrink_after_s": 1,
     "keep_alive_s": 1,
     "resume_after_silence_s": 2,
@@ -59,7 +59,7 @@ FAULTS = (
 
 @dataclass
 class Figures:
-    """What came of it: endings by name, faults by name, and what the orchestrator held at each rest."""
+    """Results: endings by name, faults by name, and the orchestrator's resources at each rest."""
 
     minutes: float
     endings: Counter[str] = field(default_factory=Counter)
@@ -67,12 +67,12 @@ class Figures:
     rests: list[dict[str, float]] = field(default_factory=list)
 
     def grown(self, name: str) -> float:
-        """From the first rests to the last ones (medians of three, or of what there is)."""
+        """Growth from the first rests to the last (medians of up to three)."""
         count = min(3, len(self.rests) // 2)
         return median(r[name] for r in self.rests[-count:]) - median(r[name] for r in self.rests[:count])
 
     def report(self) -> str:
-        """For people."""
+        """A readable report."""
         lines = [
             f"{self.minutes:.0f} minutes, {CUSTOMERS} customers at once, "
             f"{sum(self.faults.values())} faults of {len(self.faults)} kinds",
@@ -86,12 +86,12 @@ class Figures:
 
 
 async def soak(minutes: float, folder: Path, seed: int = 1, *, quiet: bool = False) -> Figures:
-    """Run it, on a stack of its own."""
+    """Run the soak on its own local stack."""
     figures, rng = Figures(minutes), random.Random(seed)
     async with AsyncExitStack() as open_:
         stack = await asyncio.to_thread(open_.enter_context, running_stack(quiet=True, **SETTINGS))
-        noted = folder / "figures.jsonl"
-        command = ("-m", "tests.system.soak.orchestrator", str(noted))
+        figures_file = folder / "figures.jsonl"
+        command = ("-m", "tests.system.soak.orchestrator", str(figures_file))
         process, addresses = await asyncio.to_thread(
             stack.start, "orchestrator", folder / "orchestrator.json", *command
         )
@@ -102,7 +102,7 @@ async def soak(minutes: float, folder: Path, seed: int = 1, *, quiet: bool = Fal
                 await _work(stack, figures, rng)
                 await asyncio.to_thread(stack.local, "bedrock", "DELETE", "faults")
                 await asyncio.sleep(REST_S)
-                figures.rests.append(json.loads(noted.read_text(encoding="utf-8").splitlines()[-1]))
+                figures.rests.append(json.loads(figures_file.read_text(encoding="utf-8").splitlines()[-1]))
         finally:
             process.terminate()
             await asyncio.to_thread(process.wait, 40)
@@ -114,27 +114,27 @@ async def soak(minutes: float, folder: Path, seed: int = 1, *, quiet: bool = Fal
 async def _work(stack: Stack, figures: Figures, rng: random.Random) -> None:
     until_s = time.monotonic() + WORK_S
     async with asyncio.TaskGroup() as group:
-        breaking = group.create_task(_break(stack, figures, rng))
+        injecting = group.create_task(_inject_faults(stack, figures, rng))
         customers = [
             group.create_task(_customer(stack, number, figures, rng, lambda: time.monotonic() < until_s))
             for number in range(CUSTOMERS)
         ]
         await asyncio.wait(customers)
-        breaking.cancel()
+        injecting.cancel()
 
 
 async def _customer(
-    stack: Stack, number: int, figures: Figures, rng: random.Random, goes_on: Callable[[], bool]
+    stack: Stack, number: int, figures: Figures, rng: random.Random, continues: Callable[[], bool]
 ) -> None:
-    """Sessions of a few questions each, one behind the other."""
+    """Sessions of a few questions each, one after another."""
     token = stack.token_for(f"customer-{number % 40 + 1:03d}")
     settings = stack.settings.model_copy(update={"reconnect_attempts": 20})
-    while goes_on():
+    while continues():
         try:
             async with Client(stack.addresses["websocket_url"], token, settings=settings) as client:
                 for _ in range(rng.randrange(1, 6)):
                     figures.endings[await _ending(client, rng.choice(QUESTIONS))] += 1
-                    await asyncio.sleep(rng.uniform(0, 2 * THINKS_S))
+                    await asyncio.sleep(rng.uniform(0, 2 * THINK_TIME_S))
         except MangaError as error:
             figures.endings[f"no session ({type(error).__name__})"] += 1
             await asyncio.sleep(0.1)
@@ -149,7 +149,7 @@ async def _ending(client: Client, question: str) -> str:
     return "whole" if reply.error is None else reply.error.code
 
 
-async def _break(stack: Stack, figures: Figures, rng: random.Random) -> None:
+async def _inject_faults(stack: Stack, figures: Figures, rng: random.Random) -> None:
     while True:
         await asyncio.sleep(rng.uniform(0, 2 * FAULT_EVERY_S))
         service, kind = rng.choice(FAULTS)

@@ -8,12 +8,12 @@ import pytest
 
 from tests.system.soak.soak import CUSTOMERS, Figures, soak
 
-# At rest a keep-alive may be under way, and a pool's connection be replaced.
+# At rest a keep-alive may be in progress, and a pooled connection may be being replaced.
 MAY_GROW = {"tasks": 3, "descriptors": 6, "sockets": 6, "threads": 4, "memory_mb": 20, "kept_open": 3 * CUSTOMERS}
 
 
 def problems(figures: Figures) -> list[str]:
-    """What is wrong, in words."""
+    """A sentence for each figure out of bounds."""
     found = [
         f"{name} grew by {figures.grown(name):.0f}, expected at most {most}"
         for name, most in MAY_GROW.items()
@@ -25,7 +25,7 @@ def problems(figures: Figures) -> list[str]:
 
 
 @pytest.mark.timeout(400)
-async def test_nothing_grows_and_nobody_goes_unanswered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_nothing_leaks_and_every_question_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = await soak(2, tmp_path, quiet=True)
     with capsys.disabled():
         print(f"\n{figures.report()}")

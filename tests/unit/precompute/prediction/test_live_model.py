@@ -12,7 +12,9 @@ from mangalib.precompute.prediction.transition_model import Relation, Transition
 
 
 def replaced(path: Path, follows: str, *, at_ns: int) -> None:
-    TransitionModel.learn_sessions([["a", follows]] * 5).save(path)
+    model = TransitionModel(order=4, half_life_days=1)
+    model.observe(["a"], follows, Relation.NONE, at_us=0)
+    model.save(path)
     os.utime(path, ns=(at_ns, at_ns))
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from mangalib.cli import cli
 from mangalib.errors import DataError
-from mangalib.precompute.prediction import transition_model
 from mangalib.precompute.prediction.hit_rates import hit_rate
-from mangalib.precompute.prediction.rollout import learn_and_compare
+from mangalib.precompute.prediction.rollout import train_and_compare
 from mangalib.precompute.prediction.session_log import SessionLog
+from mangalib.precompute.prediction.training import train_on_log
 from mangalib.precompute.prediction.transition_model import Relation, TransitionModel
 from mangalib.settings import load_settings
 from tests.conftest import SHARED_DATA
@@ -42,6 +42,15 @@ def log_of(sessions: list[list[str]], folder: Path, suffix: str = ".csv", **colu
     else:
         frame.to_csv(path, index=False)
     return path
+
+
+def model_of(sessions: list[list[str]]) -> TransitionModel:
+    """A model that has observed the sessions, all with the same weight."""
+    model = TransitionModel(order=4, half_life_days=1)
+    for session in sessions:
+        for i in range(1, len(session)):
+            model.observe(session[:i], session[i], Relation.NONE, at_us=0)
+    return model
 
 
 def scored(path: Path, **options: object) -> tuple[object, SessionLog]:
@@ -119,7 +128,7 @@ def test_an_invalid_log_is_reported_in_one_line(text: str, message: str, tmp_pat
 
 
 def test_unknown_intents_fall_back_to_base_rates(tmp_path: Path) -> None:
-    model = TransitionModel.learn_sessions([["a", "b"], ["a", "b"], ["a", "c"], ["b", "a"]])
+    model = model_of([["a", "b"], ["a", "b"], ["a", "c"], ["b", "a"]])
     base = model.next_intents([])
     assert model.next_intents(["unknown", "also unknown"]) == pytest.approx(base)
     assert sum(base.values()) == pytest.approx(1)
@@ -129,7 +138,7 @@ def test_unknown_intents_fall_back_to_base_rates(tmp_path: Path) -> None:
 
 @given(st.lists(st.lists(st.sampled_from("abcde"), min_size=2, max_size=6), min_size=1, max_size=30))
 def test_probabilities_add_up_to_one_without_the_current_intent(sessions: list[list[str]]) -> None:
-    model = TransitionModel.learn_sessions(sessions)
+    model = model_of(sessions)
     for session in sessions:
         predicted = model.next_intents(session)
         assert session[-1] not in predicted
@@ -148,14 +157,14 @@ def test_entities_are_predicted_with_intents_and_old_counts_decay(tmp_path: Path
         columns=["session_id", "at", "intent", "entity"],
     )
     frame.to_parquet(tmp_path / "log.parquet")
-    decaying = transition_model.learn_from_log(SessionLog(tmp_path / "log.parquet", 200), order=2, half_life_days=5)
-    steady = transition_model.learn_from_log(SessionLog(tmp_path / "log.parquet", 200), order=2, half_life_days=10_000)
+    decaying = train_on_log(SessionLog(tmp_path / "log.parquet", 200), order=2, half_life_days=5)
+    steady = train_on_log(SessionLog(tmp_path / "log.parquet", 200), order=2, half_life_days=10_000)
     assert max(steady.predict(["ask"]), key=steady.predict(["ask"]).get) == ("buy", Relation.SAME)  # type: ignore[arg-type]
     assert max(decaying.predict(["ask"]), key=decaying.predict(["ask"]).get) == ("compare", Relation.NEW)  # type: ignore[arg-type]
 
 
 def test_a_saved_model_predicts_the_same_and_can_be_updated(tmp_path: Path) -> None:
-    model = TransitionModel.learn_sessions([["a", "b", "c"]] * 5)
+    model = model_of([["a", "b", "c"]] * 5)
     model.save(tmp_path / "model.json")
     loaded = TransitionModel.load(tmp_path / "model.json")
     assert loaded.predict(["a"]) == model.predict(["a"])
@@ -171,17 +180,17 @@ def test_a_worse_model_is_not_adopted(tmp_path: Path) -> None:
     model = tmp_path / "model.json"
     rng = random.Random(1)
     good = [["a", "b", "c", "d"]] * 100
-    assert learn_and_compare(SessionLog(log_of(good, tmp_path), 200), model, SETTINGS).adopted
+    assert train_and_compare(SessionLog(log_of(good, tmp_path), 200), model, SETTINGS).adopted
     before = model.read_bytes()
-    unchanged = learn_and_compare(SessionLog(log_of(good, tmp_path), 200), model, SETTINGS)
+    unchanged = train_and_compare(SessionLog(log_of(good, tmp_path), 200), model, SETTINGS)
     assert not unchanged.adopted
     assert "nothing newer" in unchanged.summary
     later = [["a", "b", "c", "d"]] * 100 + [rng.sample("abcd", 4) for _ in range(80)] + [["a", "b", "c", "d"]] * 60
-    worse = learn_and_compare(SessionLog(log_of(later, tmp_path), 200), model, SETTINGS)
+    worse = train_and_compare(SessionLog(log_of(later, tmp_path), 200), model, SETTINGS)
     assert not worse.adopted
     assert "was not adopted" in worse.summary
     assert model.read_bytes() == before
     changed_behaviour = [["a", "b", "c", "d"]] * 100 + [["a", "c", "b", "d"]] * 400
-    better = learn_and_compare(SessionLog(log_of(changed_behaviour, tmp_path), 200), model, SETTINGS)
+    better = train_and_compare(SessionLog(log_of(changed_behaviour, tmp_path), 200), model, SETTINGS)
     assert better.adopted
     assert TransitionModel.load(model).version == 2
