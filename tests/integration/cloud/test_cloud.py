@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -19,14 +17,13 @@ import numpy as np
 import pytest
 import yaml
 from moto.server import ThreadedMotoServer
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from mangalib.domain.intents import ROUTES, Intent
 from mangalib.jobs import Schedule, read_schedule
 from mangalib.serving.answer_record import StreamMetrics, StreamState
 from mangalib.serving.telemetry import publish_answer, publish_job
 from mangalib.settings import environment, load_settings
+from tests.integration.test_base_install import installed_with
 
 # Moto warns of resources that it does not support.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS.*Alarm")
@@ -395,26 +392,6 @@ def instructions(image: str) -> list[str]:
     return (FOLDER / f"Containerfile.{image}").read_text(encoding="utf-8").splitlines()
 
 
-def dependencies(requirements: Iterable[str]) -> set[str]:
-    """The distributions that pip installs for these requirements: they, and all that they require."""
-    known: set[tuple[str, str]] = set()
-    pending = [(name, extra) for text in requirements for name, extra in wanted(text, "")]
-    while pending:
-        name, extra = pending.pop()
-        if (name, extra) not in known:
-            known.add((name, extra))
-            with contextlib.suppress(metadata.PackageNotFoundError):  # left out of the lock on purpose
-                pending += [one for text in metadata.requires(name) or [] for one in wanted(text, extra)]
-    return {name for name, _ in known}
-
-
-def wanted(text: str, extra: str) -> list[tuple[str, str]]:
-    requirement = Requirement(text)
-    if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
-        return []
-    return [(canonicalize_name(requirement.name), name) for name in ("", *requirement.extras)]
-
-
 @pytest.mark.parametrize("image", IMAGES)
 def test_an_image_copies_what_exists_installs_its_extras_and_runs_as_no_root(image: str) -> None:
     lines, root = instructions(image), FOLDER.parents[1]
@@ -431,7 +408,7 @@ def test_an_image_copies_what_exists_installs_its_extras_and_runs_as_no_root(ima
 
 
 def test_the_serving_image_has_no_notebooks_stand_ins_or_test_tools() -> None:
-    serving = dependencies(PROJECT["dependencies"])
+    serving = set().union(*(installed_with(requirement) for requirement in PROJECT["dependencies"]))
     assert {"aiohttp", "boto3", "redis"} <= serving
     assert serving & NOT_IN_SERVING == set()
     assert not [name for name in serving if name.startswith(("jupyter", "ipy", "nb"))]
