@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from mangalib.aws.model_messages import ClaudeRequest, ModelEvent
 from mangalib.aws.model_transport import ModelTransport
 from mangalib.resilience import RetryBudget
-from mangalib.settings import Settings
+from mangalib.settings import HedgeSettings
 
 BUDGET_AGAIN_S = 0.05
 
@@ -28,7 +28,7 @@ class Hedge:
     budget allows, and most of those would need only a moment more.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: HedgeSettings) -> None:
         self.hedged = 0
         self._settings = settings
         self._budget = RetryBudget(settings.hedge_share, settings.hedge_burst)
