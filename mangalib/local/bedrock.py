@@ -16,6 +16,7 @@ import string
 import time
 import uuid
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -212,27 +213,40 @@ class BedrockStandIn:
             await asyncio.sleep(wait_s)
             first_byte_ms = (time.monotonic() - started) * 1000
             events = answer_events(model_id, stop_reason, tokens, input_tokens, self._rng, started, first_byte_ms)
-            for number, (event, token_count) in enumerate(events):
-                if fault is not None and fault.precedes(number, event["type"]):
-                    if await self._in_stream(request, response, fault):
-                        return response
-                    fault = None
-                # The wait before the stream covers the first token; each later one has its own wait.
-                if token_count and transcript["text"]:
-                    await asyncio.sleep(self._latency.inter_token_s(token_count))
-                await response.write(self._encode(event))
-                self._bill(input_tokens if number == 0 else 0, token_count)
-                self.stats.events_sent += 1
-                if text := event.get("delta", {}).get("text", ""):
-                    transcript["text"] += text
-                    transcript.setdefault("first_text_sent_at_s", event["local_sent_at_s"])
-            await response.write_eof()
+            if await self._write_events(request, response, events, fault, transcript):
+                await response.write_eof()
         except (asyncio.CancelledError, ConnectionError):
             self.stats.cancelled_streams += 1
             raise
         finally:
             self.stats.open_streams -= 1
         return response
+
+    async def _write_events(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        events: Iterator[tuple[dict[str, Any], int]],
+        fault: Fault | None,
+        transcript: dict[str, Any],
+    ) -> bool:
+        """Write an answer's events at the latency model's pace; returns ``False`` where a fault ended the stream."""
+        for number, (event, token_count) in enumerate(events):
+            if fault is not None and fault.precedes(number, event["type"]):
+                if await self._in_stream(request, response, fault):
+                    return False
+                fault = None
+            # The wait before the stream covers the first token; each later one has its own wait.
+            if token_count and transcript["text"]:
+                await asyncio.sleep(self._latency.inter_token_s(token_count))
+            await response.write(self._encode(event))
+            usage = event["message"]["usage"] if event["type"] == "message_start" else {}
+            self._bill(usage.get("input_tokens", 0), token_count)
+            self.stats.events_sent += 1
+            if text := event.get("delta", {}).get("text", ""):
+                transcript["text"] += text
+                transcript.setdefault("first_text_sent_at_s", event["local_sent_at_s"])
+        return True
 
     def _encode(self, event: dict[str, Any]) -> bytes:
         event["local_sent_at_s"] = time.monotonic()

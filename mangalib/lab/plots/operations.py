@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -25,49 +26,33 @@ def percentiles_over_time(
         rows, 2, subplot_titles=intents, shared_xaxes=True, vertical_spacing=0.07, horizontal_spacing=0.08
     )
     for number, intent in enumerate(intents):
-        row, column = number // 2 + 1, number % 2 + 1
         part = table[table["intent"] == intent]
-        first = number == 0
-        for name, color, dash, width in _LINES:
-            line = {"color": color, "dash": dash, "width": width}
-            figure.add_scatter(
-                x=part["at"],
-                y=part[name].round(1),
-                mode="lines",
-                name=name,
-                line=line,
-                showlegend=first,
-                row=row,
-                col=column,
-            )
-        ends = [part["at"].min(), part["at"].max()]
-        line = {"color": VERMILION, "dash": "longdash", "width": 2}
-        figure.add_scatter(
-            x=ends,
-            y=[budgets_ms[intent]] * 2,
-            mode="lines",
-            name="budget",
-            line=line,
-            showlegend=first,
-            row=row,
-            col=column,
-        )
+        cell = {"row": number // 2 + 1, "col": number % 2 + 1}
+        _add_percentiles(figure, part, budgets_ms[intent], in_legend=number == 0, **cell)
+        start, end = part["at"].min(), part["at"].max()
         for degradation in degradations:
             if degradation.intent == intent:
-                span = {
-                    "fillcolor": VERMILION,
-                    "opacity": 0.15,
-                    "line_width": 0,
-                    "annotation_text": degradation.severity,
-                }
-                figure.add_vrect(
-                    max(degradation.since, ends[0]), degradation.until or ends[1], **span, row=row, col=column
-                )
-        figure.update_yaxes(rangemode="tozero", title_text="ms" if column == 1 else "", row=row, col=column)
+                shade = {"fillcolor": VERMILION, "opacity": 0.15, "line_width": 0}
+                since, until = max(degradation.since, start), degradation.until or end
+                figure.add_vrect(since, until, annotation_text=degradation.severity, **shade, **cell)
+        figure.update_yaxes(rangemode="tozero", title_text="ms" if cell["col"] == 1 else "", **cell)
     title = "First token by intent; degradations are shaded"
     apply_layout(figure, title, None, None, note, 210 * rows + 150)
     # In so tall a figure the usual legend position would overlap the title.
     return figure.update_layout(legend={"y": 1.035}, margin={"t": 150})
+
+
+def _add_percentiles(
+    figure: go.Figure, part: pd.DataFrame, budget_ms: float, *, in_legend: bool, row: int, col: int
+) -> None:
+    lines: list[tuple[str, Any, Any, dict[str, object]]] = [
+        (name, part["at"], part[name].round(1), {"color": color, "dash": dash, "width": width})
+        for name, color, dash, width in _LINES
+    ]
+    ends = [part["at"].min(), part["at"].max()]
+    lines.append(("budget", ends, [budget_ms] * 2, {"color": VERMILION, "dash": "longdash", "width": 2}))
+    for name, at, values, line in lines:
+        figure.add_scatter(x=at, y=values, mode="lines", name=name, line=line, showlegend=in_legend, row=row, col=col)
 
 
 def error_rate(table: pd.DataFrame, bands: Mapping[str, float], note: str) -> go.Figure:
