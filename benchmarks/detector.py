@@ -41,8 +41,8 @@ OBSERVED_DAYS = 7.27  # 26 runs after the seven days
 OTHER_DATA = {
     "gamma": SyntheticHistory(shape="gamma"),
     "bimodal": SyntheticHistory(shape="bimodal"),
-    "wander 2 %": SyntheticHistory(run_to_run=0.02),
-    "wander 10 %": SyntheticHistory(run_to_run=0.10),
+    "run-to-run 2 %": SyntheticHistory(run_to_run=0.02),
+    "run-to-run 10 %": SyntheticHistory(run_to_run=0.10),
     "weekly cycle 10 %": SyntheticHistory(weekly=0.10),
     "5 % of runs missing": SyntheticHistory(missing=0.05),
 }

@@ -1,4 +1,4 @@
-"""One local stack for the whole test run, with short waits, and plain WebSocket clients that know nothing of ours."""
+"""One local stack for the whole test run, with short latencies, and a plain WebSocket client that shares no code with ours."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ QUICK = {
     "prompt_refresh_s": 1,
     "release_refresh_s": 0.1,
     "send_timeout_s": 2,
-    # A fault that a test ordered for one invocation must not be outrun by a second one.
+    # A hedged request would hide a fault that a test injects into one invocation.
     "hedge_share": 0,
-    # Most tests are about answers that are made when they are asked for.
+    # Most tests are about answers that are generated live.
     "answers_ahead": False,
-    # Calls in the background would be counted, and would meet faults, that a test meant for its own query.
+    # Background calls would be counted, and would use up the faults, of a test's own query.
     "haiku_ping_every_s": 100_000,
     "sonnet_warm_every_s": 100_000,
     "sonnet_stream_every_s": 100_000,
-    # On a busy test machine a deadline must not decide what an answer is made of; tests that want one set it.
+    # On a busy machine a deadline must not decide what an answer contains; tests of deadlines set their own.
     "cache_budget_ms": 2000,
     "knn_deadline_ms": 4000,
     "profile_deadline_ms": 4000,
@@ -50,15 +50,15 @@ QUICK = {
 }
 
 
-# Real data, beside the project where they are at hand.
+# Real data, outside the project; tests that need them are skipped without them.
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-# Runs that notebooks and commands make here must not become the baseline of who works on this machine.
+# Benchmark runs of the tests must not enter the store of whoever works on this machine.
 os.environ["MANGA_STORE"] = tempfile.mkdtemp(prefix="mangalib-test-store-")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_store_is_left() -> Iterator[None]:
+def _remove_store() -> Iterator[None]:
     yield
     shutil.rmtree(os.environ["MANGA_STORE"], ignore_errors=True)
 
@@ -70,7 +70,7 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture(autouse=True)
-def _no_fault_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+def _remove_faults(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "stack" in request.fixturenames:
         running: Stack = request.getfixturevalue("stack")
@@ -78,12 +78,12 @@ def _no_fault_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
             running.local(service, "DELETE", "faults")
 
 
-# Longer than anything may take; so that what never comes fails a test and does not hang it.
+# Longer than any frame may take: a missing frame fails the test instead of blocking it.
 FRAME_WITHIN_S = 15
 
 
 class PlainClient:
-    """A WebSocket and JSON; nothing else."""
+    """A WebSocket and JSON."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
@@ -105,7 +105,7 @@ class PlainClient:
                 return frame
 
     async def frames(self, request_id: str) -> list[dict[str, Any]]:
-        """All frames of an answer, to its end."""
+        """All frames of an answer, up to its last one."""
         found = []
         while not found or found[-1]["type"] not in {"done", "error"}:
             frame = await self.next()
@@ -118,10 +118,10 @@ class PlainClient:
 async def orchestrator_here(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, *, beside: bool = False, **changes: object
 ) -> AsyncIterator[None]:
-    """The gateway's back end is an orchestrator on this test's own loop, with other settings; ended as by SIGTERM, but
-    without time for the answers that run.
+    """Make an orchestrator with ``changes`` to the settings, on the test's own loop, the gateway's back end for the block.
 
-    ``beside`` the usual one, each has about half of the connections.
+    It ends as on SIGTERM, but does not wait for running answers. With ``beside`` the stack's own orchestrator stays a back end
+    too, and each has about half of the connections.
     """
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", stack.addresses["aws_access_key_id"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", stack.addresses["aws_secret_access_key"])
@@ -144,7 +144,7 @@ async def orchestrator_here(
 def orchestrator_process(
     stack: Stack, folder: Path, **changes: object
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """One more orchestrator of that stack, in a process of its own, and its URL."""
+    """Start another orchestrator of the stack as a process; yields the process and its URL."""
     process, addresses = stack.start("orchestrator", folder / "orchestrator.json", **changes)
     try:
         yield process, addresses["orchestrator_url"]
@@ -157,7 +157,7 @@ def orchestrator_process(
 
 @contextmanager
 def back_ends(stack: Stack, *urls: str) -> Iterator[None]:
-    """The gateway's back ends for the length of the block; afterwards the stack's own again."""
+    """Set the gateway's back ends for the block; afterwards the stack's own orchestrator is the only one again."""
     usual = json.loads((stack.folder / "orchestrator.json").read_text())["orchestrator_url"]
     stack.local("gateway", "PUT", "integration", {"urls": list(urls)})
     try:

@@ -1,4 +1,4 @@
-"""``mangalib release``: make, activate and take back what can be changed without a build."""
+"""``mangalib release``: create, activate and roll back releases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def release() -> None:
-    """Releases: what can be changed without a build, as versions that can be taken back."""
+    """Releases: versions of what can be changed without a build; each can be rolled back."""
 
 
 def _releases() -> ReleaseStore:
@@ -32,7 +32,7 @@ def _releases() -> ReleaseStore:
 @release.command("list")
 @click.option("--json", "as_json", is_flag=True)
 def release_list(as_json: bool) -> None:
-    """All releases; the active one is marked, and those that were taken back."""
+    """List all releases; the active one and those that were taken back are marked."""
     from msgspec import to_builtins
 
     store = _releases()
@@ -40,27 +40,27 @@ def release_list(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"pointer": to_builtins(pointer), "releases": to_builtins(known)}, ensure_ascii=False))
         return
-    for one in known:
-        mark = "active" if one.number == pointer.active else "taken back" if one.number in pointer.bad else ""
-        click.echo(f"{one.number:5}  {mark:11} {one.created_at}  {one.note}")
+    for listed in known:
+        mark = "active" if listed.number == pointer.active else "taken back" if listed.number in pointer.bad else ""
+        click.echo(f"{listed.number:5}  {mark:11} {listed.created_at}  {listed.note}")
 
 
 @release.command("show")
 @click.argument("number", type=int, required=False)
 def release_show(number: int | None) -> None:
-    """One release as JSON; the active one without a number."""
+    """Show one release as JSON; without a number, the active one."""
     from msgspec import to_builtins
 
     store = _releases()
-    found = store.get(store.pointer().active if number is None else number)
-    click.echo(json.dumps(to_builtins(found), indent=2, ensure_ascii=False))
+    shown = store.get(store.pointer().active if number is None else number)
+    click.echo(json.dumps(to_builtins(shown), indent=2, ensure_ascii=False))
 
 
 @release.command("create")
-@click.option("--note", default="", help="What it is for.")
+@click.option("--note", default="", help="The purpose of the release.")
 @click.option("--model", "models", type=(str, str), multiple=True, metavar="INTENT MODEL_ID")
 @click.option("--prompt", "prompts", type=(str, int), multiple=True, metavar="INTENT VERSION")
-@click.option("--batch-size", type=int, help="Deltas in a chunk.")
+@click.option("--batch-size", type=int, help="Deltas per chunk.")
 @click.option("--off", multiple=True, metavar="OPTIMISATION", help="Switch one of the ten off.")
 @click.option("--on", multiple=True, metavar="OPTIMISATION", help="Switch one on again.")
 def release_create(
@@ -71,31 +71,31 @@ def release_create(
     off: tuple[str, ...],
     on: tuple[str, ...],
 ) -> None:
-    """Make a release from the active one, with what is said here changed; prints its number. It is not active yet."""
+    """Create a release from the active one with the given changes, and print its number. It is not active yet."""
     store = _releases()
     active = store.get(store.pointer().active)
-    made = store.create(active.changed(note, dict(models), dict(prompts), batch_size, off=off, on=on))
-    click.echo(str(made.number))
+    created = store.create(active.changed(note, dict(models), dict(prompts), batch_size, off=off, on=on))
+    click.echo(str(created.number))
 
 
 @release.command("activate")
 @click.argument("number", type=int)
-@click.option("--why", default="by hand", help="Kept with the activation.")
+@click.option("--why", default="by hand", help="Reason, kept with the activation.")
 def release_activate(number: int, why: str) -> None:
-    """Make a release active; comes back when orchestrators have had the time to follow."""
-    found = _releases().activate(number, why)
-    _until_followed()
-    click.echo(f"release {found.number} is active: {found.note}")
+    """Activate a release, and wait until orchestrators have had the time to follow."""
+    activated = _releases().activate(number, why)
+    _wait_for_orchestrators()
+    click.echo(f"release {activated.number} is active: {activated.note}")
 
 
 @release.command("rollback")
-@click.option("--why", default="by hand", help="Kept with the activation.")
+@click.option("--why", default="by hand", help="Reason, kept with the activation.")
 def release_rollback(why: str) -> None:
-    """Take the active release back: the last good one before it is active again."""
+    """Roll the active release back to the last good one before it."""
     taken_back, active = _releases().rollback(why)
-    _until_followed()
+    _wait_for_orchestrators()
     click.echo(f"release {taken_back} taken back, release {active.number} is active again: {active.note}")
 
 
-def _until_followed() -> None:
+def _wait_for_orchestrators() -> None:
     time.sleep(load_settings().release_refresh_s)

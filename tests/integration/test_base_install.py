@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import os
 import subprocess
 import sys
 import tomllib
@@ -15,20 +17,22 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mangalib.jobs import read_schedule
+from mangalib.local.stack import Stack
 from mangalib.settings import load_settings
+from tests.conftest import Connect, back_ends, orchestrator_process
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 # In a child process, imports of what an installation lacks fail as they would there.
 ONLY_INSTALLED = """
-import importlib.abc, sys
+import importlib.abc, os, sys
 
 class NotInstalled(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in LACKING:
             raise ModuleNotFoundError(f"No module named {name!r}: not installed there", name=name)
 
-LACKING = set(sys.argv[1].split(","))
+LACKING = set(os.environ["LACKING"].split(","))
 sys.meta_path.insert(0, NotInstalled())
 """
 
@@ -77,8 +81,8 @@ def test_extras_are_not_part_of_a_base_install() -> None:
     "statement",
     [
         "import mangalib.server",
-        "from mangalib.client import Client",
-        "from mangalib.cli import main; sys.argv = ['mangalib', '--help']; main()",
+        "from mangalib import Client",
+        "import sys; from mangalib.cli import main; sys.argv = ['mangalib', '--help']; main()",
     ],
 )
 def test_serving_asking_and_help_need_the_base_dependencies_only(statement: str) -> None:
@@ -99,6 +103,22 @@ def imports_of(notebook: Path) -> str:
 
 
 def run_without(modules: set[str], code: str) -> None:
-    command = [sys.executable, "-c", ONLY_INSTALLED + code, ",".join(modules)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", ONLY_INSTALLED + code]
+    env = {**os.environ, "LACKING": ",".join(modules)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+async def test_a_whole_answer_needs_the_base_dependencies_only(
+    stack: Stack, plain: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ONLY_INSTALLED)
+    monkeypatch.setenv("LACKING", ",".join(lacking()))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(PROJECT)]))
+    command = [sys.executable, "-c", "import pandas"]
+    simulated = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert "not installed there" in simulated.stderr
+    with orchestrator_process(stack, tmp_path, answers_ahead=True) as (_, url), back_ends(stack, url):
+        async with plain() as client:
+            frames = await client.frames(await client.query("Recommend something like One Piece"))
+        assert frames[-1]["type"] == "done"

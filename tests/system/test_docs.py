@@ -1,4 +1,4 @@
-"""Every command of the documentation for analysts, operators and contributors is run, in its order."""
+"""Runs every command in the documents for analysts, operators and contributors, in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from moto.server import ThreadedMotoServer
 PROJECT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^( *)```(sh|python)([\w -]*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 COMMANDS = {"analysts": 7, "operators": 10, "contributors": 3}
-BESIDE = "in-another-terminal"
+BACKGROUND = "in-another-terminal"
 
 
 def blocks(name: str) -> list[tuple[str, str, str]]:
@@ -29,11 +29,11 @@ def blocks(name: str) -> list[tuple[str, str, str]]:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Nothing of the project's is written to, and AWS is moto."""
+    """Commands write to a temporary folder, and AWS is moto."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    # All of moto's servers of a process share what they know.
+    # All moto servers of a process share their state.
     urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
     (tmp_path / "transitions.json").write_bytes((PROJECT / "data" / "transitions.json").read_bytes())
     yield {
@@ -50,12 +50,12 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def beside(started: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """What was started in other terminals ends by SIGTERM, and leaves nothing behind."""
+def background_processes(started: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Commands for other terminals run until the block ends, then exit on SIGTERM."""
     try:
         yield
         for process in reversed(started):
-            assert process.poll() is None, "it was to run until it is stopped"
+            assert process.poll() is None, "expected it to run until it is stopped"
     finally:
         for process in reversed(started):
             os.killpg(process.pid, signal.SIGTERM)
@@ -66,31 +66,33 @@ def beside(started: list[subprocess.Popen[bytes]]) -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore:Tried to parse AWS.*Alarm")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_works(name: str, environment: dict[str, str], tmp_path: Path) -> None:
-    # The documents say where things are as seen from the project's folder; what they write goes to one beside it.
-    place = tmp_path / "project"
-    place.mkdir()
+def test_every_command_in_the_documents_works(name: str, environment: dict[str, str], tmp_path: Path) -> None:
+    # Paths in the documents are relative to the project's folder; commands run in a copy of it, made of links.
+    project = tmp_path / "project"
+    project.mkdir()
     for entry in PROJECT.iterdir():
         if entry.name not in {"papermill_runs", ".git"}:
-            (place / entry.name).symlink_to(entry)
+            (project / entry.name).symlink_to(entry)
     count = 0
     started: list[subprocess.Popen[bytes]] = []
-    with beside(started):
+    with background_processes(started):
         for kind, how, code in blocks(name):
             lines = [code] if kind == "python" else code.strip().splitlines()
             count += len(lines)
             for line in lines:
                 command = [sys.executable, "-c", line] if kind == "python" else ["bash", "-c", line]
-                if how == BESIDE:
-                    started.append(subprocess.Popen(command, cwd=place, env=environment, start_new_session=True))
+                if how == BACKGROUND:
+                    started.append(subprocess.Popen(command, cwd=project, env=environment, start_new_session=True))
                     continue
-                done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+                done = subprocess.run(
+                    command, cwd=project, env=environment, capture_output=True, text=True, check=False
+                )
                 expected = 1 if how == "exits-with-1" else 0
                 assert done.returncode == expected, f"{line}\n{done.stdout}\n{done.stderr}"
     assert count >= COMMANDS[name]
 
 
-def test_the_documents_say_only_what_is_there() -> None:
+def test_links_settings_and_notebooks_in_the_documents_exist() -> None:
     """Links to files, names of settings, and notebooks."""
     from mangalib.settings import Settings
 

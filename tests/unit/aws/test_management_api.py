@@ -82,7 +82,9 @@ async def test_a_temporary_failure_is_retried(failure: int | Exception) -> None:
 
 async def test_after_all_attempts_the_frame_is_not_delivered() -> None:
     gateway = Gateway(503)
-    with pytest.raises(TransportError, match="frame not delivered; attempts: 3, last error: the management API returned 503"):
+    with pytest.raises(
+        TransportError, match="frame not delivered; attempts: 3, last error: the management API returned 503"
+    ):
         await api_of(gateway).post("c", b"frame", deadline_s=soon())
     assert len(gateway.requests) == 3
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -19,7 +17,6 @@ from mangalib.benchmark.experiments import synthetic_history
 from mangalib.benchmark.experiments.synthetic_history import SyntheticHistory
 from mangalib.benchmark.store import SCHEMA, Store, iter_runs
 from mangalib.errors import DataError
-from mangalib.local.stack import Stack
 from mangalib.settings import load_settings
 
 SETTINGS = load_settings()
@@ -250,30 +247,3 @@ def test_a_newest_run_in_the_future_is_an_error(store: Store, runs: list[pd.Data
 def test_an_url_of_another_kind_is_refused() -> None:
     with pytest.raises(DataError, match="expected a folder or s3://"):
         Store("gs://bucket/prefix", SETTINGS)
-
-
-@pytest.fixture
-def bucket(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", stack.addresses["aws_access_key_id"])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", stack.addresses["aws_secret_access_key"])
-    monkeypatch.setenv("MANGA_AWS_URL", stack.addresses["aws_url"])
-    s3 = boto3.client("s3", endpoint_url=stack.addresses["aws_url"], region_name="us-west-2")
-    s3.create_bucket(Bucket="runs", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
-    yield "runs"
-    for entry in s3.list_objects_v2(Bucket="runs").get("Contents", []):
-        s3.delete_object(Bucket="runs", Key=entry["Key"])
-    s3.delete_bucket(Bucket="runs")
-
-
-def test_the_same_on_s3(bucket: str, runs: list[pd.DataFrame]) -> None:
-    store = Store(f"s3://{bucket}/some/prefix", load_settings())
-    assert store.newest() is None
-    for run in runs[:6]:
-        store.append(run)
-    with pytest.raises(DataError, match="exists already"):
-        store.append(runs[0])
-    before = store.load(*ALWAYS).samples
-    assert before["run_id"].nunique() == 6
-    assert store.compact(TODAY) == 6
-    pd.testing.assert_frame_equal(before, store.load(*ALWAYS).samples)
-    assert store.newest() == ("past-000005", runs[5]["started_at"].iloc[0])
