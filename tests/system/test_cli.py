@@ -138,7 +138,7 @@ def test_ask_as_json_continues_a_session(stack: Stack) -> None:
         (["ask", "hi"], {"websocket_url": "ws://127.0.0.1:9/prod"}, "no connection to the gateway"),
         (["ask", "hi"], {"pool_size": -3}, "MANGA_POOL_SIZE='-3'"),
         (["up"], {"chunk_batch_size": 0}, "MANGA_CHUNK_BATCH_SIZE='0'"),
-        (["run", "99_nothing"], {}, "there are: 01_streaming_walkthrough"),
+        (["run", "99_nothing"], {}, "has: 01_streaming_walkthrough"),
         (["run", "01_streaming_walkthrough", "-p", "speed", "9"], {}, "no parameter 'speed'"),
         (["run", "02_first_token_budget", "-p", "samples", "many"], {}, "expected int"),
     ],

@@ -72,3 +72,11 @@ def test_the_pattern_finds_what_it_is_for() -> None:
     assert _PATTERN.search("from mangalib.x import Kitchen")
     assert _PATTERN.search("the programme's Purse")
     assert not _PATTERN.search("a program's token budget, asked for ahead")
+
+
+def test_each_name_in_the_glossary_is_a_class() -> None:
+    glossary = (PROJECT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"^\| ([A-Z][a-z]+[A-Za-z]+) \|", glossary, re.MULTILINE))
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (PROJECT / "mangalib").rglob("*.py"))
+    assert len(names) > 20
+    assert [name for name in sorted(names) if not re.search(rf"^class {name}\b", code, re.MULTILINE)] == []

@@ -6,10 +6,10 @@ import pandas as pd
 
 from mangalib.domain import Catalogue, Intent, load_phrasings
 from mangalib.nlu import IntentClassifier
-from mangalib.settings import Settings
+from mangalib.settings import ClassifierSettings
 
 
-def confusion_matrix(settings: Settings) -> pd.DataFrame:
+def confusion_matrix(settings: ClassifierSettings) -> pd.DataFrame:
     """Counts of held-out phrasings by true intent (rows) and predicted intent (columns); slots hold fixed examples."""
     catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")
     classifier = IntentClassifier.from_data(settings)

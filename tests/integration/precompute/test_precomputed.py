@@ -94,7 +94,7 @@ async def generated_follow_up(
 
 async def test_hit_rates_by_trigger_are_the_specifications_or_better(precomputing: Stack, redis: Redis) -> None:
     customers = Customers(precomputing.settings, seed=5)
-    plans = customers.plans(50, datetime(2026, 11, 20, tzinfo=UTC), 1)
+    plans = customers.plans(60, datetime(2026, 11, 20, tzinfo=UTC), 1)
 
     def connect(session_id: str) -> Client:
         addresses = precomputing.addresses

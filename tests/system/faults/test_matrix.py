@@ -93,7 +93,7 @@ ANSWERS = {
 }
 
 
-class Testbed:
+class FaultTestbed:
     """A stack, an orchestrator that reaches it only through proxies, and the injection of faults into them."""
 
     def __init__(self, stack: Stack, folder: Path, proxies: dict[str, FaultProxy]) -> None:
@@ -180,7 +180,7 @@ class Testbed:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def testbed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Testbed]:
+async def testbed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FaultTestbed]:
     folder = tmp_path_factory.mktemp("faults")
     async with AsyncExitStack() as open_:
         starting = running_stack(quiet=True, **{**QUICK, **TIME_OUTS})
@@ -193,7 +193,7 @@ async def testbed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tes
             dependency: await open_.enter_async_context(FaultProxy(urlsplit(stack.addresses[address]).port or 0))
             for dependency, (_, address) in SERVICE.items()
         }
-        testbed = Testbed(stack, folder, proxies)
+        testbed = FaultTestbed(stack, folder, proxies)
         changes = {
             address: testbed.proxied_url(dependency)
             for dependency, (_, address) in SERVICE.items()
@@ -222,7 +222,7 @@ def _redis_pid(stack: Stack) -> str:
     return str(json.loads((stack.folder / "redis.json").read_text())["redis_pid"])
 
 
-def client_of(testbed: Testbed, *, direct: bool = False) -> Client:
+def client_of(testbed: FaultTestbed, *, direct: bool = False) -> Client:
     settings = testbed.stack.settings.model_copy(update=CUSTOMER)
     url = testbed.stack.addresses["websocket_url"] if direct else testbed.proxied_url("gateway")
     return Client(url, testbed.stack.addresses["token"], settings=settings)
@@ -250,7 +250,7 @@ class PendingAnswer:
             self.lost = str(error)
         assert [seq for seq in seqs if seq is not None] == list(range(len(seqs))), "no frame repeated or missing"
 
-    async def reaches(self, moment: str, testbed: Testbed) -> None:
+    async def reaches(self, moment: str, testbed: FaultTestbed) -> None:
         async with asyncio.timeout(WITHIN_S):
             while (await asyncio.to_thread(testbed.stack.bedrock_stats))["held"] == 0:
                 await asyncio.sleep(0.01)
@@ -273,7 +273,7 @@ OBSERVED: dict[tuple[str, str, str], str] = {}
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dependency", DEPENDENCIES)
 async def test_an_answer_ends_as_specified_and_the_next_one_is_whole(
-    testbed: Testbed, dependency: str, kind: str, moment: str
+    testbed: FaultTestbed, dependency: str, kind: str, moment: str
 ) -> None:
     question = QUESTIONS.get(dependency, RETRIEVAL)
     if (dependency, moment) == ("Redis", "before"):
@@ -312,7 +312,7 @@ async def test_an_answer_ends_as_specified_and_the_next_one_is_whole(
     await whole_answer(testbed, question)
 
 
-async def whole_answer(testbed: Testbed, question: str) -> str:
+async def whole_answer(testbed: FaultTestbed, question: str) -> str:
     """Ask until an answer is complete and not degraded; returns its text."""
     async with asyncio.timeout(WITHIN_S):
         while True:
