@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from distributed import Client, LocalCluster
+from typing import TYPE_CHECKING
 
 from mangalib.errors import SettingsError
+from mangalib.extras import missing_extra
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 _CONNECT_TIMEOUT_S = 10
 # By default Dask's dashboard listens on all interfaces.
@@ -19,8 +22,12 @@ ON_LOOPBACK = "127.0.0.1:0"
 def cluster(scheduler: str | None) -> Iterator[Client]:
     """A client of the cluster at ``tcp://host:port``; with ``None``, of one worker process that runs for the block.
 
-    Raises ``SettingsError`` when the scheduler does not respond or has no worker.
+    Raises ``SettingsError`` when the scheduler does not respond or has no worker, or Dask is not installed.
     """
+    try:
+        from distributed import Client, LocalCluster
+    except ModuleNotFoundError as error:
+        raise missing_extra("a Dask cluster", str(error.name), "cluster") from error
     if scheduler is None:
         with (
             LocalCluster(

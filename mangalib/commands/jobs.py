@@ -89,11 +89,13 @@ def _run_all(
 ) -> Iterator[Run]:
     from tqdm.auto import tqdm
 
-    from mangalib.jobs import run_grid, run_job
-
     if on_cluster:
+        from mangalib.jobs import run_grid
+
         yield from run_grid(jobs, runs.storage.url(), settings, scheduler, progress=progress)
         return
+    from mangalib.jobs import run_job
+
     for job in tqdm(jobs, desc="notebooks", disable=len(jobs) < 2 or not progress):
         yield run_job(job, runs, settings)
 

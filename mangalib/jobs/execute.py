@@ -26,7 +26,7 @@ from mangalib.jobs.parameters import Job
 from mangalib.jobs.records import Run
 from mangalib.jobs.results import RESULTS_VARIABLE
 from mangalib.jobs.runs import Runs
-from mangalib.settings import JobSettings, changed_environment
+from mangalib.settings import JobSettings, changed_environment, working_folder
 from mangalib.storage import write_atomically
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def _run_notebook(job: Job, output: str, remaining_s: Callable[[object], float],
         str(job.notebook),
         output,
         parameters=dict(job.parameters),
-        cwd=str(job.notebook.parent),
+        cwd=str(working_folder(job.notebook)),
         timeout_func=remaining_s,
         # Without its kernel a widget shows nothing, and its state holds what users typed and the answers they got.
         store_widget_state=False,

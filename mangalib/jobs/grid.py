@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from distributed import as_completed
 from tqdm.auto import tqdm
 
 from mangalib.cluster import cluster
@@ -45,6 +44,8 @@ def run_grid(
         f"{job.notebook.stem}/{now:%Y-%m-%d}/{now:%H%M%S}-{grid}_{number:03d}" for number, job in enumerate(jobs, 1)
     ]
     with cluster(scheduler) as client:
+        from distributed import as_completed
+
         futures = client.map(_run_point, jobs, names, url=url, settings=settings, key=names, pure=False)
         try:
             completed = as_completed(futures, with_results=True, raise_errors=False)

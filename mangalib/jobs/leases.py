@@ -206,7 +206,8 @@ class _RedisLease:
 
 
 class _Held(msgspec.Struct, frozen=True):
-    cursor: ScheduleCursor = ScheduleCursor()
+    # The name that machines with an older version read and write in the shared table.
+    cursor: ScheduleCursor = msgspec.field(name="turn", default=ScheduleCursor())
     owner: str = ""
     until_s: float = 0.0
 

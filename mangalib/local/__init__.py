@@ -3,6 +3,6 @@
 The product never imports this package: it reaches the stand-ins over sockets, as it reaches the cloud.
 """
 
-import lazy_loader
+from mangalib.extras import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__, extra="local")

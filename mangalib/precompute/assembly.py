@@ -55,7 +55,7 @@ class _Assembled(NamedTuple):
 @contextlib.asynccontextmanager
 async def running_precompute(settings: Settings, serving: ServingResources) -> AsyncIterator[Precomputed]:
     """Pre-computation, running, with its own connections to Bedrock; all its tasks end with the block."""
-    model = LiveModel(settings.transition_model)
+    model = LiveModel(settings)
     await asyncio.to_thread(model.refresh)
     endpoint = bedrock_endpoint(settings)
     async with bedrock_pool(endpoint, settings, background=True) as connections, asyncio.TaskGroup() as group:

@@ -30,6 +30,7 @@ from mangalib.settings.benchmark import (
     WorkloadSettings,
 )
 from mangalib.settings.budgets import BudgetSettings
+from mangalib.settings.group import working_folder
 from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
 from mangalib.settings.local import LocalBedrockSettings, LocalGatewaySettings, LocalSettings
 from mangalib.settings.models import ModelSettings, WarmupSettings
@@ -122,6 +123,7 @@ __all__ = [
     "changed_environment",
     "environment",
     "load_settings",
+    "working_folder",
 ]
 
 

@@ -34,3 +34,13 @@ def project_folder(package: Path = _PACKAGE) -> Path:
 def output_folder(package: Path = _PACKAGE) -> Path:
     """The folder that runs and benchmark results are written to: in the checkout, else in the current directory."""
     return (package.parent if _is_checkout(package.parent) else Path.cwd()) / "papermill_runs"
+
+
+def trained_folder(package: Path = _PACKAGE) -> Path:
+    """The folder that trained models are written to: the checkout's ``data/``, else the output folder."""
+    return package.parent / "data" if _is_checkout(package.parent) else output_folder(package)
+
+
+def working_folder(notebook: Path, package: Path = _PACKAGE) -> Path:
+    """Where a notebook runs: in its own folder, but one of an installed package in the current directory, for its output."""
+    return Path.cwd() if notebook.is_relative_to(package / "share") else notebook.parent

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mangalib.settings.benchmark import SavingSettings
-from mangalib.settings.group import Count, Group, NonNegative, Positive, project_folder
+from mangalib.settings.group import Count, Group, NonNegative, Positive, project_folder, trained_folder
 from mangalib.settings.models import ModelSettings
 from mangalib.settings.serving import ReplaySettings
 from mangalib.settings.understanding import CacheSettings
@@ -17,10 +17,17 @@ from mangalib.settings.understanding import CacheSettings
 class PredictionSettings(Group):
     """The transition model and the session logs it is trained on."""
 
-    transition_model: Path = project_folder() / "data" / "transitions.json"
+    transition_model: Path = trained_folder() / "transitions.json"
     transition_order: Annotated[int, Field(ge=1, le=4)] = 4
     transition_half_life_days: Positive = 60
     session_events_max: Count = 200
+
+    @property
+    def live_transition_model(self) -> Path:
+        """The file to read: ``transition_model``, and in place of the default until one was trained, the package's own."""
+        packaged = project_folder() / "data" / "transitions.json"
+        is_default = self.transition_model == trained_folder() / "transitions.json"
+        return packaged if is_default and not self.transition_model.exists() else self.transition_model
 
 
 class FollowUpSettings(PredictionSettings):

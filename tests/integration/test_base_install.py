@@ -89,6 +89,41 @@ def test_serving_asking_and_help_need_the_base_dependencies_only(statement: str)
     run_without(lacking(), statement)
 
 
+@pytest.mark.parametrize(
+    ("installed", "command", "extra"),
+    [
+        ([], "ask Hello", "local"),
+        ([], "up", "local"),
+        ([], "run 06_detector_study", "lab"),
+        ([], "schedule --list", "lab"),
+        ([], "runs", "lab"),
+        ([], "benchmark", "lab"),
+        ([], "verdict", "lab"),
+        ([], "hit-rate --sessions data/example_sessions.csv", "lab"),
+        ([], "transitions --sessions data/example_sessions.csv", "lab"),
+        ([], "cache-accuracy --questions data/example_questions.csv", None),
+        (["lab"], "benchmark --store {tmp}", "local"),
+        (["lab"], "run 06_detector_study -g seed [1,2] --output-dir {tmp}", "cluster"),
+        (["lab"], "transitions --sessions data --model {tmp}/model.json", "cluster"),
+        (["lab"], "run 14_transition_model --output-dir {tmp}", None),
+    ],
+)
+def test_a_command_names_the_extra_that_it_needs(
+    installed: list[str], command: str, extra: str | None, tmp_path: Path
+) -> None:
+    arguments = command.format(tmp=tmp_path).split()
+    code = f"import sys; from mangalib.cli import main; sys.argv = ['mangalib', *{arguments!r}]; main()"
+    done = child_without(lacking(*installed), code)
+    if extra is None:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 1
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("mangalib: ")
+        assert last.endswith(f"not installed: install mangalib[{extra}]")
+        assert "Traceback" not in done.stderr
+
+
 def test_scheduled_notebooks_need_the_dependencies_of_their_image_only() -> None:
     settings = load_settings()
     schedule = read_schedule(settings.notebooks_dir / "schedule.yaml", settings)
@@ -103,10 +138,14 @@ def imports_of(notebook: Path) -> str:
 
 
 def run_without(modules: set[str], code: str) -> None:
+    done = child_without(modules, code)
+    assert done.returncode == 0, done.stderr
+
+
+def child_without(modules: set[str], code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", ONLY_INSTALLED + code]
     env = {**os.environ, "LACKING": ",".join(modules)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
 
 
 async def test_a_whole_answer_needs_the_base_dependencies_only(

@@ -10,8 +10,16 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from mangalib.errors import SettingsError
-from mangalib.settings import AwsSettings, Settings, changed_environment, environment, load_settings
-from mangalib.settings.group import Count, Group, Positive, output_folder, project_folder
+from mangalib.settings import AwsSettings, PredictionSettings, Settings, changed_environment, environment, load_settings
+from mangalib.settings.group import (
+    Count,
+    Group,
+    Positive,
+    output_folder,
+    project_folder,
+    trained_folder,
+    working_folder,
+)
 
 GROUPS = [cls for cls in Settings.__mro__ if issubclass(cls, Group) and cls not in {Group, Settings}]
 
@@ -221,6 +229,8 @@ def test_in_a_checkout_defaults_lie_in_its_folders(tmp_path: Path) -> None:
     package = tmp_path / "mangalib"
     assert project_folder(package) == tmp_path
     assert output_folder(package) == tmp_path / "papermill_runs"
+    assert trained_folder(package) == tmp_path / "data"
+    assert working_folder(tmp_path / "notebooks" / "01.ipynb", package) == tmp_path / "notebooks"
 
 
 def test_installed_defaults_lie_in_the_package_and_output_in_the_current_folder(
@@ -230,3 +240,20 @@ def test_installed_defaults_lie_in_the_package_and_output_in_the_current_folder(
     monkeypatch.chdir(tmp_path)
     assert project_folder(package) == package / "share"
     assert output_folder(package) == tmp_path / "papermill_runs"
+    assert trained_folder(package) == output_folder(package)
+    assert working_folder(package / "share" / "notebooks" / "01.ipynb", package) == tmp_path
+    assert working_folder(tmp_path / "mine" / "01.ipynb", package) == tmp_path / "mine"
+
+
+def test_until_a_transition_model_was_trained_the_packaged_one_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    packaged = project_folder() / "data" / "transitions.json"
+    assert PredictionSettings().live_transition_model == packaged
+    monkeypatch.setattr("mangalib.settings.precompute.trained_folder", lambda: tmp_path)
+    trained = PredictionSettings(transition_model=tmp_path / "transitions.json")
+    assert trained.live_transition_model == packaged
+    trained.transition_model.touch()
+    assert trained.live_transition_model == trained.transition_model
+    elsewhere = PredictionSettings(transition_model=tmp_path / "elsewhere.json")
+    assert elsewhere.live_transition_model == elsewhere.transition_model, "a file that was asked for is not replaced"

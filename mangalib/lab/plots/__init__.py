@@ -1,5 +1,5 @@
 """Plots: each has a title, units, the budget where there is one, and a note on where its figures come from."""
 
-import lazy_loader
+from mangalib.extras import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__, extra="lab")

@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from mangalib.errors import DataError
 from mangalib.precompute.prediction.transition_model import NextIntent, Relation, TransitionModel
 from mangalib.resilience import refresh_periodically
+from mangalib.settings import PredictionSettings
 
 log = logging.getLogger(__name__)
 
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 class LiveModel:
     """The model of a file, reloaded when the file is replaced, and updated online in between."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, settings: PredictionSettings) -> None:
+        self._settings = settings
         self._mtime_ns = 0
         self._model = TransitionModel(order=4, half_life_days=30.0)
 
@@ -34,9 +34,10 @@ class LiveModel:
     def refresh(self) -> None:
         """Reload the file if it has changed; on an error, log it and keep the last good model."""
         try:
-            changed_ns = self._path.stat().st_mtime_ns
+            path = self._settings.live_transition_model
+            changed_ns = path.stat().st_mtime_ns
             if changed_ns > self._mtime_ns:
-                self._model = TransitionModel.load(self._path)
+                self._model = TransitionModel.load(path)
                 self._mtime_ns = changed_ns
         except (OSError, DataError) as error:
             log.warning("transition model not reloaded; keeping the last good one: %s", error)

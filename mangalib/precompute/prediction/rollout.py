@@ -46,7 +46,8 @@ class Comparison:
 def train_and_compare(log: SessionLog, path: Path, settings: PredictionSettings) -> Comparison:
     """Train on the earlier sessions and compare on the newest; if no worse, train on all of them and replace the file."""
     events = log.read_all()
-    live = TransitionModel.load(path) if path.exists() else None
+    live_file = settings.live_transition_model if path == settings.transition_model else path
+    live = TransitionModel.load(live_file) if live_file.exists() else None
     version = live.version + 1 if live is not None else 1
     earlier, newest = split_by_time(events)
     if live is not None:

@@ -143,7 +143,7 @@ class TransitionModel:
         return dict(sorted(by_intent.items(), key=lambda item: -item[1]))
 
     def save(self, path: Path) -> None:
-        """Write the file atomically."""
+        """Write the file atomically; its folder is created."""
         contexts = [(list(c), list(counts), list(counts.values())) for c, counts in self._counts.items()]
         saved = _Saved(
             FORMAT,
@@ -158,6 +158,7 @@ class TransitionModel:
                 for context, outcomes, counts in contexts
             ],
         )
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, msgspec.json.encode(saved).decode())
 
     @classmethod

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mangalib.errors import JobRunningError, NotebookError
-from mangalib.jobs.leases import FileLeases, ScheduleCursor, keep_renewed, take_lease
+from mangalib.jobs.leases import FileLeases, ScheduleCursor, TableLeases, keep_renewed, take_lease
 
 LEASE_S = 0.03
 
@@ -94,3 +94,24 @@ def test_a_renewal_that_fails_is_tried_again_until_the_lease_has_expired() -> No
     with keep_renewed(unreachable, LEASE_S) as lost:
         assert lost.wait(10)
     assert unreachable.renewals > 1
+
+
+def test_a_shared_table_is_readable_and_writable_by_older_versions() -> None:
+    body = '{"turn":{"due_at":"2026-11-01T00:00:00+00:00","attempts":1},"owner":"","until_s":0.0}'
+
+    class Table:
+        def __init__(self) -> None:
+            self.item: dict[str, object] = {"job": "nightly", "body": body}
+
+        def get_item(self, **_: object) -> dict[str, object]:
+            return {"Item": self.item}
+
+        def put_item(self, Item: dict[str, object], **_: object) -> None:  # noqa: N803
+            self.item = Item
+
+    table = Table()
+    leases = TableLeases(table, "manga-jobs", LEASE_S)
+    lease = take_lease(leases, "nightly")
+    assert lease.cursor == ScheduleCursor("2026-11-01T00:00:00+00:00", 1)
+    lease.release()
+    assert str(table.item["body"]).startswith(body.partition(',"owner"')[0])

@@ -9,6 +9,7 @@ import pytest
 
 from mangalib.precompute.prediction.live_model import LiveModel
 from mangalib.precompute.prediction.transition_model import Relation, TransitionModel
+from mangalib.settings import PredictionSettings
 
 
 def replaced(path: Path, follows: str, *, at_ns: int) -> None:
@@ -24,7 +25,7 @@ def next_of(model: LiveModel) -> list[str]:
 
 def test_a_replaced_file_is_reloaded_and_a_broken_one_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "model.json"
-    live = LiveModel(path)
+    live = LiveModel(PredictionSettings(transition_model=path))
     live.refresh()
     assert live.predict(["a"]) == {}, "no file yet"
     replaced(path, "b", at_ns=1_000)
@@ -41,7 +42,7 @@ def test_a_replaced_file_is_reloaded_and_a_broken_one_is_not(tmp_path: Path, cap
 
 def test_observations_last_until_the_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "model.json"
-    live = LiveModel(path)
+    live = LiveModel(PredictionSettings(transition_model=path))
     replaced(path, "b", at_ns=1_000)
     live.refresh()
     live.observe(["a"], "d", Relation.NEW, at_us=0)
