@@ -173,6 +173,7 @@ def _settings_with_redis() -> Settings:
 def _with_redis(settings: Settings, use: Callable[[Redis], Awaitable[Result]]) -> Result:
     """Run ``use`` with a connection to the orchestrators' Redis, which is closed afterwards."""
     from redis.asyncio import Redis
+    from redis.exceptions import RedisError
 
     async def connected() -> Result:
         redis = Redis.from_url(settings.redis_url or "")
@@ -181,7 +182,10 @@ def _with_redis(settings: Settings, use: Callable[[Redis], Awaitable[Result]]) -
         finally:
             await redis.aclose()
 
-    return asyncio.run(connected())
+    try:
+        return asyncio.run(connected())
+    except RedisError as error:
+        raise SettingsError(f"MANGA_REDIS_URL: {error}; expected the orchestrators' Redis") from None
 
 
 def _print_repairs(log: SessionLog) -> None:
