@@ -36,7 +36,7 @@ from mangalib.protocol import (
     encode,
     parse_client_message,
 )
-from mangalib.resilience import NO_JITTER, backoff_pauses
+from mangalib.resilience import NO_JITTER, backoff_pauses, refresh_periodically
 from mangalib.serving.auth import customer_of
 from mangalib.serving.connections import ClientConnection, ConnectionRecord, ConnectionRecords
 from mangalib.serving.running_answers import RunningAnswers
@@ -65,7 +65,8 @@ class Orchestrator:
 
     async def __aenter__(self) -> Orchestrator:
         self._tasks = await asyncio.TaskGroup().__aenter__()
-        self._watcher = self._tasks.create_task(self._watch_sessions())
+        watching = refresh_periodically("watching the sessions", SESSION_TICK_S, self._tick_sessions)
+        self._watcher = self._tasks.create_task(watching)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -216,12 +217,10 @@ class Orchestrator:
         except MangaError as error:
             log.info("a connection could not be closed: %s", error)
 
-    async def _watch_sessions(self) -> None:
-        while True:
-            await asyncio.sleep(SESSION_TICK_S)
-            for client in list(self._clients.values()):
-                if client.session.tick(time.monotonic()):
-                    self._spawn(self._tell_state(client))
+    async def _tick_sessions(self) -> None:
+        for client in list(self._clients.values()):
+            if client.session.tick(time.monotonic()):
+                self._spawn(self._tell_state(client))
 
     async def _tell_state(self, client: ClientConnection) -> None:
         await self._post(client.connection_id, SessionInfo(client.session_id, client.session.state))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from contextlib import aclosing
 from functools import partial
 
@@ -14,6 +13,7 @@ from mangalib.aws import continuing, hedged_stream
 from mangalib.domain import Intent, Manga
 from mangalib.errors import BedrockError, DependencyDownError, MangaError, TransportError
 from mangalib.nlu import ParsedQuestion
+from mangalib.resilience import backoff_pauses
 from mangalib.serving.answer_protocol import AnswerProtocol, Continue, Invoke, Retry
 from mangalib.serving.fan_out import Branch, LookupResult, fan_out
 from mangalib.serving.outbox import Outbox
@@ -25,6 +25,8 @@ from mangalib.serving.services import Services
 log = logging.getLogger(__name__)
 
 RETRY_BACKOFF_S = 0.1
+RETRY_BACKOFF_MAX_S = 2.0
+RETRY_JITTER = (0.5, 1.5)
 
 
 class TextSource:
@@ -139,6 +141,7 @@ class TextSource:
         protocol, services = self._protocol, self._services
         decision = protocol.invocation()
         services.model_retries.deposit()
+        pauses = backoff_pauses(RETRY_BACKOFF_S, RETRY_BACKOFF_MAX_S, jitter=RETRY_JITTER)
         while True:
             protocol.invoked(self._outbox.now_ms())
             try:
@@ -147,7 +150,7 @@ class TextSource:
                 match protocol.model_failed(error):
                     case Retry(at_once=at_once) if services.model_retries.withdraw():
                         log.warning("model: %s; asking again", error, extra={"request_id": self._protocol.request_id})
-                        await asyncio.sleep(0 if at_once else RETRY_BACKOFF_S * random.uniform(0.5, 1.5))
+                        await asyncio.sleep(0 if at_once else next(pauses))
                     case _:
                         raise
 
