@@ -72,16 +72,6 @@ def quantile_bounds(n: int, share: float, *, level: float = 0.95) -> tuple[float
     return solve((1 + level) / 2), solve((1 - level) / 2)
 
 
-def bootstrap_interval(
-    samples: Floats, share: float, *, rng: np.random.Generator, level: float = 0.95, resamples: int = 2000
-) -> Estimate:
-    """Quantile with the interval of the percentile bootstrap (Efron, 1979). Too narrow in the tail of a small sample: it
-    cannot exceed the largest value."""
-    draws = np.sort(rng.choice(samples, (resamples, len(samples))), axis=-1)
-    low, high = np.quantile(np.quantile(draws, share, axis=-1), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(np.quantile(samples, share)), float(low), float(high))
-
-
 def ratio_interval(now: Estimate, before: Estimate) -> Estimate:
     """Ratio of two positive, independent estimates from their own intervals, on the logarithmic scale: the method of
     variance estimates recovery (Zou & Donner, 2008)."""

@@ -56,7 +56,6 @@ class GeneratedAnswer(msgspec.Struct, frozen=True):
     built_on: str = ""
     need: str = ""
     program: str = ""
-    made_at_s: float = 0.0
     fresh_until_s: float = 0.0
 
 

@@ -126,10 +126,10 @@ def error_rates(samples: pd.DataFrame, every: str) -> pd.DataFrame:
     return table.assign(share=table["failed"] / table["asked"]).rename_axis("at").reset_index()
 
 
-def source_shares(samples: pd.DataFrame, every: str = "1D") -> pd.DataFrame:
-    """One row per interval: ``at``, and the share of answers from each source, a column each."""
+def source_shares(samples: pd.DataFrame) -> pd.DataFrame:
+    """One row per day: ``at``, and the share of answers from each source, a column each."""
     answered = _answered(samples)
-    counts = pd.crosstab(answered["at"].dt.floor(every), answered["source"].astype(str))
+    counts = pd.crosstab(answered["at"].dt.floor("1D"), answered["source"].astype(str))
     return counts.div(counts.sum(axis=1), axis=0).rename_axis("at").reset_index()
 
 
