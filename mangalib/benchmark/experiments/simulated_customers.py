@@ -66,7 +66,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SessionPlan:
     """A planned session: when it begins, its language, the customer's segment, and its steps."""
 
     session_id: str
@@ -92,7 +92,7 @@ class Customers:
             segment: [manga for manga in self._catalogue.items if segment in manga.genres] for segment in _SEGMENTS
         }
 
-    def plans(self, count: int, begins: datetime, days: int) -> list[Plan]:
+    def plans(self, count: int, begins: datetime, days: int) -> list[SessionPlan]:
         """``count`` sessions within ``days`` days from ``begins``, in the order of their beginning."""
         rng, plans = self._rng, []
         for number in range(count):
@@ -100,7 +100,7 @@ class Customers:
             # Hours are Japan's, nine ahead of UTC.
             at = begins + timedelta(days=rng.randrange(days), hours=hour - 9, seconds=rng.randrange(3600))
             language = "ja" if rng.random() < self._settings.japanese_share else "en"
-            plans.append(Plan(f"s{number:06d}", at, language, rng.choice(_SEGMENTS), self._steps()))
+            plans.append(SessionPlan(f"s{number:06d}", at, language, rng.choice(_SEGMENTS), self._steps()))
         return sorted(plans, key=lambda plan: plan.begins)
 
     def log(self, count: int, begins: datetime, days: int) -> pd.DataFrame:
@@ -152,7 +152,12 @@ class Customers:
 
 
 async def converse(
-    connect: Callable[[str], Client], customers: Customers, plans: Sequence[Plan], *, think_s: float, at_once: int
+    connect: Callable[[str], Client],
+    customers: Customers,
+    plans: Sequence[SessionPlan],
+    *,
+    think_s: float,
+    at_once: int,
 ) -> pd.DataFrame:
     """Hold the sessions, ``at_once`` of them concurrently, with ``think_s`` between an answer and the next question.
 
@@ -160,7 +165,7 @@ async def converse(
     before it, empty for the first. ``connect`` makes a client for a session's id.
     """
     rows: list[dict[str, object]] = []
-    waiting: Iterator[Plan] = iter(plans)
+    waiting: Iterator[SessionPlan] = iter(plans)
     with tqdm(total=len(plans), desc="sessions", leave=False) as bar:
 
         async def customer() -> None:
@@ -175,7 +180,7 @@ async def converse(
     return pd.DataFrame(rows)
 
 
-async def _session(client: Client, customers: Customers, plan: Plan, think_s: float) -> list[dict[str, object]]:
+async def _session(client: Client, customers: Customers, plan: SessionPlan, think_s: float) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     subject = customers.title(plan.segment, plan.begins)
     listed: list[Manga] = []
