@@ -11,7 +11,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mangalib.settings import Settings, TableSettings
+from mangalib.settings import AccountSettings, TableSettings
 
 _MESSAGE_CHARS = 120
 
@@ -25,7 +25,7 @@ class Requirement:
     said: str
 
 
-def check_account(settings: Settings) -> Iterator[Requirement]:
+def check_account(settings: AccountSettings) -> Iterator[Requirement]:
     """Check one requirement after the other; changes nothing. Without valid credentials, only the settings are checked."""
     yield from _check_settings(settings)
     session = boto3.Session(region_name=settings.region)
@@ -44,7 +44,7 @@ def check_account(settings: Settings) -> Iterator[Requirement]:
         yield from _check_resources(settings, client)
 
 
-def _check_settings(settings: Settings) -> Iterator[Requirement]:
+def _check_settings(settings: AccountSettings) -> Iterator[Requirement]:
     no_disk = "a task's disk is deleted with the task"
     wanted: list[tuple[str, str | None, tuple[str, ...], str]] = [
         ("MANGA_TARGET", settings.target, ("aws",), "expected aws"),
@@ -67,7 +67,7 @@ def _check_settings(settings: Settings) -> Iterator[Requirement]:
     yield Requirement("MANGA_TOKEN", ok, "set" if ok else "not set; expected the benchmark customer's token")
 
 
-def _check_resources(settings: Settings, client: Callable[[str], Any]) -> Iterator[Requirement]:
+def _check_resources(settings: AccountSettings, client: Callable[[str], Any]) -> Iterator[Requirement]:
     dynamodb, s3, sns, bedrock = (client(service) for service in ("dynamodb", "s3", "sns", "bedrock"))
     for table in _tables(settings):
         yield _check_call(f"table {table}", "deploy deploy/aws/stack.yaml", dynamodb.describe_table, TableName=table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from mangalib.errors import SettingsError
-from mangalib.settings import Settings, load_settings
+from mangalib.settings import AddressSettings, Settings, TrainingSettings, load_settings
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -70,7 +70,7 @@ def transitions_command(sessions: str, model: Path | None, scheduler: str | None
     click.echo(comparison.summary)
 
 
-def _train_on_folder(url: str, model: Path | None, scheduler: str | None, settings: Settings) -> None:
+def _train_on_folder(url: str, model: Path | None, scheduler: str | None, settings: TrainingSettings) -> None:
     from mangalib.cluster import cluster
     from mangalib.precompute.prediction import train_partitioned
 
@@ -169,7 +169,7 @@ def _settings_with_redis() -> Settings:
     return settings
 
 
-def _with_redis(settings: Settings, use: Callable[[Redis], Awaitable[Result]]) -> Result:
+def _with_redis(settings: AddressSettings, use: Callable[[Redis], Awaitable[Result]]) -> Result:
     """Run ``use`` with a connection to the orchestrators' Redis, which is closed afterwards."""
     from redis.asyncio import Redis
 

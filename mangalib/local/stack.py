@@ -28,7 +28,7 @@ from mangalib.local import seed
 from mangalib.local.service import SERVICES, make_stack_folder, remove_stack_folder
 from mangalib.local.tls import make_certificates
 from mangalib.serving import issue_token
-from mangalib.settings import Settings, changed_environment, environment, load_settings
+from mangalib.settings import SeedSettings, Settings, changed_environment, environment, load_settings
 
 START_WITHIN_S = 60.0
 STOP_WITHIN_S = 8.0
@@ -198,7 +198,7 @@ def _wait_until_ready(name: str, ready_file: Path, process: subprocess.Popen[byt
     return addresses
 
 
-def _seed(settings: Settings, bar: Any) -> None:
+def _seed(settings: SeedSettings, bar: Any) -> None:
     # Embedding the catalogue needs no realistic latency.
     url, ca = f"{settings.bedrock_url}/_local/profile", str(settings.bedrock_ca)
     profile = _call(url, "GET", None, ca)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mangalib.settings.addresses import AwsSettings
 from mangalib.settings.benchmark import SavingSettings
 from mangalib.settings.group import Count, Group, NonNegative, Positive, project_folder
 from mangalib.settings.models import ModelSettings
@@ -21,6 +22,10 @@ class PredictionSettings(Group):
     transition_order: Annotated[int, Field(ge=1, le=4)] = 4
     transition_half_life_days: Positive = 60
     session_events_max: Count = 200
+
+
+class TrainingSettings(PredictionSettings, AwsSettings):
+    """Training on logs in a folder or under an ``s3://`` prefix."""
 
 
 class FollowUpSettings(PredictionSettings):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mangalib.client import Reply
 from mangalib.protocol import Card, Chunk, Done, Error, ProductCard, Status, TitleCard
-from mangalib.settings import BudgetSettings, Settings
+from mangalib.settings import BudgetSettings, StageSettings
 
 THINKING = "Thinking..."
 SCREEN_CHARS = 44
@@ -130,7 +130,7 @@ def measured_stages(replies: Sequence[Reply], *, retrieval: bool) -> pd.DataFram
     return medians.reindex([stage for stage in order if stage in medians.index]).reset_index()
 
 
-def budgeted_stages(settings: Settings, *, retrieval: bool) -> pd.DataFrame:
+def budgeted_stages(settings: StageSettings, *, retrieval: bool) -> pd.DataFrame:
     """The specification's budget for the same stages, in the same columns; each stage starts when its inputs are ready."""
     intent, choice, cache = settings.intent_budget_ms, settings.model_choice_budget_ms, settings.cache_budget_ms
     routed = intent + choice
