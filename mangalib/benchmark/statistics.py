@@ -30,7 +30,7 @@ def quantile(samples: Floats, share: float | Floats) -> Floats:
 
     Linear between order statistics at ``share (n + 1)``; above the largest, the tail is exponential on the logarithmic
     scale, with the mean of the ``n / 10`` largest spacings as its scale (Hutson, 2002, who takes the last one only).
-    ``share`` is one number or one for each row.
+    ``share`` is one number or one for each row; the result has the shape of ``samples`` without the last axis.
     """
     logs = np.log(samples)
     n = logs.shape[-1]

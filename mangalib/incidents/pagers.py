@@ -107,7 +107,7 @@ class SnsPager:
         self._topic = topic_arn
 
     def publish(self, incident: Incident) -> str:
-        """Publish the incident's sentence to the topic."""
+        """Publish the incident's sentence to the topic; raises ``ActionError`` when SNS refuses it or cannot be reached."""
         rolled_back = incident.actions.get("rollback")
         text = incident.sentence + (f"\n\nRollback: {rolled_back.detail}" if rolled_back else "")
         subject = f"{NAMES[incident.severity]} MangaAssist: {incident.kind}"

@@ -47,7 +47,10 @@ class Index:
         return self.documents.pop(document_id, None) is not None
 
     def nearest(self, field: str, vector: list[float], count: int) -> list[tuple[str, float]]:
-        """Ids and scores of the nearest documents; the score is (1 + cosine) / 2, as in OpenSearch."""
+        """Ids and scores of the nearest documents; the score is (1 + cosine) / 2, as in OpenSearch.
+
+        Raises ``ValueError`` for a vector of another length than the field's.
+        """
         if len(vector) != self.vectors.get(field):
             raise ValueError(
                 f"Query vector has invalid dimension: {len(vector)}. Dimension should be: {self.vectors.get(field)}"

@@ -90,8 +90,8 @@ class RunningAnswers:
     async def resume(self, client: ClientConnection, resume: Resume) -> bool:
         """Send the rest of an answer to ``client``; true when the answer was taken up from the replay store.
 
-        Raises ``NotFoundError`` or ``InterruptedAnswerError`` when it is not stored, and as :meth:`start` does. A client that
-        has left meanwhile gets nothing.
+        Raises ``NotFoundError`` or ``InterruptedAnswerError`` when it is not stored, ``BusyError`` when it is still ending, and
+        ``GoingAwayError`` while draining. A client that has left meanwhile gets nothing.
         """
         key = (client.customer, resume.request_id)
         running = self._running.get(key)
