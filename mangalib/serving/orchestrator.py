@@ -148,7 +148,8 @@ class Orchestrator:
         if client is None:
             return
         client.closed = True
-        client.session.network_error(time.monotonic())
+        if client.session.state is not SessionState.DISCONNECTED:
+            client.session.network_error(time.monotonic())
         for answer in client.answers.values():
             answer.client_left(connection_id)
         scope = (client.customer, client.session_id)
@@ -223,10 +224,11 @@ class Orchestrator:
                 self._spawn(self._tell_state(client))
 
     async def _tell_state(self, client: ClientConnection) -> None:
+        ended = client.session.state is SessionState.DISCONNECTED
+        if ended:
+            self._disconnect(client.connection_id)
         await self._post(client.connection_id, SessionInfo(client.session_id, client.session.state))
-        if client.session.state is SessionState.DISCONNECTED:
-            client.closed = True
-            self._clients.pop(client.connection_id, None)
+        if ended:
             await self._close(client.connection_id)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
