@@ -90,7 +90,6 @@ class Client:
         self, url: str, token: str, *, session_id: str | None = None, settings: ClientSettings | None = None
     ) -> None:
         self.session_id = session_id
-        self.reconnects = 0
         self._url = url
         self._token = token
         self._settings = settings or load_settings()
@@ -254,7 +253,6 @@ class Client:
             try:
                 self._socket = await self._connect()
                 self._session.reconnected(time.monotonic())
-                self.reconnects += 1
                 for request_id, pending in self._pending.items():
                     self._session.query_started(time.monotonic())
                     await self._send(Resume(request_id, pending.last_seq))
