@@ -346,12 +346,8 @@ class BedrockStandIn:
                 case "DELETE", "answer":
                     self._writer.fixed_answer = None
                     return web.json_response({"ordered": False})
-                case "POST", "faults":
-                    self._faults.inject(await request.read())
-                    return web.json_response({"ordered": True})
-                case "DELETE", "faults":
-                    self._faults.clear()
-                    return web.json_response({"ordered": False})
+                case "POST" | "DELETE", "faults":
+                    return web.json_response(self._faults.change(request.method, await request.read()))
         except (ValueError, KeyError) as error:
             return web.json_response({"message": str(error)}, status=400)
         return web.json_response({"message": f"no {request.method} {path}"}, status=404)

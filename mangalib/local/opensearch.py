@@ -216,12 +216,8 @@ class OpenSearchStandIn:
             case "POST", ["profile"]:
                 self._latency.profile = self._latency.profile.changed(body)
                 return web.json_response(msgspec.to_builtins(self._latency.profile))
-            case "POST", ["faults"]:
-                self._faults.inject(body)
-                return web.json_response({"ordered": True})
-            case "DELETE", ["faults"]:
-                self._faults.clear()
-                return web.json_response({"ordered": False})
+            case "POST" | "DELETE", ["faults"]:
+                return web.json_response(self._faults.change(method, body))
         return _error(404, "not_found", "/".join(parts))
 
 
