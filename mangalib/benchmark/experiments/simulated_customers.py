@@ -187,11 +187,10 @@ async def converse(
 async def _session(
     client: Client, customers: Customers, plan: Plan, think_s: float
 ) -> AsyncIterator[dict[str, object]]:
-    answers = 0
     subject = customers.title(plan.segment, plan.begins)
     listed: list[Manga] = []
     trigger = ""
-    for step in plan.steps:
+    for answers, step in enumerate(plan.steps):
         if step.about == LISTED and trigger:
             if not listed:
                 break
@@ -200,7 +199,6 @@ async def _session(
         reply = await client.answer(text)
         named = customers.titles_in(reply.text)
         listed = [title for title in named if title != subject] or listed
-        answers += 1
         yield {
             "session_id": plan.session_id,
             "trigger": trigger,
