@@ -91,7 +91,7 @@ def test_arrows_run_one_way(path: Path) -> None:
     assert rooms <= ARROWS[room] | BASE, f"{room} must not import from {sorted(rooms - ARROWS[room] - BASE)}"
 
 
-def test_arrows_make_no_circle() -> None:
+def test_arrows_form_no_cycle() -> None:
     left = dict(ARROWS)
     while left:
         free = [room for room, below in left.items() if not below & set(left)]
@@ -120,7 +120,7 @@ def test_the_picture_of_the_architecture_shows_these_arrows() -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(HOUSE)))
-def test_nobody_reaches_past_a_package(path: Path) -> None:
+def test_no_import_reaches_past_a_package(path: Path) -> None:
     room = room_of(path)
     past = [
         name

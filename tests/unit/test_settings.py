@@ -102,7 +102,7 @@ def test_every_setting_belongs_to_exactly_one_group() -> None:
     assert sorted(declared) == sorted(Settings.model_fields), "declared twice, or in no group"
 
 
-def test_every_group_says_what_it_is_for_and_has_settings_or_parts() -> None:
+def test_every_group_has_a_docstring_and_settings_or_parts() -> None:
     for group in GROUPS:
         assert group.__doc__, group
         assert group.__doc__ != Group.__doc__, group

@@ -29,7 +29,7 @@ async def until_streams(stack: Stack, count: int) -> None:
 # Overload
 
 
-async def test_at_twice_capacity_the_rest_is_told_at_once_and_comes_back_later(
+async def test_at_twice_the_capacity_the_excess_is_refused_at_once_and_retried_later(
     stack: Stack, plain: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stack.local("bedrock", "PUT", "answer", {"text": SAID})
@@ -53,7 +53,7 @@ async def test_at_twice_capacity_the_rest_is_told_at_once_and_comes_back_later(
             assert text_of(await client.frames(request_id)) == SAID
 
 
-async def test_whoever_keeps_asking_is_served_and_capacity_is_never_exceeded(
+async def test_every_client_that_retries_is_served_and_capacity_is_never_exceeded(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twice as many customers as there is room for, each of whom asks again when it was told to, until all are served."""
@@ -91,7 +91,7 @@ async def test_whoever_keeps_asking_is_served_and_capacity_is_never_exceeded(
 # Told to end
 
 
-async def test_a_server_told_to_end_finishes_what_it_has_begun_and_takes_nothing_new(
+async def test_a_draining_server_finishes_running_answers_and_refuses_new_ones(
     stack: Stack, plain: Connect, tmp_path: Path
 ) -> None:
     stack.local("bedrock", "PUT", "answer", {"text": SAID})
@@ -124,7 +124,7 @@ async def test_a_server_told_to_end_finishes_what_it_has_begun_and_takes_nothing
         assert (await asking).text == SAID, "sent on, it asked the other one"
 
 
-async def test_a_server_told_to_end_waits_no_longer_than_it_may(stack: Stack, plain: Connect, tmp_path: Path) -> None:
+async def test_draining_ends_at_its_time_out(stack: Stack, plain: Connect, tmp_path: Path) -> None:
     stack.local("bedrock", "POST", "faults", {"kind": "stall", "after_events": 30})
     async with AsyncExitStack() as clients:
         process, url = await asyncio.to_thread(
@@ -144,7 +144,7 @@ async def test_a_server_told_to_end_waits_no_longer_than_it_may(stack: Stack, pl
 # Killed
 
 
-async def test_killed_with_fifty_answers_running_another_one_finishes_them(
+async def test_when_a_server_is_killed_another_one_finishes_its_fifty_answers(
     stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stack.local("bedrock", "PUT", "answer", {"text": SAID})
@@ -192,7 +192,7 @@ async def test_killed_with_fifty_answers_running_another_one_finishes_them(
         assert seqs == list(range(len(seqs))), "no frame twice, none missing"
 
 
-async def test_a_client_that_has_more_than_is_kept_is_told_so(stack: Stack, plain: Connect) -> None:
+async def test_resuming_beyond_the_stored_frames_is_an_interrupted_error(stack: Stack, plain: Connect) -> None:
     async with plain() as client:
         await client.send(action="resume", request_id="never-was", after=3)
         assert (await client.next("error"))["code"] == "interrupted"
@@ -206,7 +206,7 @@ def _usual_answers(stack: Stack) -> object:
     stack.local("bedrock", "DELETE", "answer")
 
 
-async def test_asked_to_go_on_many_times_at_once_it_goes_on_once(stack: Stack, plain: Connect) -> None:
+async def test_many_concurrent_resumes_continue_an_answer_once(stack: Stack, plain: Connect) -> None:
     stack.local("bedrock", "PUT", "answer", {"text": SAID})
     async with plain() as client:
         request_id = await client.query("Hello there")

@@ -40,7 +40,7 @@ def transcripts(stack: Stack) -> list[str]:
     return [entry["text"] for entry in stack.local(*TRANSCRIPTS)]
 
 
-async def test_simple_path_streams_what_the_model_says(stack: Stack, plain: Connect) -> None:
+async def test_simple_path_streams_the_models_text(stack: Stack, plain: Connect) -> None:
     async with plain() as customer:
         frames = await customer.frames(await customer.query(SIMPLE))
     assert [frame["seq"] for frame in frames] == list(range(len(frames)))
@@ -55,7 +55,7 @@ async def test_simple_path_streams_what_the_model_says(stack: Stack, plain: Conn
     assert metadata["first_token_ms"] < metadata["total_ms"]
 
 
-async def test_retrieval_path_tells_what_it_does_and_uses_what_it_found(stack: Stack, plain: Connect) -> None:
+async def test_retrieval_path_sends_statuses_and_uses_the_retrieved_titles(stack: Stack, plain: Connect) -> None:
     async with plain() as customer:
         frames = await customer.frames(await customer.query(RETRIEVAL))
     statuses = [frame["message"] for frame in frames if frame["type"] == "status"]
@@ -274,7 +274,7 @@ async def test_our_client_reconnects_by_itself_and_loses_nothing(stack: Stack) -
     assert text == whole.text
 
 
-async def test_a_resumed_answer_of_somebody_else_is_not_found(plain: Connect) -> None:
+async def test_resuming_another_customers_answer_is_not_found(plain: Connect) -> None:
     async with plain("customer-004") as owner:
         request_id = await owner.query(SIMPLE)
         await owner.frames(request_id)
@@ -302,7 +302,7 @@ async def test_no_connection_to_the_model_in_time_is_a_clear_busy(
         assert again[-1]["type"] == "done", "a moment later it works"
 
 
-async def test_an_orchestrator_that_is_told_to_end_leaves_its_answers_to_the_next_one(
+async def test_a_stopped_orchestrator_leaves_its_answers_to_the_next_one(
     stack: Stack, plain: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with plain("customer-014") as customer:
@@ -324,7 +324,7 @@ async def test_an_orchestrator_that_is_told_to_end_leaves_its_answers_to_the_nex
     assert text_of([by_seq[seq] for seq in sorted(by_seq)]) == text_of(whole)
 
 
-async def test_fifty_at_once_one_stalled_and_nothing_blocks_the_loop(
+async def test_fifty_streams_and_a_stalled_one_never_block_the_event_loop(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The orchestrator runs on this test's loop, under a detector that raises at any blocking call."""
