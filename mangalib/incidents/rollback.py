@@ -13,7 +13,7 @@ def roll_back(incident: Incident, releases: ReleaseStore, tolerance: timedelta) 
     """Take back the newest release; returns what was done.
 
     Nothing is taken back when that release became active after the judged run, or when the incident began more than
-    ``tolerance`` before the release that the run was made under. Raises ``ActionError`` when a rollback is due and fails.
+    ``tolerance`` before the release that answered the run. Raises ``ActionError`` when a rollback is due and fails.
     """
     try:
         pointer = releases.pointer()

@@ -21,7 +21,7 @@ from mangalib.precompute.generated_answer import GeneratedAnswer, scope_key
 from mangalib.resilience import refresh_periodically, try_refresh
 from mangalib.settings import CacheSettings
 
-_QUESTIONS, USED_KEY, _LOG, _LEARNED = "shared:questions", "shared:used", "shared:log", "shared:learned"
+_QUESTIONS, USED_KEY, _LOG, _MODELS = "shared:questions", "shared:used", "shared:log", "shared:learned"
 _DUE = "shared:due"
 _LOG_ENTRIES_MAX = 10_000
 _EVICTED_AT_ONCE = 100
@@ -123,7 +123,7 @@ class SharedAnswers:
         await self._publish()
 
     async def _publish(self) -> None:
-        await self._redis.set(_LEARNED, self._recogniser.dump())
+        await self._redis.set(_MODELS, self._recogniser.dump())
         await self._redis.xadd(_LOG, {"learned": "1"}, maxlen=_LOG_ENTRIES_MAX, approximate=True)
 
     # Mirroring
@@ -140,9 +140,9 @@ class SharedAnswers:
                 batch = []
                 await asyncio.sleep(0)
         self._mirror(batch)
-        learned = await self._redis.get(_LEARNED)
-        if learned is not None:
-            self._recogniser.load(learned)
+        models = await self._redis.get(_MODELS)
+        if models is not None:
+            self._recogniser.load(models)
 
     async def follow(self) -> None:
         """Apply what other processes store, evict and learn, until cancelled.
@@ -171,9 +171,9 @@ class SharedAnswers:
             if b"evicted" in change:
                 self._recogniser.remove(change[b"evicted"].decode())
         if any(b"learned" in change for _, change in changes):
-            learned = await self._redis.get(_LEARNED)
-            if learned is not None:
-                self._recogniser.load(learned)
+            models = await self._redis.get(_MODELS)
+            if models is not None:
+                self._recogniser.load(models)
 
     def _mirror(self, questions: list[StoredQuestion]) -> None:
         self._recogniser.add([(q.text, self._reader.read(q.text), q.label) for q in questions])

@@ -150,15 +150,15 @@ def test_a_notebooks_parameter_is_a_value_and_never_code(tmp_path: Path, value: 
 
 
 @pytest.mark.parametrize(
-    "tag", ["!!python/object/apply:os.system [touch {made}]", "!!python/name:os.system", "!!python/module:os"]
+    "tag", ["!!python/object/apply:os.system [touch {created}]", "!!python/name:os.system", "!!python/module:os"]
 )
 def test_a_schedule_creates_no_yaml_objects(tmp_path: Path, tag: str) -> None:
-    made, path = tmp_path / "made", tmp_path / "schedule.yaml"
+    created, path = tmp_path / "created", tmp_path / "schedule.yaml"
     text = "jobs:\n  - name: a\n    cron: 0 0 * * *\n    notebook: n\n    parameters: "
-    path.write_text(text + tag.format(made=made) + "\n")
+    path.write_text(text + tag.format(created=created) + "\n")
     with pytest.raises(ScheduleError, match="could not determine a constructor"):
         read_schedule(path, load_settings())
-    assert not made.exists()
+    assert not created.exists()
 
 
 def test_names_and_values_of_a_log_are_data(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A model that is late is asked a second time; the first answer wins, and the loser stops writing at once."""
+"""Hedging: a late model is invoked a second time; the first reply wins, and the loser stops generating at once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def ask(bedrock: BedrockRuntime, hedge: Hedge, settings: Settings, text: s
 
 
 def known(settings: Settings, first_token_s: float = LATE_S) -> Hedge:
-    """A hedge that has seen what is usual."""
+    """A hedge that has recorded enough first-token times."""
     hedge = Hedge(settings)
     for _ in range(settings.hedge_answers_min):
         hedge.answered(settings.haiku_model_id, first_token_s)

@@ -63,12 +63,12 @@ def test_a_severity_can_set_the_exit_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "arguments", "says"),
     [
-        (lambda s: s.iloc[:0], (), "is empty; `mangalib benchmark` makes a run"),
+        (lambda s: s.iloc[:0], (), "is empty; `mangalib benchmark` adds a run"),
         (lambda s: s[s["run_id"] == "past-000000"], (), "it is the only run, and 11 are needed"),
         (lambda s: s[s["run_id"] <= "past-000004"], (), "4 runs came before it, and 11 are needed"),
         (lambda s: s, ("--run", "nonsense"), "no run 'nonsense'"),
         (lambda s: s, ("--run", "past-000020", "--act"), "--act goes with the newest run only"),
-        (lambda s: s.assign(total_ms=-5.0), (), "run past-000028 cannot be judged: total_ms is -5"),
+        (lambda s: s.assign(total_ms=-5.0), (), "no verdict on run past-000028: total_ms is -5"),
         (lambda s: s.assign(first_token_ms=np.nan), (), "first_token_ms is nan"),
         (lambda s: s.assign(at=s["started_at"] - pd.Timedelta(hours=1)), (), "the clock went backwards"),
     ],

@@ -1,4 +1,4 @@
-"""What makes no sense gets a clear answer, and disturbs nobody else."""
+"""Invalid input gets a clear error, and disturbs no other client."""
 
 from __future__ import annotations
 

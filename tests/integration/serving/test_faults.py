@@ -1,4 +1,4 @@
-"""What the matrix of faults (tests/faults) does not count: requests, connections, and a back end that is not there."""
+"""What the matrix of faults (tests/system/faults) does not count: requests, connections, and a back end that is down."""
 
 from __future__ import annotations
 

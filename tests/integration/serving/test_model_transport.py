@@ -1,4 +1,4 @@
-"""The seam to a model is real: what answers does not know whether our own client, boto3 or a fake stands behind it."""
+"""The model transport is a real seam: an answer does not depend on whether our own client, boto3 or a fake implements it."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def dynamodb_of(stack: Stack) -> Any:
 
 
 async def remembered(stack: Stack, customer: str, session_id: str) -> None:
-    """Waits until the conversation is kept, which happens behind the answer's last frame."""
+    """Waits until the conversation is stored, which happens after the answer's last frame."""
     dynamodb = dynamodb_of(stack)
     key = {"customer": customer, "session_id": session_id}
     table = stack.settings.sessions_table
@@ -217,18 +217,18 @@ async def test_a_client_that_leaves_stops_the_model(stack: Stack, plain: Connect
 
 
 async def test_cut_anywhere_and_resumed_the_text_is_the_same(stack: Stack, plain: Connect) -> None:
-    """Cut at 100 places, drawn from all frames of the answer: status, text, and the last one."""
+    """Cut at 100 positions, drawn from all frames of the answer: status, text, and the last one."""
     customer_id = "customer-003"
     async with plain(customer_id) as customer:
         whole = await customer.frames(await customer.query(RETRIEVAL))
     expected, rng = text_of(whole), random.Random(5)
-    places = [0, 1, 2, 3, 4, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(94))]
+    positions = [0, 1, 2, 3, 4, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(94))]
 
-    async def cut_and_resume(place: int, style: str) -> None:
+    async def cut_and_resume(position: int, style: str) -> None:
         seen = []
         async with plain(customer_id) as first:
             request_id = await first.query(RETRIEVAL)
-            while len(seen) <= place and (not seen or seen[-1]["type"] != "done"):
+            while len(seen) <= position and (not seen or seen[-1]["type"] != "done"):
                 seen.append(await first.next())
             if style == "abort":
                 first.socket.transport.abort()
@@ -239,21 +239,21 @@ async def test_cut_anywhere_and_resumed_the_text_is_the_same(stack: Stack, plain
             else:
                 await second.send(action="ping")
                 assert (await second.next())["type"] == "pong", "nothing is left to send"
-        assert [frame["seq"] for frame in seen] == list(range(len(seen))), (place, style)
+        assert [frame["seq"] for frame in seen] == list(range(len(seen))), (position, style)
         statuses = [frame["state"] for frame in seen if frame["type"] == "status"]
-        assert statuses == ["typing", "checking", "retrieving", "preparing"], (place, style)
-        assert text_of(seen) == expected, (place, style)
-        assert seen[-1]["type"] == "done", (place, style)
+        assert statuses == ["typing", "checking", "retrieving", "preparing"], (position, style)
+        assert text_of(seen) == expected, (position, style)
+        assert seen[-1]["type"] == "done", (position, style)
 
     gate = asyncio.Semaphore(5)
 
-    async def gated(number: int, place: int) -> None:
+    async def gated(number: int, position: int) -> None:
         async with gate:
-            await cut_and_resume(place, "abort" if number % 2 else "close")
+            await cut_and_resume(position, "abort" if number % 2 else "close")
 
     async with asyncio.TaskGroup() as group:
-        for number, place in enumerate(places):
-            group.create_task(gated(number, place))
+        for number, position in enumerate(positions):
+            group.create_task(gated(number, position))
 
 
 async def test_our_client_reconnects_by_itself_and_loses_nothing(stack: Stack) -> None:
@@ -317,7 +317,7 @@ async def test_a_stopped_orchestrator_leaves_its_answers_to_the_next_one(
     await customer.send(action="resume", request_id=request_id, after=seen[-1]["seq"])
     seen += await customer.frames(request_id)
     await connecting.__aexit__(None, None, None)
-    # What was on its way when the rest was asked for comes once more, the same; clients go by its number.
+    # Frames in flight when the client resumed arrive once more, unchanged; clients ignore duplicate numbers.
     by_seq = {frame["seq"]: frame for frame in seen}
     assert all(by_seq[frame["seq"]] == frame for frame in seen)
     assert sorted(by_seq) == list(range(len(by_seq)))

@@ -1,4 +1,4 @@
-"""The replay buffer and the shared answers, in the stack's real Redis."""
+"""The replay store in the stack's real Redis."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ async def test_a_cancelled_write_leaves_the_others_of_its_group_alone(redis: Red
 
 
 async def test_a_failed_group_commit_is_reported_to_each_writer() -> None:
-    nobody = Redis.from_url("redis://127.0.0.1:9", retry=None)
-    store = ReplayStore(nobody, ttl_s=60)
+    unreachable = Redis.from_url("redis://127.0.0.1:9", retry=None)
+    store = ReplayStore(unreachable, ttl_s=60)
     saves = (store.save("c", f"lost {n}", head("a"), [b"0"], 0) for n in range(3))
     found = await asyncio.gather(*saves, return_exceptions=True)
     assert [type(error) for error in found] == [RedisConnectionError] * 3

@@ -1,4 +1,4 @@
-"""The store: whole files or none, one run once, and clear words where something is not as it should be."""
+"""The store: complete files or none, each run once, and clear errors for invalid data."""
 
 from __future__ import annotations
 

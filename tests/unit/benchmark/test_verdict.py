@@ -1,4 +1,4 @@
-"""The verdict: what is said of a run, and what is said when nothing can be."""
+"""The verdict on a run, and the error when there can be none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mangalib.settings import load_settings
 
 SETTINGS = load_settings()
 FEW = {"faq": (290.0, 900.0), "greeting": (285.0, 600.0)}
-# Requests of little spread, so that no p95 is over its budget.
+# Requests with little variation, so that no p95 is over its budget.
 CALM = SyntheticHistory(days=7.1, sigma=0.1, levels_ms=FEW, samples=20)
 SMALL = SyntheticHistory(days=0.3, sigma=0.1, levels_ms=FEW, samples=20)
 
@@ -104,5 +104,5 @@ def test_earlier_runs_with_invalid_values_are_left_out_and_named() -> None:
     verdict = verdict_on(samples)
     assert verdict.notes[0] == "run past-000000 was left out: total_ms is -1 for faq; expected more than 0"
     samples.loc[len(samples) - 1, "total_ms"] = np.nan
-    with pytest.raises(DataError, match="run past-000028 cannot be judged: total_ms is nan"):
+    with pytest.raises(DataError, match="no verdict on run past-000028: total_ms is nan"):
         verdict_on(samples)

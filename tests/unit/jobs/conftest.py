@@ -1,4 +1,4 @@
-"""A small notebook, and a folder of runs with records made for the test."""
+"""A small notebook, and a folder of runs with records written for the test."""
 
 from __future__ import annotations
 

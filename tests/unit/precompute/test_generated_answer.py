@@ -1,4 +1,4 @@
-"""Generated answers: keys of canonical questions, and scopes in Redis that never meet."""
+"""Generated answers: keys of canonical questions, and scopes in Redis that never collide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of one answer, each by itself: no sockets, no clock, no waiting."""
+"""The rules of one answer as a pure object: no sockets, no clock, no waiting."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Store:
         return new
 
     def send(self, answer: AnswerProtocol) -> list[dict[str, Any]]:
-        """Everything, kept and sent."""
+        """All frames, stored and sent."""
         sent = send(answer)
         while (new := self.keep(answer)) is not None and new.frames:
             sent += send(answer)
@@ -489,7 +489,7 @@ def test_the_record_is_kept_again_only_when_it_changed() -> None:
 
 
 class AnswerLife(RuleBasedStateMachine):
-    """Any order of what a model, a line, a replay store and a client may do, orchestrators that take over included."""
+    """Any order of what a model, a connection, a replay store and a client may do, orchestrators that take over included."""
 
     def __init__(self) -> None:
         super().__init__()

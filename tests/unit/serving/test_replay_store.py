@@ -1,4 +1,4 @@
-"""The replay store's rules, on a scripted Redis: what is written together, and whose failure is whose."""
+"""The replay store's rules, on a scripted Redis: what is written together, and who gets the error of a failed write."""
 
 from __future__ import annotations
 
