@@ -65,7 +65,7 @@ class Runs:
             machine=f"{socket.gethostname()} {os.getpid()}",
         )
         try:
-            self.storage.make(name.rsplit("/", 1)[0])
+            self.storage.create_folder(name.rsplit("/", 1)[0])
             # Padded, so that the end of the run can be recorded in place even on a full disk.
             self.storage.write(f"{name}.json", _encoded(record).ljust(_RESERVED_BYTES))
         except OSError as error:
@@ -150,7 +150,7 @@ class Runs:
 
     def _write_cache(self, summaries: dict[str, RunSummary]) -> None:
         try:
-            self.storage.make("")
+            self.storage.create_folder("")
             self.storage.write(_INDEX, msgspec.json.encode(summaries).decode())
         except OSError as error:
             log.warning("%s could not be written: %s", self.storage.url(_INDEX), error)

@@ -43,7 +43,7 @@ class SharedAnswers:
         self._reader = reader
         self._settings = settings
         self._recogniser = Recogniser(settings)
-        self._seen = "0"
+        self._last_change = "0"
         self._loaded = False
 
     def __len__(self) -> int:
@@ -131,7 +131,7 @@ class SharedAnswers:
     async def load(self) -> None:
         """Load all stored questions from Redis."""
         newest = await self._redis.xrevrange(_LOG, count=1)
-        self._seen = newest[0][0].decode() if newest else "0"
+        self._last_change = newest[0][0].decode() if newest else "0"
         batch: list[StoredQuestion] = []
         async for _, value in self._redis.hscan_iter(_QUESTIONS, count=1000):
             batch.append(msgspec.json.decode(value, type=StoredQuestion))
@@ -160,10 +160,12 @@ class SharedAnswers:
         self._loaded = True
 
     async def _catch_up(self) -> None:
-        changes = await self._redis.xrange(_LOG, min=f"({self._seen}" if self._seen != "0" else "-", count=1000)
+        changes = await self._redis.xrange(
+            _LOG, min=f"({self._last_change}" if self._last_change != "0" else "-", count=1000
+        )
         if not changes:
             return
-        self._seen = changes[-1][0].decode()
+        self._last_change = changes[-1][0].decode()
         stored = [change[b"stored"] for _, change in changes if b"stored" in change]
         values = await self._redis.hmget(_QUESTIONS, stored) if stored else []
         self._mirror([msgspec.json.decode(value, type=StoredQuestion) for value in values if value is not None])
