@@ -114,7 +114,7 @@ class Store:
         if newest is not None and newest[1] > now + timedelta(seconds=tolerance_s):
             raise DataError(
                 f"the clock says {now:%Y-%m-%d %H:%M} UTC, and the store's newest run {newest[0]} is of "
-                f"{newest[1]:%Y-%m-%d %H:%M}: set the clock right, or delete that run"
+                f"{newest[1]:%Y-%m-%d %H:%M}: correct the clock, or delete that run"
             )
 
     def newest(self) -> tuple[str, datetime] | None:

@@ -124,7 +124,7 @@ def test_a_clock_that_went_backwards_stops_a_run_before_it_starts(tmp_path: Path
     before = contents(tmp_path)
     done = mangalib("benchmark", "--per-intent", "1", store=tmp_path)
     assert done.returncode == 1
-    assert "set the clock right" in done.stderr
+    assert "correct the clock" in done.stderr
     assert contents(tmp_path) == before
 
 

@@ -181,7 +181,7 @@ def test_the_release_under_which_it_got_worse_is_taken_back(tables: tuple[Incide
         releases.activate(releases.create(Release(note=note)).number, note)
     now = datetime.now(UTC)
     early = incident_of(now - timedelta(hours=2), now + timedelta(minutes=1))
-    assert "it got worse before release 2 became active" in roll_back(early, releases, tolerance)
+    assert "the regression began before release 2 became active" in roll_back(early, releases, tolerance)
     newer = incident_of(now - timedelta(hours=1), now - timedelta(hours=1))
     assert "became active after the run" in roll_back(newer, releases, tolerance)
     assert releases.pointer().active == 2

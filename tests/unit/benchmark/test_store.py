@@ -240,7 +240,7 @@ def test_an_unknown_run_is_an_error_that_names_the_newest(store: Store, runs: li
 def test_a_newest_run_in_the_future_is_an_error(store: Store, runs: list[pd.DataFrame]) -> None:
     store.append(runs[0])
     store.require_past(END, 60)
-    with pytest.raises(DataError, match="set the clock right"):
+    with pytest.raises(DataError, match="correct the clock"):
         store.require_past(END - timedelta(days=10), 60)
 
 
