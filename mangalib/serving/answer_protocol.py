@@ -324,11 +324,16 @@ class AnswerProtocol:
             self.metrics.chunks_sent += 1
             self.metrics.bytes_sent += len(frame)
 
+    @property
+    def something_to_keep(self) -> bool:
+        """Whether the replay store lacks a frame, or must learn that no more will follow."""
+        return self.finished or self._log.kept < len(self._log)
+
     def frames_to_keep(self) -> FramesToKeep | None:
         """What is to be written to the replay store; ``None`` when it has everything so far and more may follow."""
-        new = self._log.to_keep()
-        if not new and not self.finished:
+        if not self.something_to_keep:
             return None
+        new = self._log.to_keep()
         record = self._record()
         return FramesToKeep(self._log.kept, new, record if record != self._kept_record else None, last=self.finished)
 

@@ -39,7 +39,12 @@ class Outbox:
     def wake(self) -> None:
         """The answer has changed: there may be new frames."""
         self._to_send.set()
-        self._to_keep.set()
+        self._wake_keeper()
+
+    def _wake_keeper(self) -> None:
+        # Not with each event of the model: most of them make no frame.
+        if self._protocol.something_to_keep:
+            self._to_keep.set()
 
     async def deliver(self) -> bool:
         """Send until the last frame is sent; false when the client is gone before that."""
@@ -47,7 +52,7 @@ class Outbox:
         while not protocol.stopped:
             self._to_send.clear()
             frames = protocol.frames_to_send()
-            self._to_keep.set()
+            self._wake_keeper()
             if not frames:
                 if protocol.finished and protocol.all_sent:
                     return True
