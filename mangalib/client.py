@@ -298,7 +298,7 @@ class Client:
             return
         pending = self._pending.get(getattr(frame, "request_id", None) or "")
         if pending is None:
-            log.debug("ignored a %s frame of no pending query", type(frame).__name__)
+            log.debug("ignored a %s frame that belongs to no pending query", type(frame).__name__)
             return
         if isinstance(frame, Error) and frame.code == "not_found" and pending.last_seq < 0 and not pending.resent:
             # The connection was lost before the query arrived, so the server does not know it.

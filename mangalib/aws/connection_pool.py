@@ -1,8 +1,8 @@
 """Warm pool: connections that are open, TLS handshake included, before a request needs one.
 
 ``size`` connections are kept warm; under load the pool grows to ``max_size`` and shrinks back. Waiters are served first
-come, first served, and get a ``BusyError`` after ``acquire_timeout_s``. The keep-alive uses idle connections only, and
-never the last one, so that no query waits for it.
+come, first served, and get a ``BusyError`` after ``acquire_timeout_s``. The keep-alive, every ``keep_alive_s``, uses
+idle connections only, and never the last one, so that no query waits for it.
 """
 
 from __future__ import annotations

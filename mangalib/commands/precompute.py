@@ -77,9 +77,9 @@ def _train_on_folder(url: str, model: Path | None, scheduler: str | None, settin
     if model is None:
         raise SettingsError("--model: missing; expected the file to write, since a model of many files is not compared")
     with cluster(scheduler) as client:
-        learned = train_partitioned(client, url, settings, progress=True)
-    learned.save(model)
-    click.echo(f"{learned.transitions} transitions of {len(learned.intents)} intents: {model}")
+        trained = train_partitioned(client, url, settings, progress=True)
+    trained.save(model)
+    click.echo(f"{trained.transitions} transitions of {len(trained.intents)} intents: {model}")
 
 
 @click.command("warm")

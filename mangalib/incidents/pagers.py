@@ -83,7 +83,7 @@ class PagerDuty:
         return self._send("trigger", incident, {"payload": payload})
 
     def resolve(self, incident: Incident) -> str:
-        """Resolve the incident in PagerDuty, which pages nobody."""
+        """Resolve the incident in PagerDuty, which sends no page."""
         return self._send("resolve", incident, {})
 
     def _send(self, event_action: str, incident: Incident, fields: dict[str, Any]) -> str:

@@ -113,7 +113,7 @@ class Orchestrator:
         with self._services.breakers.redis_optional("the connection is known to this process only"):
             async with asyncio.timeout(self._settings.replay_timeout_ms / 1000):
                 await self._records.save(connection_id, record)
-        self._spawn(self._greet(client))
+        self._spawn(self._send_session_info(client))
         return web.Response()
 
     def _new_client(self, connection_id: str, record: ConnectionRecord) -> ClientConnection:
@@ -126,7 +126,7 @@ class Orchestrator:
         self._clients[connection_id] = client
         return client
 
-    async def _greet(self, client: ClientConnection) -> None:
+    async def _send_session_info(self, client: ClientConnection) -> None:
         # A post before $connect has finished is answered by 410, so this one may have to wait a little.
         deadline_s = time.monotonic() + CONTROL_FRAME_TIMEOUT_S
         frame = encode(SessionInfo(client.session_id, client.session.state))
@@ -155,9 +155,9 @@ class Orchestrator:
         scope = (client.customer, client.session_id)
         if not any((other.customer, other.session_id) == scope for other in self._clients.values()):
             self._services.precomputed.on_session_closed(*scope)
-        self._spawn(self._forget(connection_id))
+        self._spawn(self._delete_record(connection_id))
 
-    async def _forget(self, connection_id: str) -> None:
+    async def _delete_record(self, connection_id: str) -> None:
         with self._services.breakers.redis_optional("a connection's record is left to expire"):
             await self._records.delete(connection_id)
 
@@ -221,9 +221,9 @@ class Orchestrator:
     async def _tick_sessions(self) -> None:
         for client in list(self._clients.values()):
             if client.session.tick(time.monotonic()):
-                self._spawn(self._tell_state(client))
+                self._spawn(self._send_state(client))
 
-    async def _tell_state(self, client: ClientConnection) -> None:
+    async def _send_state(self, client: ClientConnection) -> None:
         ended = client.session.state is SessionState.DISCONNECTED
         if ended:
             self._disconnect(client.connection_id)
@@ -233,11 +233,11 @@ class Orchestrator:
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None, "enter the orchestrator first"
-        return self._tasks.create_task(_contained(coroutine))
+        return self._tasks.create_task(_logging_errors(coroutine))
 
 
-async def _contained(coroutine: Coroutine[Any, Any, None]) -> None:
-    """What goes wrong for one client must not end the others: it is logged and ends here."""
+async def _logging_errors(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Log an error in one client's task instead of raising it, which would end the tasks of the others."""
     try:
         await coroutine
     except Exception:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Posts what the protocol lets go, one post in flight, and writes what is to be kept."""
+    """Posts the frames that may be sent, one post in flight, and writes those to be stored to the replay store."""
 
     def __init__(self, services: Services, protocol: AnswerProtocol, *, customer: str, connection_id: str) -> None:
         self.connection_id = connection_id
@@ -37,7 +37,7 @@ class Outbox:
         return round((moment_s - self.started_s) * 1000, 2)
 
     def wake(self) -> None:
-        """Something happened to the answer: there may be frames."""
+        """The answer has changed: there may be new frames."""
         self._to_send.set()
         self._wake_keeper()
 
@@ -47,7 +47,7 @@ class Outbox:
             self._to_keep.set()
 
     async def deliver(self) -> bool:
-        """Send until the last frame is out or nobody listens; false when the client is gone."""
+        """Send until the last frame is sent; false when the client is gone before that."""
         protocol = self._protocol
         while not protocol.stopped:
             self._to_send.clear()

@@ -1,4 +1,7 @@
-"""Severity: the specification's table, applied to an estimate with its uncertainty instead of to one noisy number."""
+"""Severity: the specification's bands, applied to an estimate with its uncertainty instead of to one noisy number.
+
+Where the bands begin is set in ``settings/benchmark.py``.
+"""
 
 from __future__ import annotations
 

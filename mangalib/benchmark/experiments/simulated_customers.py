@@ -166,8 +166,8 @@ async def converse(
     """Hold the sessions, ``at_once`` of them concurrently, with ``think_s`` between an answer and the next question.
 
     One row per question: ``session_id, trigger, topic, text, source, first_token_ms, total_ms, tokens``; ``trigger`` is the topic
-    before it, empty for the first. ``connect`` makes a client for a session's id. A session whose connection or answer fails ends
-    there, with a warning; its rows so far are kept.
+    before it, empty for the first. ``connect`` returns a client for a session's id. A session whose connection or answer fails
+    ends there, with a warning; its rows so far are kept.
     """
     rows: list[dict[str, object]] = []
     waiting: Iterator[SessionPlan] = iter(plans)

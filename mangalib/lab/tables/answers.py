@@ -39,12 +39,12 @@ def screen_at(reply: Reply, moments_ms: Sequence[float]) -> pd.DataFrame:
     """What the customer sees at each moment: the end of the text so far, else the status, else the typing indicator."""
     rows = []
     for moment in moments_ms:
-        seen = [frame for at_ms, frame in _timed_frames(reply) if at_ms <= moment]
-        text = "".join(frame.text for frame in seen if isinstance(frame, Chunk))
-        status = next((frame.message for frame in reversed(seen) if isinstance(frame, Status)), THINKING)
-        complete = any(isinstance(frame, Done) for frame in seen)
+        arrived = [frame for at_ms, frame in _timed_frames(reply) if at_ms <= moment]
+        text = "".join(frame.text for frame in arrived if isinstance(frame, Chunk))
+        status = next((frame.message for frame in reversed(arrived) if isinstance(frame, Status)), THINKING)
+        complete = any(isinstance(frame, Done) for frame in arrived)
         words = text if len(text) <= SCREEN_CHARS else "…" + text[1 - SCREEN_CHARS :]
-        phase = "complete" if complete else "streaming" if text else "context" if seen else "instant"
+        phase = "complete" if complete else "streaming" if text else "context" if arrived else "instant"
         rows.append({"moment_ms": moment, "phase": phase, "characters": len(text), "on screen": words or status})
     return pd.DataFrame(rows)
 

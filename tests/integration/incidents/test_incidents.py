@@ -102,7 +102,7 @@ def test_the_life_of_an_incident(tables: tuple[IncidentStore, ReleaseStore]) -> 
     store, done = tables[0], RecordedActions()
     (opened,) = respond(verdict(1, 1), store, done.actions())
     assert [event.what for event in opened.events] == ["opened"]
-    assert done.calls == [], "a warning pages nobody"
+    assert done.calls == [], "a warning sends no page"
     assert unresolved(store) == [opened]
     respond(verdict(2, 2), store, done.actions())
     assert done.calls == ["pager"]
@@ -185,13 +185,13 @@ def test_the_release_under_which_it_got_worse_is_taken_back(tables: tuple[Incide
         releases.activate(releases.create(Release(note=note)).number, note)
     now = datetime.now(UTC)
     early = incident_of(now - timedelta(hours=2), now + timedelta(minutes=1))
-    assert "it got worse before release 2 became active" in roll_back(early, releases, tolerance)
+    assert "the regression began before release 2 became active" in roll_back(early, releases, tolerance)
     newer = incident_of(now - timedelta(hours=1), now - timedelta(hours=1))
     assert "became active after the run" in roll_back(newer, releases, tolerance)
     assert releases.pointer().active == 2
     caused = incident_of(now, now + timedelta(minutes=1))
     assert roll_back(caused, releases, tolerance) == "release 2 taken back, release 1 is active again"
-    with pytest.raises(ActionError, match="release 1 cannot be rolled back"):
+    with pytest.raises(ActionError, match="release 1 not rolled back"):
         roll_back(incident_of(now, datetime.now(UTC) + timedelta(minutes=1)), releases, tolerance)
 
 

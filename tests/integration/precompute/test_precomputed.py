@@ -235,7 +235,9 @@ async def test_a_changed_order_invalidates_the_follow_up(precomputing: Stack, re
         assert "lost" in reply.text
 
 
-async def test_a_question_before_its_answer_is_ready_joins_it(precomputing: Stack, redis: Redis) -> None:
+async def test_a_question_whose_answer_is_being_generated_joins_that_generation(
+    precomputing: Stack, redis: Redis
+) -> None:
     # The first stream is the live answer; every later one is held long enough to be joined half-way.
     for fault in (
         {"kind": "stall", "after_events": 8, "delay_ms": 10, "times": 1},

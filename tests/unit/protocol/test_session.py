@@ -20,7 +20,7 @@ def active(now_s: float = 0.0) -> Session:
     return session
 
 
-def test_a_session_lives_as_the_specification_says() -> None:
+def test_a_session_goes_through_the_specified_states() -> None:
     session = Session(SETTINGS, 0)
     states = [session.state]
     for happens in (session.connected, session.authenticated, session.activity, session.query_started):
@@ -38,7 +38,7 @@ def test_a_session_lives_as_the_specification_says() -> None:
     ]
 
 
-def test_five_minutes_make_it_idle_and_ten_end_it() -> None:
+def test_a_session_is_idle_after_five_minutes_and_ends_after_ten() -> None:
     session = active()
     assert not session.tick(299.9)
     assert session.tick(300)
