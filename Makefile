@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo chat check test test-unit test-integration test-system test-notebooks benchmark soak fuzz audit lab lint browser train
+.PHONY: demo chat check test test-unit test-serving test-integration test-system test-notebooks benchmark soak fuzz audit lab lint browser train
 .DEFAULT_GOAL := demo
 
 # Set up once, and again when the dependencies have changed.
@@ -35,7 +35,7 @@ check: .venv/installed
 
 # Everything; a quarter of an hour on two cores, because many tests wait for most of their time.
 test: .venv/installed browser
-	@$(MAKE) --no-print-directory -j3 test-unit test-system test-notebooks test-integration
+	@$(MAKE) --no-print-directory -j3 test-system test-notebooks test-serving test-integration test-unit
 
 # No process, no network, no sleep. Every branch of the pure parts must be covered.
 PURE := mangalib/serving/answer_protocol.py,mangalib/serving/frame_log.py,mangalib/serving/text_batcher.py,mangalib/serving/replay_store.py,mangalib/protocol/session.py,mangalib/protocol/cards.py,mangalib/aws/event_stream.py
@@ -43,9 +43,12 @@ test-unit: .venv/installed
 	$(BIN)/python -m coverage run -m pytest -q tests/unit
 	@echo "Unit tests cover $$($(BIN)/python -m coverage report --format=total) % of mangalib/, branches included"
 	$(BIN)/python -m coverage report --include=$(PURE) --show-missing --fail-under=100
-# On the local stack.
+# On the local stack; the serving path has a stack and a process of its own.
+SERVING := tests/integration/serving tests/integration/aws tests/integration/local tests/integration/chat
+test-serving: .venv/installed
+	$(BIN)/python -m pytest -q $(SERVING)
 test-integration: .venv/installed
-	$(BIN)/python -m pytest -q tests/integration
+	$(BIN)/python -m pytest -q tests/integration $(SERVING:%=--ignore=%)
 # Soak, faults, fuzz, browsers, notebooks as jobs, the commands of the documents.
 test-system: .venv/installed browser
 	$(BIN)/python -m pytest -q tests/system

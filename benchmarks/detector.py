@@ -4,8 +4,8 @@
 
 ours          the sequential rule of mangalib.benchmark.detection.detector
 textbook      the specification's rule: Mann-Whitney at 0.05, Cohen's d of 0.5, severity by the run's p95
-kayenta       the test that Netflix's Kayenta makes: Mann-Whitney with 98 % confidence, high where the interval of the
-              Hodges-Lehmann estimate lies above 25 % of that estimate; the 7 days are its baseline, the run its canary
+kayenta       the test that Netflix's Kayenta runs: Mann-Whitney with 98 % confidence, high where the interval of the
+              Hodges-Lehmann estimate is above 25 % of that estimate; the 7 days are its baseline, the run its canary
 otava         apache-otava (Hunter; Fleming et al., 2023) with its defaults on the runs' p95, in a virtual environment of its
               own; an alarm is a new upward change point. It has no severities.
 

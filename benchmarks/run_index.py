@@ -22,7 +22,7 @@ def add_run(runs: Runs, number: int) -> None:
     name = f"04_benchmark_run/{started:%Y-%m-%d}/{started:%H%M%S}-abcdef"
     record = RunRecord("04_benchmark_run", {"per_intent": 50}, started.isoformat(), started.isoformat(), OK, None)
     record = msgspec.structs.replace(record, results={"answered": 400, "failed": 0}, job="benchmark")
-    runs.storage.make(name.rsplit("/", 1)[0])
+    runs.storage.create_folder(name.rsplit("/", 1)[0])
     runs.storage.write(f"{name}.json", msgspec.json.encode(record).decode())
     runs.storage.write(f"{name}.ipynb", "{}")
 

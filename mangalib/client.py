@@ -90,7 +90,6 @@ class Client:
         self, url: str, token: str, *, session_id: str | None = None, settings: ClientSettings | None = None
     ) -> None:
         self.session_id = session_id
-        self.reconnects = 0
         self._url = url
         self._token = token
         self._settings = settings or load_settings()
@@ -254,7 +253,6 @@ class Client:
             try:
                 self._socket = await self._connect()
                 self._session.reconnected(time.monotonic())
-                self.reconnects += 1
                 for request_id, pending in self._pending.items():
                     self._session.query_started(time.monotonic())
                     await self._send(Resume(request_id, pending.last_seq))
@@ -300,7 +298,7 @@ class Client:
             return
         pending = self._pending.get(getattr(frame, "request_id", None) or "")
         if pending is None:
-            log.debug("ignored a %s frame of no pending query", type(frame).__name__)
+            log.debug("ignored a %s frame that belongs to no pending query", type(frame).__name__)
             return
         if isinstance(frame, Error) and frame.code == "not_found" and pending.last_seq < 0 and not pending.resent:
             # The connection was lost before the query arrived, so the server does not know it.

@@ -20,8 +20,7 @@ MangaError
 ├── StackError               the local stack could not start
 ├── NotebookError            a notebook could not be run, or failed while running
 │   └── JobRunningError      the same job is already running
-├── ScheduleError            a schedule is invalid
-└── CloudError               something is missing in the AWS account
+└── ScheduleError            a schedule is invalid
 """
 
 from __future__ import annotations
@@ -167,7 +166,3 @@ class JobRunningError(NotebookError):
 
 class ScheduleError(MangaError):
     """A schedule is invalid; the message names the file, the line, the value and what was expected."""
-
-
-class CloudError(MangaError):
-    """The AWS account lacks something, or cannot be reached."""

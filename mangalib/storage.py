@@ -53,7 +53,7 @@ class Storage:
         path = f"{self._base}/{name}" if name else self._base
         return path if self.local else f"s3://{path}"
 
-    def make(self, folder: str) -> None:
+    def create_folder(self, folder: str) -> None:
         """Create a folder and its parents; does nothing on S3, which has no folders."""
         if self.local:
             Path(self.url(folder)).mkdir(parents=True, exist_ok=True)

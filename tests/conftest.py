@@ -53,7 +53,7 @@ QUICK = {
 # Real data, outside the project; tests that need them are skipped without them.
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-# Benchmark runs of the tests must not enter the store of whoever works on this machine.
+# Benchmark runs of the tests must not enter the developer's own store.
 os.environ["MANGA_STORE"] = tempfile.mkdtemp(prefix="mangalib-test-store-")
 
 

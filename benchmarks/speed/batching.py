@@ -1,6 +1,6 @@
-"""Item 3: how many frames and bytes batches of 1, 3 and 10 deltas save, and what the first token pays for it.
+"""Item 3: how many frames and bytes batches of 1, 3 and 10 deltas save, and what that costs the first token.
 
-The sender gathers in any case while a post is under way; a batch is what it waits for beyond that, but for the first text, which
+The sender collects text in any case while a post is in flight; beyond that it waits for a batch, except for the first text, which
 never waits. With one answer at a time and batches of 1 every delta is a frame. Sizes are switched by releases, in turns.
 """
 
@@ -28,7 +28,7 @@ from mangalib.protocol import Chunk, encode
 SIZES = (1, 3, 10)
 LEVELS = {"one at a time": 1, "200 at once": 200}
 ROUNDS = 3
-SAID = " ".join(f"word{number}" for number in range(90))
+ANSWER = " ".join(f"word{number}" for number in range(90))
 
 
 async def _answer(client: Client, question: str) -> dict[str, Any]:
@@ -70,11 +70,11 @@ async def measure(stack: Stack) -> dict[tuple[str, int], list[dict[str, float]]]
     releases = ReleaseStore(
         DocumentTable(dynamodb_client(settings), settings.releases_table, key="release", error=ReleaseError)
     )
-    made = {size: releases.create(Release(note="benchmark", chunk_batch_size=size)).number for size in SIZES}
+    release_numbers = {size: releases.create(Release(note="benchmark", chunk_batch_size=size)).number for size in SIZES}
     rounds: dict[tuple[str, int], list[dict[str, float]]] = {}
     async with customers(stack, max(LEVELS.values())) as clients:
         for number in tqdm(range(1 + ROUNDS), desc="rounds", leave=False):
-            for size, release in made.items():
+            for size, release in release_numbers.items():
                 await asyncio.to_thread(releases.activate, release, "benchmark")
                 while (reply := await clients[0].answer("Hello", intent="greeting")).metadata is not None:
                     if reply.metadata.release == release:
@@ -99,7 +99,7 @@ def tables() -> list[Table]:
     ) as stack:
         for name in ("aws_access_key_id", "aws_secret_access_key"):
             os.environ[name.upper()] = stack.addresses[name]
-        stack.local("bedrock", "PUT", "answer", {"text": SAID})
+        stack.local("bedrock", "PUT", "answer", {"text": ANSWER})
         rounds = asyncio.run(measure(stack))
         expected, usual = stack.settings.expected_batching_saving_share, stack.settings.chunk_batch_size
 

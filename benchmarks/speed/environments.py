@@ -1,4 +1,4 @@
-"""Virtual environments of the alternatives, one each, made when they are first needed and whenever their list has changed."""
+"""Virtual environments of the alternatives, one each, created on first use and again whenever their list has changed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ FOLDER = Path(__file__).resolve().parents[2] / ".venv-peers"
 def python_of(name: str) -> Path:
     """The interpreter of ``peers/NAME.txt``'s environment."""
     wanted, folder = PEERS / f"{name}.txt", FOLDER / name
-    made_from = folder / "made-from.txt"
-    if not made_from.exists() or made_from.read_text() != wanted.read_text():
+    installed = folder / "made-from.txt"
+    if not installed.exists() or installed.read_text() != wanted.read_text():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
         subprocess.run([*pip, "-r", str(wanted)], check=True)
-        made_from.write_text(wanted.read_text())
+        installed.write_text(wanted.read_text())
     return folder / "bin" / "python"

@@ -2,7 +2,7 @@
 
 Three questions in two hundred meet a model that is slow by two seconds. Each policy asks the same stand-in as often, forty at
 once, through the product's own Bedrock client; the policies take turns. Extra invocations are counted by the stand-in; extra cost
-is theirs if each loser's question is billed whole and nothing of its answer, since it is closed before its first text. "At once"
+assumes that each loser's question is billed and its answer is not, since it is closed before its first text. "At once"
 always asks twice: the best that any number of second requests could do.
 """
 
@@ -74,7 +74,7 @@ async def measure(stack: Stack) -> list[dict[str, Any]]:
         with tqdm(
             total=len(POLICIES) * (ROUNDS * REQUESTS + 2 * settings.hedge_answers), desc="requests", leave=False
         ) as bar:
-            for hedge in hedges.values():  # each learns what is usual
+            for hedge in hedges.values():  # each hedge records its first first-token times
                 await one_round(bedrock, hedge, settings.haiku_model_id, 2 * settings.hedge_answers, bar)
             for _ in range(ROUNDS):
                 for name, hedge in hedges.items():

@@ -1,7 +1,7 @@
-"""Overload: twice what an orchestrator may serve at once, between two times of less; what those who are served notice of it.
+"""Overload: twice an orchestrator's capacity, between two phases below it; whether accepted customers notice.
 
-Questions come at a steady rate whatever becomes of them, each on a connection that is free. Each answer takes as long as the
-others, so that the rate at which the capacity is used up is known: capacity by the length of an answer.
+Questions arrive at a steady rate whether or not they are answered, each on a free connection. All answers take equally long,
+so that the rate at which the capacity is exhausted is known: the capacity divided by the duration of an answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLIENTS = 4 * CAPACITY
 PHASE_S = 12.0
 PHASES = {"below capacity, 0.8": 0.8, "overload, 2.0": 2.0, "below again, 0.8": 0.8}
 NORMAL_WITHIN_S = 5.0
-SAID = " ".join(f"word{number}" for number in range(60))
+ANSWER = " ".join(f"word{number}" for number in range(60))
 
 
 class Served(NamedTuple):
@@ -36,7 +36,7 @@ class Served(NamedTuple):
 
 
 async def measure(stack: Stack) -> tuple[dict[str, list[Served]], float]:
-    """What became of the questions of each phase, and seconds from the overload's end to the last refusal."""
+    """The results of the questions of each phase, and seconds from the overload's end to the last refusal."""
     async with customers(stack, CLIENTS) as clients:
         free: asyncio.LifoQueue[Client] = asyncio.LifoQueue(CLIENTS)
         for client in clients:
@@ -79,7 +79,7 @@ def tables() -> list[Table]:
         hedge_share=0,
         capacity_answers=CAPACITY,
     ) as stack:
-        stack.local("bedrock", "PUT", "answer", {"text": SAID})
+        stack.local("bedrock", "PUT", "answer", {"text": ANSWER})
         seen, normal_after_s = asyncio.run(measure(stack))
     rows = []
     for phase, served in seen.items():

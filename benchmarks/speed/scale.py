@@ -1,4 +1,4 @@
-"""Item 2: ten thousand connections that idle: what one costs, whether all get in, and what 200 who ask notice of the crowd.
+"""Item 2: ten thousand idle connections: what one costs, whether all are accepted, and whether they slow down 200 who ask.
 
 500 connections come a second. What a session costs is the growth of the orchestrator's resident memory by the number of sessions,
 at 1,000 and at 10,000, before it has answered anything. 200 customers then ask at once, five times among the crowd and five times
@@ -33,7 +33,7 @@ NEW_A_SECOND = 500
 
 
 class Idle(asyncio.Protocol):
-    """A WebSocket of the crowd: it shakes hands and then says nothing."""
+    """A WebSocket of the crowd: it connects and then stays idle."""
 
     def __init__(self, request: bytes) -> None:
         self._request = request
@@ -48,7 +48,7 @@ class Idle(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Wait for the greeting (asyncio.Protocol)."""
-        # In once the server's session frame is there, which comes behind the handshake.
+        # Connected once the server's session frame has arrived, which follows the handshake.
         if not self.greeted.done():
             self._head += data
             if b'"type":"session"' in self._head:
@@ -122,11 +122,11 @@ async def measure(stack: Stack) -> dict[str, Any]:
         for idle in crowd:
             idle.transport.abort()
         before_s, connections = 0.0, 2 * ASKING
-        while connections > ASKING or held()["cpu_s"] - before_s > 0.05:  # it is still being told of those who left
+        while connections > ASKING or held()["cpu_s"] - before_s > 0.05:  # it is still notified of closed connections
             before_s = held()["cpu_s"]
             await asyncio.sleep(0.5)
             connections = len(await asyncio.to_thread(stack.local, "gateway", "GET", "connections"))
-        await first_tokens(stack, clients)  # whatever the crowd has left behind is cleared away
+        await first_tokens(stack, clients)  # anything left over from the crowd is cleared away
         alone = [await first_tokens(stack, clients) for _ in range(ROUNDS)]
     return {"levels": levels, "alone": _percentiles(alone), "among": _percentiles(among)}
 
@@ -140,7 +140,7 @@ def _p50(rounds: list[dict[str, float]]) -> float:
 
 
 def tables() -> list[Table]:
-    """What a connection costs, and what those who ask notice of the crowd."""
+    """What a connection costs, and whether the crowd slows down those who ask."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with running_stack(

@@ -1,7 +1,7 @@
 """Item 5: how long until something can be used: an orchestrator, the package, a notebook.
 
 The orchestrator is a process of its own beside a running stack, from its start to the moment at which it answers, with its pool
-warm and its prompts loaded. A notebook counts from the start of its kernel to the end of the first cell behind its parameters.
+warm and its prompts loaded. A notebook counts from the start of its kernel to the end of the first cell after its parameters.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def import_s() -> float:
 
 
 def first_cell_s(path: Path) -> float:
-    """Seconds from a kernel's start to the end of the first cell behind the parameters."""
+    """Seconds from a kernel's start to the end of the first cell after the parameters."""
     notebook = nbformat.read(path, as_version=4)
     code = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     client = NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}, timeout=60)

@@ -7,8 +7,8 @@ before     from when a question is to be asked until the stand-in has it: waitin
 after      from when its first text left the stand-in until the client's program holds it
 CPU        processor time of the client's process, all threads, by the number of events that the stand-in sent
 
-"The orchestrator" is all of ours at work: Bedrock's socket to the frame posted at the gateway, routed, cards looked for, kept for
-replay. Its CPU is the orchestrator process's, its times are taken at our client behind the gateway.
+"The orchestrator" is our whole path: from Bedrock's socket to the frame posted to the gateway, with routing, cards and the replay
+store. Its CPU is the orchestrator process's, its times are taken at our client of the gateway.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mangalib.client import Client
 from mangalib.local import Stack, running_stack
 from mangalib.protocol import Chunk
 
-SAID = " ".join(f"word{number}" for number in range(90))
+ANSWER = " ".join(f"word{number}" for number in range(90))
 REPETITIONS, REPETITIONS_OF_FEWER = 4, 3
 MOST = 200
 # How many questions a round has, and over how many seconds they come.
@@ -61,11 +61,11 @@ PEERS_OF = {
 Round = dict[str, Any]
 
 
-class QueryContext(Protocol):
-    """What is measured."""
+class MeasuredClient(Protocol):
+    """A client that is measured."""
 
     async def ask(self, plan: dict[str, float]) -> Round:
-        """Ask each question so many seconds after the start; returns what ``peers/rounds.py`` tells of a round."""
+        """Ask each question so many seconds after the start; returns a round's figures as ``peers/rounds.py`` prints them."""
 
 
 class Peer:
@@ -75,7 +75,7 @@ class Peer:
         self._process = process
 
     async def ask(self, plan: dict[str, float]) -> Round:
-        """See :class:`QueryContext`."""
+        """See :class:`MeasuredClient`."""
         return await asyncio.to_thread(self._ask, plan)
 
     def _ask(self, plan: dict[str, float]) -> Round:
@@ -99,7 +99,7 @@ def peer(stack: Stack, environment: str | None, script: str) -> Iterator[Peer]:
     keys = {name.upper(): stack.addresses[name] for name in ("aws_access_key_id", "aws_secret_access_key")}
     python = python_of(environment) if environment else Path(sys.executable)
     command = [str(python), str(PEERS / script), json.dumps(where)]
-    # What a library writes must have somewhere to go: a pipe that nobody reads would stop it once it is full.
+    # A library's output must go somewhere: an unread pipe would block it once it is full.
     with (
         tempfile.TemporaryFile("w+") as written,
         subprocess.Popen(
@@ -122,7 +122,7 @@ def peer(stack: Stack, environment: str | None, script: str) -> Iterator[Peer]:
 
 
 class Orchestrator:
-    """The whole of ours, asked by clients behind the gateway."""
+    """Our whole path, asked by clients of the gateway."""
 
     def __init__(self, stack: Stack, clients: list[Client]) -> None:
         self._process = psutil.Process(stack.processes["orchestrator"].pid)
@@ -136,7 +136,7 @@ class Orchestrator:
             yield cls(stack, clients)
 
     async def ask(self, plan: dict[str, float]) -> Round:
-        """See :class:`QueryContext`."""
+        """See :class:`MeasuredClient`."""
         started_s, before = time.monotonic(), self._process.cpu_times()
         first_text_s: dict[str, float] = {}
 
@@ -154,7 +154,7 @@ class Orchestrator:
 
 
 async def one_round(
-    stack: Stack, asked: QueryContext, names: Iterator[int], questions: int, within_s: float
+    stack: Stack, asked: MeasuredClient, names: Iterator[int], questions: int, within_s: float
 ) -> dict[str, float]:
     """Milliseconds before and after the model, and microseconds of CPU an event."""
     plan = {f"Hello there, I am guest {next(names)}": within_s * number / questions for number in range(questions)}
@@ -183,7 +183,7 @@ async def measure(stack: Stack) -> tuple[dict[tuple[str, str], list[dict[str, fl
     rounds: dict[tuple[str, str], list[dict[str, float]]] = {}
     names = count()
     async with AsyncExitStack() as open_:
-        clients: dict[str, QueryContext] = {
+        clients: dict[str, MeasuredClient] = {
             name: await asyncio.to_thread(open_.enter_context, peer(stack, *which)) for name, which in PEERS_OF.items()
         }
         clients[WHOLE] = await open_.enter_async_context(Orchestrator.connected(stack))
@@ -215,7 +215,7 @@ def tables() -> list[Table]:
         hedge_share=0,
         capacity_answers=2 * MOST,
     ) as stack:
-        stack.local("bedrock", "PUT", "answer", {"text": SAID})
+        stack.local("bedrock", "PUT", "answer", {"text": ANSWER})
         rounds, parts = asyncio.run(measure(stack))
     rows = [
         [

@@ -11,7 +11,7 @@ from botocore.retries.adaptive import RateClocker
 from botocore.retries.throttling import CubicCalculator
 
 
-class Clock:
+class MonotonicClock:
     """The monotonic clock, with the interface of botocore's ``Clock``."""
 
     def current_time(self) -> float:
@@ -22,8 +22,8 @@ class Clock:
 class AdaptiveRate:
     """The rate limit of requests: none until a throttling error occurs, and never less than ``floor_per_s``."""
 
-    def __init__(self, floor_per_s: float, clock: Clock | None = None) -> None:
-        self._clock = clock or Clock()
+    def __init__(self, floor_per_s: float, clock: MonotonicClock | None = None) -> None:
+        self._clock = clock or MonotonicClock()
         self._floor_per_s = floor_per_s
         self._measured = RateClocker(self._clock)
         self._cubic = CubicCalculator(floor_per_s, self._clock.current_time())

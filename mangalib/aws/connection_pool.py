@@ -1,8 +1,8 @@
 """Warm pool: connections that are open, TLS handshake included, before a request needs one.
 
 ``size`` connections are kept warm; under load the pool grows to ``max_size`` and shrinks back. Waiters are served first
-come, first served, and get a ``BusyError`` after ``acquire_timeout_s``. The keep-alive uses idle connections only, and
-never the last one, so that no query waits for it.
+come, first served, and get a ``BusyError`` after ``acquire_timeout_s``. The keep-alive, every ``keep_alive_s``, uses
+idle connections only, and never the last one, so that no query waits for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from mangalib.aws.http1 import HttpConnection
 from mangalib.errors import BusyError, TransportError
@@ -24,19 +23,6 @@ log = logging.getLogger(__name__)
 
 REFILL_BACKOFF_S = 0.2
 REFILL_BACKOFF_MAX_S = 10.0
-
-
-@dataclass
-class PoolStats:
-    """Counts since the pool was opened."""
-
-    opened: int = 0
-    discarded: int = 0
-    leases: int = 0
-    waits: int = 0
-    time_outs: int = 0
-    keep_alives: int = 0
-    keep_alive_failures: int = 0
 
 
 class WarmPool:
@@ -76,7 +62,6 @@ class WarmPool:
         self._refill_wanted = asyncio.Event()
         # Called whenever a request has to wait for a connection.
         self.on_wait: Callable[[], None] | None = None
-        self.stats = PoolStats()
 
     @property
     def idle(self) -> int:
@@ -129,7 +114,6 @@ class WarmPool:
             self._release(connection)
 
     async def _acquire(self) -> HttpConnection:
-        self.stats.leases += 1
         while self._idle and not self._waiters:
             connection = self._idle.pop()
             if connection.reusable:
@@ -138,7 +122,6 @@ class WarmPool:
             self._discard(connection)
         waiter: asyncio.Future[HttpConnection] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        self.stats.waits += 1
         if self.on_wait is not None:
             self.on_wait()
         self._grow()
@@ -147,7 +130,6 @@ class WarmPool:
                 return await waiter
         except TimeoutError:
             self._abandon(waiter)
-            self.stats.time_outs += 1
             raise BusyError(f"no free connection within {self._acquire_timeout_s:g} s; try again") from None
         except asyncio.CancelledError:
             self._abandon(waiter)
@@ -174,7 +156,6 @@ class WarmPool:
         bisect.insort(self._idle, connection, key=lambda idle: idle.last_used)
 
     def _discard(self, connection: HttpConnection) -> None:
-        self.stats.discarded += 1
         connection.on_lost = None
         connection.close()
         if self._waiters:
@@ -195,7 +176,6 @@ class WarmPool:
         finally:
             self._opening -= 1
         connection.on_lost = self._lost
-        self.stats.opened += 1
         self._release(connection)
 
     def _grow(self) -> None:
@@ -255,11 +235,9 @@ class WarmPool:
                 continue
             self._idle.remove(connection)
             self._leased.add(connection)
-            self.stats.keep_alives += 1
             try:
                 await keep_alive(connection)
             except TransportError as error:
-                self.stats.keep_alive_failures += 1
                 log.warning("keep-alive failed, the connection is replaced: %s", error)
                 connection.close()
             finally:

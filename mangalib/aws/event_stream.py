@@ -30,7 +30,7 @@ class Message(NamedTuple):
 
 
 class EventStreamDecoder:
-    """Takes bytes as they arrive, cut anywhere, and returns complete messages.
+    """Takes bytes as they arrive, split anywhere, and returns complete messages.
 
     A wrong checksum, an invalid length or a malformed header raises ``TransportError``.
     """

@@ -21,7 +21,7 @@ BUDGET_AGAIN_S = 0.05
 
 
 class Hedge:
-    """Decides when a model is late and whether a second request may be made; one per process, without I/O.
+    """Decides when a model is late and whether a second request may be sent; one per process, without I/O.
 
     The threshold lies as far beyond the ``hedge_quantile`` of the model's last ``hedge_answers`` first-token times as that
     quantile lies beyond their median (a fence, as in Tukey 1977). At the quantile itself more requests would be late than the
@@ -36,19 +36,18 @@ class Hedge:
 
     def late_after_s(self, model_id: str) -> float | None:
         """Seconds without a token after which a model is late; ``None`` while too few times are known, or hedging is off."""
-        settings, seen = self._settings, self._first_token_s.get(model_id, ())
-        if not settings.hedge_share or len(seen) < settings.hedge_answers_min:
+        settings, times = self._settings, sorted(self._first_token_s.get(model_id, ()))
+        if not settings.hedge_share or len(times) < settings.hedge_answers_min:
             return None
-        times = sorted(seen)
         usual_s, rare_s = times[len(times) // 2], times[int(settings.hedge_quantile * (len(times) - 1))]
         return 2 * rare_s - usual_s
 
     def invoked(self) -> None:
-        """A model was invoked; this earns a share of a second request."""
+        """A model was invoked; this deposits a share of a second request."""
         self._budget.deposit()
 
     def withdraw(self) -> bool:
-        """Whether a second request may be made now; a granted one is counted."""
+        """Whether a second request may be sent now; a granted one is counted."""
         allowed = self._budget.withdraw()
         self.hedged += allowed
         return allowed
@@ -59,8 +58,8 @@ class Hedge:
         Measuring from the first request matters: with the winner's own time alone, the threshold would shrink with every hedge
         and cause more hedges.
         """
-        seen = self._first_token_s.setdefault(model_id, deque(maxlen=self._settings.hedge_answers))
-        seen.append(first_token_s)
+        recent = self._first_token_s.setdefault(model_id, deque(maxlen=self._settings.hedge_answers))
+        recent.append(first_token_s)
 
 
 class HedgedStream:
@@ -70,7 +69,7 @@ class HedgedStream:
         self.answered_s = 0.0
         self._invocation = models.stream(model_id, request)
         self._open = AsyncExitStack()
-        self._head: list[list[ModelEvent]] = []
+        self._until_text: list[list[ModelEvent]] = []
         self._rest: AsyncIterator[list[ModelEvent]]
 
     async def until_text(self) -> None:
@@ -78,13 +77,13 @@ class HedgedStream:
         self._rest = await self._open.enter_async_context(self._invocation)
         self.answered_s = time.monotonic()
         async for events in self._rest:
-            self._head.append(events)
+            self._until_text.append(events)
             if any(event.text for event in events):
                 return
 
     async def __aiter__(self) -> AsyncIterator[list[ModelEvent]]:
         """Yields non-empty lists of events until the stream ends; raises as ``ModelTransport.stream`` does."""
-        for events in self._head:
+        for events in self._until_text:
             yield events
         async for events in self._rest:
             yield events
@@ -114,7 +113,7 @@ async def hedged_stream(
     try:
         done, _ = await asyncio.wait(streams, timeout=hedge.late_after_s(model_id))
         while not done and not hedge.withdraw():
-            # Whoever is still waiting when the budget allows another request needs it most.
+            # Of the late requests, those that still wait when the budget allows another one need it most.
             done, _ = await asyncio.wait(streams, timeout=BUDGET_AGAIN_S)
         if not done:
             invoke()

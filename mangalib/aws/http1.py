@@ -32,7 +32,10 @@ class Endpoint:
 
     @classmethod
     def from_url(cls, url: str, *, ca_file: str | None = None) -> Endpoint:
-        """The endpoint of an http or https URL; ``ca_file`` replaces the system's certificate authorities."""
+        """The endpoint of an http or https URL; ``ca_file`` replaces the system's certificate authorities.
+
+        Raises ``TransportError`` for any other URL.
+        """
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise TransportError(f"URL {url!r}; expected http://host or https://host")

@@ -81,27 +81,13 @@ class MessageStart(msgspec.Struct, frozen=True):
     usage: Usage
 
 
-class InvocationMetrics(msgspec.Struct, rename="camel", frozen=True):
-    """The service's own account of an invocation, in its last event; latencies in ms."""
-
-    input_token_count: int = 0
-    output_token_count: int = 0
-    invocation_latency: float = 0
-    first_byte_latency: float = 0
-
-
 class ModelEvent(msgspec.Struct, frozen=True):
-    """One event of Claude's stream. Which fields are set depends on its ``type``; unknown types are to be ignored.
-
-    ``local_sent_at_s`` is set by the local stand-in only: its monotonic clock when the event left.
-    """
+    """What is read of one event of Claude's stream; which fields are set depends on its ``type``. Unknown types are ignored."""
 
     type: str
     delta: Delta | None = None
     message: MessageStart | None = None
     usage: Usage | None = None
-    metrics: InvocationMetrics | None = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
-    local_sent_at_s: float | None = None
 
     @property
     def text(self) -> str:

@@ -3,7 +3,6 @@ from .benchmark_run import BenchmarkInterruptedError as BenchmarkInterruptedErro
 from .benchmark_run import BenchmarkRun as BenchmarkRun
 from .benchmark_run import run_once as run_once
 from .detection.detector import replay as replay
-from .report import intent_percentiles as intent_percentiles
 from .statistics import Estimate as Estimate
 from .statistics import hodges_lehmann as hodges_lehmann
 from .statistics import quantile as quantile

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mangalib.benchmark.load.runner import Runner
 from mangalib.benchmark.load.workload import Conversation
-from mangalib.benchmark.report import intent_percentiles
+from mangalib.benchmark.report import percentiles_by_intent
 from mangalib.benchmark.store import Store
 from mangalib.client import Client
 from mangalib.errors import MangaError
@@ -41,8 +41,8 @@ class BenchmarkRun:
     clocks: dict[str, ClockOffset] = field(default_factory=dict)
 
     def percentiles(self) -> pd.DataFrame:
-        """See :func:`intent_percentiles`."""
-        return intent_percentiles(self.samples)
+        """See :func:`percentiles_by_intent`."""
+        return percentiles_by_intent(self.samples)
 
 
 class BenchmarkInterruptedError(MangaError):

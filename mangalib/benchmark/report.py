@@ -11,7 +11,7 @@ from mangalib.benchmark.statistics import proportion_interval, quantile_interval
 _MIN_ANSWERS = 5
 
 
-def intent_percentiles(samples: pd.DataFrame) -> pd.DataFrame:
+def percentiles_by_intent(samples: pd.DataFrame) -> pd.DataFrame:
     """One row per intent and metric, in ms: ``answers, failed, failed_share, p50, p95, p99`` and the ends of their 95 %
     intervals (``p50_low`` and so on); missing where there are fewer than five answers. Warm-up requests are excluded."""
     rows = []

@@ -30,7 +30,7 @@ def quantile(samples: Floats, share: float | Floats) -> Floats:
 
     Linear between order statistics at ``share (n + 1)``; above the largest, the tail is exponential on the logarithmic
     scale, with the mean of the ``n / 10`` largest spacings as its scale (Hutson, 2002, who takes the last one only).
-    ``share`` is one number or one for each row.
+    ``share`` is one number or one for each row; the result has the shape of ``samples`` without the last axis.
     """
     logs = np.log(samples)
     n = logs.shape[-1]
@@ -70,16 +70,6 @@ def quantile_bounds(n: int, share: float, *, level: float = 0.95) -> tuple[float
         return float(optimize.brentq(missed, 1e-9, 1 - 1e-12))
 
     return solve((1 + level) / 2), solve((1 - level) / 2)
-
-
-def bootstrap_interval(
-    samples: Floats, share: float, *, rng: np.random.Generator, level: float = 0.95, resamples: int = 2000
-) -> Estimate:
-    """Quantile with the interval of the percentile bootstrap (Efron, 1979). Too narrow in the tail of a small sample: it
-    cannot exceed the largest value."""
-    draws = np.sort(rng.choice(samples, (resamples, len(samples))), axis=-1)
-    low, high = np.quantile(np.quantile(draws, share, axis=-1), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(np.quantile(samples, share)), float(low), float(high))
 
 
 def ratio_interval(now: Estimate, before: Estimate) -> Estimate:

@@ -108,13 +108,13 @@ class Store:
         return Loaded(samples.reset_index(drop=True), unreadable)
 
     def require_past(self, now: datetime, tolerance_s: float) -> None:
-        """Raise ``DataError`` when the newest run lies in the future: this machine's clock is wrong, or that of the machine that
-        made the run was."""
+        """Raise ``DataError`` when the newest run is in the future: this machine's clock is wrong, or that of the machine that
+        recorded the run was."""
         newest = self.newest()
         if newest is not None and newest[1] > now + timedelta(seconds=tolerance_s):
             raise DataError(
                 f"the clock says {now:%Y-%m-%d %H:%M} UTC, and the store's newest run {newest[0]} is of "
-                f"{newest[1]:%Y-%m-%d %H:%M}: set the clock right, or delete that run"
+                f"{newest[1]:%Y-%m-%d %H:%M}: correct the clock, or delete that run"
             )
 
     def newest(self) -> tuple[str, datetime] | None:
@@ -129,7 +129,7 @@ class Store:
         """Id and start of the newest run; raises ``DataError`` in an empty store."""
         newest = self.newest()
         if newest is None:
-            raise DataError(f"the store {self.url} is empty; `mangalib benchmark` makes a run")
+            raise DataError(f"the store {self.url} is empty; `mangalib benchmark` adds a run")
         return newest
 
     def started_at(self, run_id: str) -> datetime:
@@ -297,14 +297,14 @@ def _kind(kind: pa.DataType) -> str:
 
 def _each_run_once(tables: list[pa.Table]) -> list[pa.Table]:
     """The tables without runs that an earlier table has already."""
-    seen: set[str] = set()
+    read: set[str] = set()
     kept = []
     for table in tables:
         runs = {str(name) for name in table["run_id"].unique().to_pylist()}
-        if runs & seen:
-            again = pa.array(sorted(runs & seen))
+        if runs & read:
+            again = pa.array(sorted(runs & read))
             table = table.filter(pa.compute.invert(pa.compute.is_in(table["run_id"].cast(pa.string()), again)))
-        seen |= runs
+        read |= runs
         kept.append(table)
     return kept
 

@@ -116,7 +116,7 @@ def judge_run(store: Store, settings: DetectorSettings, *, run_id: str | None = 
     else:
         started = store.started_at(run_id)
     loaded = store.load(days_before(started, settings.look_back_days), started, columns=_JUDGED)
-    notes = [f"{name} is not a whole Parquet file and was left out" for name in loaded.unreadable]
+    notes = [f"{name} is not a complete Parquet file and was left out" for name in loaded.unreadable]
     return judge_samples(loaded.samples, settings, run_id=run_id, notes=notes)
 
 
@@ -161,7 +161,7 @@ def _without_invalid(samples: pd.DataFrame, run_id: str) -> tuple[pd.DataFrame, 
     """``samples`` without runs that have invalid values, and a note on each; ``run_id`` itself must be valid."""
     invalid = invalid_runs(samples)
     if run_id in invalid:
-        raise DataError(f"run {run_id} cannot be judged: {invalid[run_id]}")
+        raise DataError(f"no verdict on run {run_id}: {invalid[run_id]}")
     if invalid:
         samples = samples[~samples["run_id"].isin(invalid.keys())]
     return samples, [f"run {name} was left out: {problem}" for name, problem in invalid.items()]

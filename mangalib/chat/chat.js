@@ -16,17 +16,17 @@
 // `figures` are the product's settings (browser_settings.py); no figure is defined here.
 // All text from customers, models and the catalogue is inserted as text nodes; this file never parses HTML.
 
-// Texts. English status texts come with the `status` frames (ROUTES in mangalib/domain/intents.py); Japanese ones are here.
+// Texts. English status texts come with the `status` frames (mangalib/domain/intents.py); Japanese ones are here.
 
 const WORDS = {
   en: {
     chat: "Chat with MangaAssist", conversation: "Conversation", question: "Your question", you: "You", assistant: "MangaAssist",
     hint: "Ask about a manga, an order, or what to read next", send: "Send", clear: "New conversation", timeline: "Timeline",
     thinking: "Thinking...", more: "Tell me more", moreAbout: (title) => `Tell me about ${title}`, again: "Try again",
-    buy: (usd) => `Buy · $${usd}`, soldOut: "Out of stock", pending: "Price follows", volumes: (count) => `${count} volumes`,
-    by: (author) => `by ${author}`, budget: (ms) => `budget ${ms} ms`, slow: "The answer takes too long. What came is kept.",
+    buy: (usd) => `Buy · $${usd}`, soldOut: "Out of stock", pending: "Price to follow", volumes: (count) => `${count} volumes`,
+    by: (author) => `by ${author}`, budget: (ms) => `budget ${ms} ms`, slow: "The answer is taking too long. The text so far is kept.",
     failed: "Sorry, I ran into an issue. Please try again.",
-    lost: "The connection was lost and could not be made again. What came is kept.",
+    lost: "The connection was lost and could not be restored. The text so far is kept.",
     expired: "Your sign-in has expired. Sign in again, then try again.",
     states: { waiting: "Waiting for an address", connecting: "Connecting", open: "Connected", asleep: "Connects when you ask",
       reconnecting: "Reconnecting", lost: "No connection", expired: "Sign-in expired" },
@@ -198,7 +198,7 @@ class Connection {
 }
 
 function expired(token) {
-  // The browser is not told why a connection was refused; the token shows whether it has expired.
+  // A browser does not learn why a connection was refused; the token shows whether it has expired.
   try {
     const claims = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
     return claims.exp * 1000 <= Date.now();

@@ -1,2 +1,1 @@
-from .check import Finding as Finding
 from .check import check_account as check_account

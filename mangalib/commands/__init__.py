@@ -3,7 +3,14 @@
 from mangalib.commands.benchmark import benchmark, verdict
 from mangalib.commands.cloud import cloud
 from mangalib.commands.jobs import run_command, runs_command, schedule_command
-from mangalib.commands.precompute import cache_accuracy, cache_learn, catalogue_changed, hit_rate, transitions, warm
+from mangalib.commands.precompute import (
+    cache_accuracy_command,
+    cache_learn_command,
+    catalogue_changed_command,
+    hit_rate_command,
+    transitions_command,
+    warm_command,
+)
 from mangalib.commands.release import release
 from mangalib.commands.running import running_service
 from mangalib.commands.stack import chat, up
@@ -20,10 +27,10 @@ COMMANDS = (
     benchmark,
     verdict,
     release,
-    hit_rate,
-    transitions,
-    warm,
-    catalogue_changed,
-    cache_learn,
-    cache_accuracy,
+    hit_rate_command,
+    transitions_command,
+    warm_command,
+    catalogue_changed_command,
+    cache_learn_command,
+    cache_accuracy_command,
 )

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -17,13 +18,14 @@ import click
 
 from mangalib.commands.running import running_service
 from mangalib.errors import SettingsError
-from mangalib.settings import Settings, load_settings
+from mangalib.settings import IncidentSettings, WorkloadSettings, load_settings
 
 if TYPE_CHECKING:
     from distributed import Client as Cluster
 
     from mangalib.benchmark import BenchmarkRun, Store, Verdict
     from mangalib.benchmark.load import Conversation
+    from mangalib.client import Client
     from mangalib.incidents import Incident
 
 
@@ -54,6 +56,7 @@ def benchmark(
     """
     from mangalib.benchmark import BenchmarkInterruptedError, Store
     from mangalib.benchmark.load import make_workload
+    from mangalib.client import Client
 
     settings = load_settings()
     store = Store(store_url or settings.store, settings)
@@ -67,8 +70,9 @@ def benchmark(
         rate_per_s=rate,
     )
     with running_service(quiet=as_json) as (url, token), _cluster(scheduler) as cluster:
+        connect = partial(Client, url, token, settings=settings)
         try:
-            run = asyncio.run(_run(url, token, workload, store, settings, cluster, progress=not as_json))
+            run = asyncio.run(_run(connect, workload, store, settings, cluster, progress=not as_json))
         except BenchmarkInterruptedError as interruption:
             _print_run(interruption.run, as_json)
             click.echo(str(interruption), err=True)
@@ -89,23 +93,20 @@ def _cluster(scheduler: str | None) -> AbstractContextManager[Cluster | None]:
 
 
 async def _run(
-    url: str,
-    token: str,
+    connect: Callable[[], Client],
     workload: list[Conversation],
     store: Store,
-    settings: Settings,
+    settings: WorkloadSettings,
     cluster: Cluster | None,
     *,
     progress: bool,
 ) -> BenchmarkRun:
     from mangalib.benchmark import run_once
-    from mangalib.client import Client
 
     # SIGTERM cancels the run as SIGINT does, instead of ending the event loop in the middle of it.
     task, before = asyncio.current_task(), signal.getsignal(signal.SIGTERM)
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    connect = partial(Client, url, token, settings=settings)
     try:
         return await run_once(connect, workload, store, settings, cluster=cluster, progress=progress)
     finally:
@@ -169,7 +170,7 @@ def verdict(store_url: str | None, run_id: str | None, fail_on: str | None, act:
         sys.exit(1)
 
 
-def _respond(result: Verdict, settings: Settings) -> list[Incident]:
+def _respond(result: Verdict, settings: IncidentSettings) -> list[Incident]:
     from mangalib.incidents import respond_to_verdict
     from mangalib.serving import log_as_json
 

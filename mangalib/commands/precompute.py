@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from mangalib.errors import SettingsError
-from mangalib.settings import Settings, load_settings
+from mangalib.settings import AddressSettings, Settings, TrainingSettings, load_settings
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -24,16 +24,15 @@ Result = TypeVar("Result")
 @click.command("hit-rate")
 @click.option("--sessions", required=True, type=_FILE, help="A session log: Parquet, CSV or JSON Lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
-def hit_rate(sessions: Path, as_json: bool) -> None:
+def hit_rate_command(sessions: Path, as_json: bool) -> None:
     """How often the next intent is predicted: trained on the earlier sessions of a log, scored on the last fifth."""
     import msgspec
 
-    from mangalib.precompute.prediction import SessionLog, TopKAccuracy
-    from mangalib.precompute.prediction import hit_rate as hit_rate_of
+    from mangalib.precompute.prediction import SessionLog, TopKAccuracy, hit_rate
 
     settings = load_settings()
     log = SessionLog(sessions, settings.session_events_max)
-    score = hit_rate_of(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)
+    score = hit_rate(log, order=settings.transition_order, half_life_days=settings.transition_half_life_days)
     _print_repairs(log)
     if as_json:
         click.echo(msgspec.json.encode({**msgspec.structs.asdict(score), "repairs": log.repairs}).decode())
@@ -45,13 +44,13 @@ def hit_rate(sessions: Path, as_json: bool) -> None:
         click.echo(f"{name:28}{row.transitions:8}{row.top1:8.1%}{row.top2:8.1%}{row.top4:8.1%}")
 
 
-@click.command()
+@click.command("transitions")
 @click.option(
     "--sessions", required=True, metavar="URL", help="A session log: Parquet, CSV or JSON Lines; or a folder of logs."
 )
 @click.option("--model", type=_FILE, help="The model file; by default MANGA_TRANSITION_MODEL.")
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="The Dask cluster to use instead of this machine.")
-def transitions(sessions: str, model: Path | None, scheduler: str | None) -> None:
+def transitions_command(sessions: str, model: Path | None, scheduler: str | None) -> None:
     """Train the transition model on a log; it replaces the model file only if it predicts the newest sessions no worse.
 
     With a folder or s3://bucket/prefix, all logs in it are read as one, file by file; that model is written without a
@@ -71,19 +70,19 @@ def transitions(sessions: str, model: Path | None, scheduler: str | None) -> Non
     click.echo(comparison.summary)
 
 
-def _train_on_folder(url: str, model: Path | None, scheduler: str | None, settings: Settings) -> None:
+def _train_on_folder(url: str, model: Path | None, scheduler: str | None, settings: TrainingSettings) -> None:
     from mangalib.cluster import cluster
     from mangalib.precompute.prediction import train_partitioned
 
     if model is None:
         raise SettingsError("--model: missing; expected the file to write, since a model of many files is not compared")
     with cluster(scheduler) as client:
-        learned = train_partitioned(client, url, settings, progress=True)
-    learned.save(model)
-    click.echo(f"{learned.transitions} transitions of {len(learned.intents)} intents: {model}")
+        trained = train_partitioned(client, url, settings, progress=True)
+    trained.save(model)
+    click.echo(f"{trained.transitions} transitions of {len(trained.intents)} intents: {model}")
 
 
-@click.command()
+@click.command("warm")
 @click.option("--sessions", required=True, type=_FILE, help="A session log: Parquet, CSV or JSON Lines.")
 @click.option(
     "--program", required=True, type=click.Choice(["popular", "segment", "time_of_day"]), help="How titles are chosen."
@@ -91,7 +90,7 @@ def _train_on_folder(url: str, model: Path | None, scheduler: str | None, settin
 @click.option("--count", default=20, type=click.IntRange(min=1), help="Titles (for segment: of each segment).")
 @click.option("--hour", type=click.IntRange(0, 23), help="For time_of_day: the hour in Japan; by default the next one.")
 @click.option("--language", default="en", type=click.Choice(["en", "ja"]), help="The language of the questions.")
-def warm(sessions: Path, program: str, count: int, hour: int | None, language: str) -> None:
+def warm_command(sessions: Path, program: str, count: int, hour: int | None, language: str) -> None:
     """Request answers that a log says will be asked for; the orchestrators generate them within the program's budget."""
     from datetime import datetime, timedelta
     from zoneinfo import ZoneInfo
@@ -113,19 +112,19 @@ def warm(sessions: Path, program: str, count: int, hour: int | None, language: s
 
 @click.command("catalogue-changed")
 @click.option("--titles", required=True, type=_FILE, help="The changed titles, as rows of catalogue.csv.")
-def catalogue_changed(titles: Path) -> None:
+def catalogue_changed_command(titles: Path) -> None:
     """Publish changed titles: answers that mention them are dropped at once and generated again in the background."""
     from mangalib.domain import Catalogue
-    from mangalib.precompute.warming import catalogue_changed as publish_change
+    from mangalib.precompute.warming import catalogue_changed
 
     settings = _settings_with_redis()
     items = Catalogue.load(titles).items
-    dropped = _with_redis(settings, lambda redis: publish_change(redis, items))
+    dropped = _with_redis(settings, lambda redis: catalogue_changed(redis, items))
     click.echo(f"{len(items)} titles changed, {len(dropped)} answers dropped and requested again")
 
 
 @click.command("cache-learn")
-def cache_learn() -> None:
+def cache_learn_command() -> None:
     """Learn anew, from the questions in the semantic cache, how much evidence is enough; orchestrators reload the result."""
     from mangalib.domain import Catalogue
     from mangalib.nlu import MeaningReader
@@ -145,7 +144,7 @@ def cache_learn() -> None:
 @click.command("cache-accuracy")
 @click.option("--questions", required=True, type=_FILE, help="CSV with part (stored or asked), text and answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rates as JSON.")
-def cache_accuracy(questions: Path, as_json: bool) -> None:
+def cache_accuracy_command(questions: Path, as_json: bool) -> None:
     """How often the semantic cache answers, and how often wrongly, beside a cosine threshold tuned to the same bound."""
     import msgspec
 
@@ -170,7 +169,7 @@ def _settings_with_redis() -> Settings:
     return settings
 
 
-def _with_redis(settings: Settings, use: Callable[[Redis], Awaitable[Result]]) -> Result:
+def _with_redis(settings: AddressSettings, use: Callable[[Redis], Awaitable[Result]]) -> Result:
     """Run ``use`` with a connection to the orchestrators' Redis, which is closed afterwards."""
     from redis.asyncio import Redis
     from redis.exceptions import RedisError

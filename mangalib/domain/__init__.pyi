@@ -2,6 +2,7 @@ from .catalogue import Catalogue as Catalogue
 from .catalogue import Manga as Manga
 from .catalogue import MarkedText as MarkedText
 from .intents import ROUTES as ROUTES
+from .intents import STATUS_TEXTS as STATUS_TEXTS
 from .intents import Intent as Intent
 from .intents import Route as Route
 from .intents import named_intent as named_intent

@@ -1,4 +1,4 @@
-"""Intents, and the route that each of them takes."""
+"""Intents, the route that each of them takes, and the status texts that customers read meanwhile."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ class Route(msgspec.Struct, frozen=True):
         """The id of the model that answers on this route."""
         return settings.sonnet_model_id if self.large_model else settings.haiku_model_id
 
+
+# After the intent's own status text, where titles are looked up: by the state of the status frame.
+STATUS_TEXTS = {
+    "checking": "Let me check...",
+    "retrieving": "Looking up manga for you...",
+    "preparing": "Preparing your answer...",
+}
 
 ROUTES: dict[Intent, Route] = {
     Intent.RECOMMENDATION: Route(True, True, True, "Looking up manga recommendations for you..."),

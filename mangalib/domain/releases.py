@@ -203,7 +203,7 @@ class ReleaseStore:
             known_bad = {*before.bad, target_bad}
             good = [earlier.release for earlier in before.activations if earlier.release not in known_bad]
             if not good:
-                raise ReleaseError(f"release {target_bad} cannot be rolled back: no earlier release is good")
+                raise ReleaseError(f"release {target_bad} not rolled back: no earlier release is good")
             target = self.get(good[-1])
             if self._point(item, target.number, why, sorted(known_bad)):
                 return target_bad, target

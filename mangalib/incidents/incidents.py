@@ -86,11 +86,6 @@ class IncidentStore:
     def __init__(self, dynamodb: Any, table: str) -> None:
         self._table = DocumentTable(dynamodb, table, key="incident", error=ActionError)
 
-    def open_one(self, kind: str) -> Incident | None:
-        """The open incident of that kind, if there is one."""
-        pointer = self._table.get(f"open:{kind}")
-        return self.get(str(pointer["body"])) if pointer is not None and pointer["body"] else None
-
     def get(self, incident: str) -> Incident | None:
         """The incident with that id, if there is one."""
         item = self._table.get(incident)

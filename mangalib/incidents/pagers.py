@@ -83,7 +83,7 @@ class PagerDuty:
         return self._send("trigger", incident, {"payload": payload})
 
     def resolve(self, incident: Incident) -> str:
-        """Resolve the incident in PagerDuty, which pages nobody."""
+        """Resolve the incident in PagerDuty, which sends no page."""
         return self._send("resolve", incident, {})
 
     def _send(self, event_action: str, incident: Incident, fields: dict[str, Any]) -> str:
@@ -107,7 +107,7 @@ class SnsPager:
         self._topic = topic_arn
 
     def publish(self, incident: Incident) -> str:
-        """Publish the incident's sentence to the topic."""
+        """Publish the incident's sentence to the topic; raises ``ActionError`` when SNS refuses it or cannot be reached."""
         rolled_back = incident.actions.get("rollback")
         text = incident.sentence + (f"\n\nRollback: {rolled_back.detail}" if rolled_back else "")
         subject = f"{NAMES[incident.severity]} MangaAssist: {incident.kind}"

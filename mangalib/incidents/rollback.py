@@ -13,7 +13,7 @@ def roll_back(incident: Incident, releases: ReleaseStore, tolerance: timedelta) 
     """Take back the newest release; returns what was done.
 
     Nothing is taken back when that release became active after the judged run, or when the incident began more than
-    ``tolerance`` before the release that the run was made under. Raises ``ActionError`` when a rollback is due and fails.
+    ``tolerance`` before the release that answered the run. Raises ``ActionError`` when a rollback is due and fails.
     """
     try:
         pointer = releases.pointer()
@@ -25,7 +25,9 @@ def roll_back(incident: Incident, releases: ReleaseStore, tolerance: timedelta) 
             return f"not rolled back: release {newest.release} became active after the run, at {newest.at}"
         earlier = [activation for activation in pointer.activations if datetime.fromisoformat(activation.at) <= run]
         if earlier and datetime.fromisoformat(incident.since) + tolerance < datetime.fromisoformat(earlier[-1].at):
-            return f"not rolled back: it got worse before release {newest.release} became active, at {newest.at}"
+            return (
+                f"not rolled back: the regression began before release {newest.release} became active, at {newest.at}"
+            )
         taken_back, active = releases.rollback(f"{incident.incident}: {incident.sentence}", bad=newest.release)
     except ReleaseError as error:
         raise ActionError(str(error)) from None

@@ -10,7 +10,6 @@ from .orphans import reap_orphans as reap_orphans
 from .parameters import Job as Job
 from .parameters import find_notebooks as find_notebooks
 from .parameters import job_of as job_of
-from .records import FAILED as FAILED
 from .records import OK as OK
 from .records import Run as Run
 from .records import RunRecord as RunRecord

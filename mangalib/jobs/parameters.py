@@ -36,7 +36,7 @@ def job_of(
     """A job with checked parameters. Without a name it is named after its notebook and a digest of its parameters.
 
     Raises ``NotebookError`` for a parameter that the notebook does not have, a value of the wrong type, and a name that
-    cannot be a file's.
+    is not valid for a file.
     """
     check_parameters(notebook, parameters)
     if not name:

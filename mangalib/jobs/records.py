@@ -67,7 +67,7 @@ class RunSummary(msgspec.Struct, frozen=True):
 
     @property
     def unacknowledged(self) -> bool:
-        """Whether it failed and nobody has acknowledged that."""
+        """Whether it failed and the failure is not acknowledged."""
         return self.status == FAILED and not self.seen
 
 

@@ -65,11 +65,11 @@ class Runs:
             machine=f"{socket.gethostname()} {os.getpid()}",
         )
         try:
-            self.storage.make(name.rsplit("/", 1)[0])
+            self.storage.create_folder(name.rsplit("/", 1)[0])
             # Padded, so that the end of the run can be recorded in place even on a full disk.
             self.storage.write(f"{name}.json", _encoded(record).ljust(_RESERVED_BYTES))
         except OSError as error:
-            why = f"{self.storage.url(name)}: the record cannot be written: {error}"
+            why = f"{self.storage.url(name)}: the record could not be written: {error}"
             failed = msgspec.structs.replace(record, status=FAILED, error=why, finished_at=now.isoformat())
             raise NotebookError(f"{why}; it is kept in {_keep_locally(name, failed)}") from None
         return Run(name, record)
@@ -98,7 +98,7 @@ class Runs:
             with Path(self.storage.url(f"{name}.json")).open("r+b") as file:
                 file.write(text.ljust(_RESERVED_BYTES).encode())
         except OSError:
-            log.error("%s: the record cannot be written; it is kept in %s", name, _keep_locally(name, record))
+            log.error("%s: the record could not be written; it is kept in %s", name, _keep_locally(name, record))
 
     def read_record(self, name: str) -> RunRecord:
         """A run's record; raises ``NotebookError`` when there is none, or it cannot be read."""
@@ -110,7 +110,7 @@ class Runs:
             raise NotebookError(f"{self.storage.url(name)}.json is not a record: {error}") from None
 
     def acknowledge(self, names: Sequence[str]) -> None:
-        """Record that somebody has looked at these runs, so that retention may delete them."""
+        """Record that these runs are acknowledged, so that retention may delete them."""
         for name in names:
             record = msgspec.structs.replace(self.read_record(name), seen_at=datetime.now(UTC).isoformat())
             self.storage.write(f"{name}.json", _encoded(record))
@@ -150,7 +150,7 @@ class Runs:
 
     def _write_cache(self, summaries: dict[str, RunSummary]) -> None:
         try:
-            self.storage.make("")
+            self.storage.create_folder("")
             self.storage.write(_INDEX, msgspec.json.encode(summaries).decode())
         except OSError as error:
             log.warning("%s could not be written: %s", self.storage.url(_INDEX), error)

@@ -22,7 +22,6 @@ from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from mangalib.aws import encode_message
 from mangalib.domain import Catalogue
@@ -33,11 +32,13 @@ from mangalib.local.faults import KINDS, Fault, FaultInjector
 from mangalib.local.latency import LatencyModel, LatencyProfile
 from mangalib.local.service import Announce
 from mangalib.local.tls import certificate_paths
+from mangalib.nlu import hashed_ngrams, ngrams_within_words
 from mangalib.settings import LocalBedrockSettings
 
 _PATH = re.compile(r"/model/(?P<model>[^/]+)/(?P<operation>invoke|invoke-with-response-stream)")
 _EVENT_HEADERS = {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}
 _TRANSCRIPTS = 512
+_NGRAM_SIZES = range(2, 5)
 _PADDING = string.ascii_letters + string.digits
 
 
@@ -158,8 +159,7 @@ class BedrockStandIn:
         if dimensions not in {256, 512, 1024} or not isinstance(text, str) or not text:
             raise ServiceError(400, "ValidationException", "dimensions: 256, 512 or 1024; inputText: not empty")
         await asyncio.sleep(self._latency.embedding_s())
-        vectorizer = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 4), n_features=dimensions)
-        vector = vectorizer.transform([text]).toarray()[0].tolist()
+        vector = hashed_ngrams([ngrams_within_words(text, _NGRAM_SIZES)], dimensions)[0].tolist()
         count = len(tokens_of(text))
         self.stats.input_tokens += count
         return web.json_response({"embedding": vector, "inputTextTokenCount": count})
@@ -346,12 +346,8 @@ class BedrockStandIn:
                 case "DELETE", "answer":
                     self._writer.fixed_answer = None
                     return web.json_response({"ordered": False})
-                case "POST", "faults":
-                    self._faults.inject(await request.read())
-                    return web.json_response({"ordered": True})
-                case "DELETE", "faults":
-                    self._faults.clear()
-                    return web.json_response({"ordered": False})
+                case "POST" | "DELETE", "faults":
+                    return web.json_response(self._faults.change(request.method, await request.read()))
         except (ValueError, KeyError) as error:
             return web.json_response({"message": str(error)}, status=400)
         return web.json_response({"message": f"no {request.method} {path}"}, status=404)

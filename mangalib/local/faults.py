@@ -55,6 +55,14 @@ class FaultInjector:
         self._cleared = asyncio.Event()
         self.holding = 0
 
+    def change(self, method: str, body: bytes) -> dict[str, bool]:
+        """The admin interface: ``POST`` injects the fault in ``body``, ``DELETE`` removes all; returns the response's fields."""
+        if method == "POST":
+            self.inject(body)
+        else:
+            self.clear()
+        return {"ordered": method == "POST"}
+
     def inject(self, body: bytes) -> None:
         """Add a fault given as JSON; raises ``ValueError`` naming an invalid field."""
         try:

@@ -251,12 +251,8 @@ class GatewayStandIn:
                     for connection in self._connections.values():
                         connection.socket.transport.abort()
                     return web.json_response({"dropped": len(self._connections)})
-                case "POST", "faults":
-                    self._faults.inject(body)
-                    return web.json_response({"ordered": True})
-                case "DELETE", "faults":
-                    self._faults.clear()
-                    return web.json_response({"ordered": False})
+                case "POST" | "DELETE", "faults":
+                    return web.json_response(self._faults.change(method, body))
         except (ValueError, KeyError) as error:
             return web.json_response({"message": str(error)}, status=400)
         return web.json_response({"message": f"no {method} {path}"}, status=404)

@@ -47,7 +47,10 @@ class Index:
         return self.documents.pop(document_id, None) is not None
 
     def nearest(self, field: str, vector: list[float], count: int) -> list[tuple[str, float]]:
-        """Ids and scores of the nearest documents; the score is (1 + cosine) / 2, as in OpenSearch."""
+        """Ids and scores of the nearest documents; the score is (1 + cosine) / 2, as in OpenSearch.
+
+        Raises ``ValueError`` for a vector of another length than the field's.
+        """
         if len(vector) != self.vectors.get(field):
             raise ValueError(
                 f"Query vector has invalid dimension: {len(vector)}. Dimension should be: {self.vectors.get(field)}"
@@ -213,12 +216,8 @@ class OpenSearchStandIn:
             case "POST", ["profile"]:
                 self._latency.profile = self._latency.profile.changed(body)
                 return web.json_response(msgspec.to_builtins(self._latency.profile))
-            case "POST", ["faults"]:
-                self._faults.inject(body)
-                return web.json_response({"ordered": True})
-            case "DELETE", ["faults"]:
-                self._faults.clear()
-                return web.json_response({"ordered": False})
+            case "POST" | "DELETE", ["faults"]:
+                return web.json_response(self._faults.change(method, body))
         return _error(404, "not_found", "/".join(parts))
 
 

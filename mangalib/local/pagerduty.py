@@ -16,7 +16,7 @@ _SEVERITIES = ("critical", "error", "warning", "info")
 
 
 class PagerDutyStandIn:
-    """The service's HTTP interface; nobody is paged."""
+    """The service's HTTP interface; it pages no one."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []

@@ -19,7 +19,7 @@ from mangalib.domain import Catalogue, Intent, Manga, Release, ReleaseStore
 from mangalib.errors import DataError, ReleaseError
 from mangalib.nlu import MeaningReader
 from mangalib.precompute import SEMANTIC, GeneratedAnswer, SharedAnswers, own_label, publish_facts
-from mangalib.settings import Settings
+from mangalib.settings import SeedSettings
 
 DEMO_CUSTOMER = "demo-customer"
 
@@ -39,7 +39,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return objects
 
 
-def seed_dynamodb(settings: Settings) -> None:
+def seed_dynamodb(settings: SeedSettings) -> None:
     """Create the tables, fill those of prompts, customers and orders, and activate a first release."""
     dynamodb = boto3.Session(region_name=settings.region).resource("dynamodb", endpoint_url=settings.aws_url)
     tables = {
@@ -72,7 +72,7 @@ def seed_dynamodb(settings: Settings) -> None:
     releases.activate(releases.create(Release(note="as built")).number, "the first")
 
 
-def seed_opensearch(settings: Settings) -> None:
+def seed_opensearch(settings: SeedSettings) -> None:
     """Index the catalogue, each title with its embedding from Bedrock."""
     bedrock = boto3.Session(region_name=settings.region).client(
         "bedrock-runtime",
@@ -98,7 +98,7 @@ def seed_opensearch(settings: Settings) -> None:
     bedrock.close()
 
 
-async def seed_redis(settings: Settings) -> None:
+async def seed_redis(settings: SeedSettings) -> None:
     """Publish the facts of all titles and the shop's approved shared answers."""
     redis = Redis.from_url(settings.redis_url or "")
     catalogue = Catalogue.load(settings.data_dir / "catalogue.csv")

@@ -50,7 +50,7 @@ def make_stack_folder() -> Path:
 
 
 def remove_stack_folder(folder: Path) -> None:
-    """Remove a folder made by :func:`make_stack_folder`; does nothing for any other folder."""
+    """Remove a folder that :func:`make_stack_folder` created; does nothing for any other folder."""
     if folder.name.startswith(_FOLDER_PREFIX) and folder.parent == Path(tempfile.gettempdir()):
         shutil.rmtree(folder, ignore_errors=True)
 

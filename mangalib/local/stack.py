@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import ssl
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from mangalib.local import seed
 from mangalib.local.service import SERVICES, make_stack_folder, remove_stack_folder
 from mangalib.local.tls import make_certificates
 from mangalib.serving import issue_token
-from mangalib.settings import Settings, changed_environment, environment, load_settings
+from mangalib.settings import SeedSettings, Settings, changed_environment, environment, load_settings
 
 START_WITHIN_S = 60.0
 STOP_WITHIN_S = 8.0
@@ -108,16 +109,14 @@ def _started(folder: Path, settings: dict[str, object], quiet: bool) -> Iterator
     try:
         with tqdm(total=len(SERVICES) + 2, desc="starting the local stack", disable=quiet, leave=False) as bar:
             dependencies = [name for name in SERVICES if name != "orchestrator"]
-            for name in dependencies:
-                processes[name] = _start(name, folder / f"{name}.json", values, keys)
+            _start_all(dependencies, processes, folder, values, keys)
             for name in dependencies:
                 values |= _wait_until_ready(name, folder / f"{name}.json", processes[name])
                 bar.update()
             with changed_environment(keys):
                 _seed(_settings_of(values), bar)
-            ready_file = folder / "orchestrator.json"
-            processes["orchestrator"] = _start("orchestrator", ready_file, values, keys)
-            values |= _wait_until_ready("orchestrator", ready_file, processes["orchestrator"])
+            _start_all(["orchestrator"], processes, folder, values, keys)
+            values |= _wait_until_ready("orchestrator", folder / "orchestrator.json", processes["orchestrator"])
             bar.update()
         page = values["page_url"].rstrip("/")
         _call(f"{page}/_local/integration", "PUT", {"urls": [values["orchestrator_url"]]}, None)
@@ -153,6 +152,24 @@ def _settings_of(values: dict[str, Any]) -> Settings:
     return load_settings(**{name: value for name, value in values.items() if name in Settings.model_fields})
 
 
+def _start_all(
+    names: list[str],
+    processes: dict[str, subprocess.Popen[bytes]],
+    folder: Path,
+    values: dict[str, Any],
+    keys: dict[str, str],
+) -> None:
+    """Start services and enter them in ``processes``."""
+
+    def start() -> None:
+        for name in names:
+            processes[name] = _start(name, folder / f"{name}.json", values, keys)
+
+    with ThreadPoolExecutor(1) as thread:
+        # In another thread, as Ctrl-C interrupts the main one: a process that had just started would not be stopped.
+        thread.submit(start).result()
+
+
 def _start(
     name: str, ready_file: Path, values: dict[str, Any], keys: dict[str, str], command: tuple[str, ...] = ()
 ) -> subprocess.Popen[bytes]:
@@ -181,7 +198,7 @@ def _wait_until_ready(name: str, ready_file: Path, process: subprocess.Popen[byt
     return addresses
 
 
-def _seed(settings: Settings, bar: Any) -> None:
+def _seed(settings: SeedSettings, bar: Any) -> None:
     # Embedding the catalogue needs no realistic latency.
     url, ca = f"{settings.bedrock_url}/_local/profile", str(settings.bedrock_ca)
     profile = _call(url, "GET", None, ca)
@@ -204,7 +221,8 @@ def _stop(processes: dict[str, subprocess.Popen[bytes]]) -> None:
         try:
             process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
+            # With its children: Redis runs in a process of its own.
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         if process.stdin is not None:
             process.stdin.close()

@@ -1,3 +1,5 @@
+from .character_ngrams import hashed_ngrams as hashed_ngrams
+from .character_ngrams import ngrams_within_words as ngrams_within_words
 from .classifier import IntentClassifier as IntentClassifier
 from .embedding import embed as embed
 from .embedding import embed_phrasing as embed_phrasing

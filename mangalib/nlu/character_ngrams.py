@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import mmh3
 import numpy as np
@@ -35,15 +35,15 @@ def ngrams_within_words(text: str, sizes: range) -> Iterator[str]:
             yield from (padded[at : at + size] for at in range(1, len(padded) - size + 1))
 
 
-def hashed_ngrams(texts: list[str], sizes: range, dimensions: int) -> npt.NDArray[np.float32]:
-    """N-gram counts of each text, hashed, as unit vectors of shape ``(len(texts), dimensions)`` (Weinberger et al. 2009).
+def hashed_ngrams(texts: Sequence[Iterable[str]], dimensions: int) -> npt.NDArray[np.float64]:
+    """The counts of each text's n-grams, hashed, as unit vectors of shape ``(len(texts), dimensions)`` (Weinberger et al. 2009).
 
     The sign of an n-gram's hash is the sign it counts with, so that collisions cancel out on average.
     """
     vectors = np.zeros((len(texts), dimensions), np.float64)
-    for row, text in enumerate(texts):
-        for ngram, count in Counter(character_ngrams(text, sizes)).items():
+    for row, ngrams in enumerate(texts):
+        for ngram, count in Counter(ngrams).items():
             hashed = mmh3.hash(ngram)
             vectors[row, abs(hashed) % dimensions] += count if hashed >= 0 else -count
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1))

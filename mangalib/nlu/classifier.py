@@ -56,7 +56,7 @@ class ClassifierModel:
 
     @classmethod
     def load(cls, path: Path) -> ClassifierModel:
-        """Read a file of :meth:`save`; raises ``DataError`` naming the file, what is wrong and how to make it anew."""
+        """Read a file of :meth:`save`; raises ``DataError`` naming the file, what is wrong and how to train it again."""
         try:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 model = cls(

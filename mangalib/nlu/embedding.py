@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mangalib.nlu.character_ngrams import hashed_ngrams
+from mangalib.nlu.character_ngrams import character_ngrams, hashed_ngrams
 
 DIMENSIONS = 256
 Vectors = npt.NDArray[np.float32]
@@ -47,4 +47,5 @@ def embed(phrasings: list[str], language: str) -> Vectors:
     if language == "en":
         vectors = np.asarray(_model().embed(phrasings, norm=True), np.float32)
         return np.nan_to_num(vectors)
-    return hashed_ngrams(phrasings, _NGRAM_SIZES, DIMENSIONS)
+    ngrams = [character_ngrams(phrasing, _NGRAM_SIZES) for phrasing in phrasings]
+    return hashed_ngrams(ngrams, DIMENSIONS).astype(np.float32)

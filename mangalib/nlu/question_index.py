@@ -53,7 +53,7 @@ class QuestionIndex:
             self._label[row], self._shape[row] = label, shape
 
     def remove(self, key: str) -> None:
-        """Remove a question, if it is there."""
+        """Remove a question, if it is stored."""
         row = self._rows.pop(key, None)
         if row is not None:
             self.centres[self._label[row]] -= self._vectors[row]

@@ -60,12 +60,14 @@ async def running_precompute(settings: Settings, serving: ServingResources) -> A
     endpoint = bedrock_endpoint(settings)
     async with bedrock_pool(endpoint, settings, background=True) as connections, asyncio.TaskGroup() as group:
         transport = BedrockRuntime(connections, serving.signer, endpoint, settings)
-        flights = SingleFlight(serving.redis, settings, group.create_task)
+        single_flight = SingleFlight(serving.redis, settings, group.create_task)
         background = BackgroundQueue(
-            workers=settings.background_pool_size, quiet_s=settings.background_quiet_s, on_yield=flights.cancel_idle
+            workers=settings.background_pool_size,
+            quiet_s=settings.background_quiet_s,
+            on_yield=single_flight.cancel_idle,
         )
         serving.live_pool.on_wait = background.yield_to_live
-        precompute, shared, batch = _assemble(settings, serving, transport, flights, background, model)
+        precompute, shared, batch = _assemble(settings, serving, transport, single_flight, background, model)
         async with precompute:
             tasks = [group.create_task(shared.follow())]
             if settings.answers_ahead:
@@ -80,14 +82,14 @@ async def running_precompute(settings: Settings, serving: ServingResources) -> A
                 serving.live_pool.on_wait = None
                 for task in tasks:
                     task.cancel()
-                flights.stop()
+                single_flight.stop()
 
 
 def _assemble(
     settings: Settings,
     serving: ServingResources,
     transport: ModelTransport,
-    flights: SingleFlight,
+    single_flight: SingleFlight,
     background: BackgroundQueue,
     model: LiveModel,
 ) -> _Assembled:
@@ -103,7 +105,7 @@ def _assemble(
         redis,
         background_generator,
         shared,
-        flights,
+        single_flight,
         background,
         demand,
         facts,
@@ -112,7 +114,7 @@ def _assemble(
         lambda: serving.releases.current,
         settings,
     )
-    follow_ups = FollowUps(redis, background_generator, flights, background, topics, model.predict, settings)
+    follow_ups = FollowUps(redis, background_generator, single_flight, background, topics, model.predict, settings)
     finder = AnswerFinder(
         reader=reader,
         topics=topics,

@@ -40,7 +40,7 @@ class FollowUps:
         self,
         redis: Redis,
         generator: AnswerGenerator,
-        flights: SingleFlight,
+        single_flight: SingleFlight,
         background: BackgroundQueue,
         topics: Topics,
         predict: Callable[[list[str]], dict[NextIntent, float]],
@@ -48,7 +48,7 @@ class FollowUps:
     ) -> None:
         self._redis: Any = redis  # redis-py's types do not know that answers are bytes here
         self._generator = generator
-        self._flights = flights
+        self._single_flight = single_flight
         self._background = background
         self._topics = topics
         self._predict = predict
@@ -73,11 +73,11 @@ class FollowUps:
 
     def running(self, context: QueryContext, question: CanonicalQuestion) -> Generation | None:
         """The generation of that follow-up for this very session that runs in this process."""
-        return self._flights.running(follow_up_key(context.customer, context.session_id, question))
+        return self._single_flight.running(follow_up_key(context.customer, context.session_id, question))
 
     def subscribe(self, context: QueryContext, question: CanonicalQuestion) -> Generation:
         """The generation of that follow-up that runs in another process."""
-        return self._flights.start(follow_up_key(context.customer, context.session_id, question), _refuse)
+        return self._single_flight.start(follow_up_key(context.customer, context.session_id, question), _refuse)
 
     def predict_and_submit(self, context: QueryContext, *, saved_s: float) -> None:
         """Predict the session's follow-ups and submit those worth generating; ``saved_s`` is the time of a live answer."""
@@ -96,7 +96,7 @@ class FollowUps:
         owner = scope_key(customer, session_id)
         self._background.discard(owner)
         for key in self._submitted.pop(owner, set()):
-            self._flights.cancel(key)
+            self._single_flight.cancel(key)
 
     def _submit(self, context: QueryContext, owner: str, candidate: Candidate, trigger: str) -> None:
         key = follow_up_key(context.customer, context.session_id, candidate.question)
@@ -105,7 +105,7 @@ class FollowUps:
         async def work() -> None:
             if await self._redis.exists(key):
                 return
-            generation = self._flights.start(
+            generation = self._single_flight.start(
                 key, lambda write: self._generate(context, owner, candidate.question, trigger, write)
             )
             if generation.task is not None:

@@ -41,7 +41,8 @@ class CanonicalQuestion(msgspec.Struct, frozen=True):
 class GeneratedAnswer(msgspec.Struct, frozen=True):
     """An answer as it is stored.
 
-    ``depends`` maps what the answer was generated from, title ids or ``orders``, to the fingerprint it had then.
+    ``depends`` maps what the answer was generated from, title ids or ``orders``, to the fingerprint it had then;
+    ``AnswerGenerator`` collects it.
     ``built_on`` is the fingerprint of prompt and model, empty for a text approved by people. ``need`` is the key of the
     :class:`CanonicalQuestion`, ``program`` the warming program that generated it. Times are seconds since 1970.
     """
@@ -56,7 +57,6 @@ class GeneratedAnswer(msgspec.Struct, frozen=True):
     built_on: str = ""
     need: str = ""
     program: str = ""
-    made_at_s: float = 0.0
     fresh_until_s: float = 0.0
 
 

@@ -163,7 +163,6 @@ class Precompute:
             tokens=completed.tokens,
             depends=await self._facts.fingerprints(list(dict.fromkeys(mentioned))),
             built_on=prompt_fingerprint(self._prompts, release, intent, model_id),
-            made_at_s=now_s,
             fresh_until_s=now_s + self._settings.cache_fresh_s,
         )
         recognised = self._shared.recognise(question)

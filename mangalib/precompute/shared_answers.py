@@ -21,7 +21,7 @@ from mangalib.precompute.generated_answer import GeneratedAnswer, scope_key
 from mangalib.resilience import refresh_periodically, try_refresh
 from mangalib.settings import CacheSettings
 
-_QUESTIONS, USED_KEY, _LOG, _LEARNED = "shared:questions", "shared:used", "shared:log", "shared:learned"
+_QUESTIONS, USED_KEY, _LOG, _MODELS = "shared:questions", "shared:used", "shared:log", "shared:learned"
 _DUE = "shared:due"
 _LOG_ENTRIES_MAX = 10_000
 _EVICTED_AT_ONCE = 100
@@ -43,7 +43,7 @@ class SharedAnswers:
         self._reader = reader
         self._settings = settings
         self._recogniser = Recogniser(settings)
-        self._seen = "0"
+        self._last_change = "0"
         self._loaded = False
 
     def __len__(self) -> int:
@@ -123,7 +123,7 @@ class SharedAnswers:
         await self._publish()
 
     async def _publish(self) -> None:
-        await self._redis.set(_LEARNED, self._recogniser.dump())
+        await self._redis.set(_MODELS, self._recogniser.dump())
         await self._redis.xadd(_LOG, {"learned": "1"}, maxlen=_LOG_ENTRIES_MAX, approximate=True)
 
     # Mirroring
@@ -131,7 +131,7 @@ class SharedAnswers:
     async def load(self) -> None:
         """Load all stored questions from Redis."""
         newest = await self._redis.xrevrange(_LOG, count=1)
-        self._seen = newest[0][0].decode() if newest else "0"
+        self._last_change = newest[0][0].decode() if newest else "0"
         batch: list[StoredQuestion] = []
         async for _, value in self._redis.hscan_iter(_QUESTIONS, count=1000):
             batch.append(msgspec.json.decode(value, type=StoredQuestion))
@@ -140,9 +140,9 @@ class SharedAnswers:
                 batch = []
                 await asyncio.sleep(0)
         self._mirror(batch)
-        learned = await self._redis.get(_LEARNED)
-        if learned is not None:
-            self._recogniser.load(learned)
+        models = await self._redis.get(_MODELS)
+        if models is not None:
+            self._recogniser.load(models)
 
     async def follow(self) -> None:
         """Apply what other processes store, evict and learn, until cancelled.
@@ -160,10 +160,12 @@ class SharedAnswers:
         self._loaded = True
 
     async def _catch_up(self) -> None:
-        changes = await self._redis.xrange(_LOG, min=f"({self._seen}" if self._seen != "0" else "-", count=1000)
+        changes = await self._redis.xrange(
+            _LOG, min=f"({self._last_change}" if self._last_change != "0" else "-", count=1000
+        )
         if not changes:
             return
-        self._seen = changes[-1][0].decode()
+        self._last_change = changes[-1][0].decode()
         stored = [change[b"stored"] for _, change in changes if b"stored" in change]
         values = await self._redis.hmget(_QUESTIONS, stored) if stored else []
         self._mirror([msgspec.json.decode(value, type=StoredQuestion) for value in values if value is not None])
@@ -171,9 +173,9 @@ class SharedAnswers:
             if b"evicted" in change:
                 self._recogniser.remove(change[b"evicted"].decode())
         if any(b"learned" in change for _, change in changes):
-            learned = await self._redis.get(_LEARNED)
-            if learned is not None:
-                self._recogniser.load(learned)
+            models = await self._redis.get(_MODELS)
+            if models is not None:
+                self._recogniser.load(models)
 
     def _mirror(self, questions: list[StoredQuestion]) -> None:
         self._recogniser.add([(q.text, self._reader.read(q.text), q.label) for q in questions])

@@ -46,7 +46,7 @@ ClientMessage = Query | Ping | Disconnect | Resume
 
 
 class Status(msgspec.Struct, tag_field="type", tag="status", omit_defaults=True, frozen=True):
-    """What is being done at the moment, as text for the customer; ``intent`` is the classified intent."""
+    """What is being done at the moment; ``intent`` is the classified intent. The texts are in ``domain/intents.py``."""
 
     state: str
     message: str
@@ -98,7 +98,7 @@ class Metadata(msgspec.Struct, frozen=True):
 class Error(msgspec.Struct, tag_field="type", tag="error", omit_defaults=True, frozen=True):
     """An error. With a ``request_id`` it ends that answer; without, it reports an invalid frame.
 
-    ``retry_after_ms`` is set where asking again later may help.
+    ``retry_after_ms`` is set where a retry after that time may succeed.
     """
 
     code: str

@@ -85,10 +85,6 @@ class Session:
         self._running = 0
         self._change(SessionState.ACTIVE, now_s)
 
-    def disconnect(self, now_s: float) -> None:
-        """The client disconnected, or was disconnected."""
-        self._change(SessionState.DISCONNECTED, now_s)
-
     def tick(self, now_s: float) -> bool:
         """Apply time limits; returns whether the state changed."""
         before, quiet_s = self.state, now_s - self._last_activity_s

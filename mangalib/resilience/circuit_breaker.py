@@ -53,7 +53,7 @@ class CircuitBreaker:
     def watch(self, is_failure: Callable[[Exception], bool] = lambda error: True) -> Iterator[None]:
         """Wrap one request. Cancellation, and errors for which ``is_failure`` is false, count neither as failure nor success.
 
-        Raises ``DependencyDownError`` without making the request while the breaker is open.
+        Raises ``DependencyDownError`` without sending the request while the breaker is open.
         """
         if self.state is BreakerState.OPEN:
             left_ms = round((self._next_s - self._clock()) * 1000)

@@ -58,7 +58,7 @@ class Answer:
             )
 
     def redirect_to(self, connection_id: str, after: int) -> bool:
-        """Send to another connection from behind frame ``after`` on; false when this answer is ending already."""
+        """Send the frames after ``after`` to another connection; false when this answer is ending already."""
         if self._protocol.stopped or self._protocol.finished:
             return False
         self._outbox.connection_id = connection_id
@@ -74,10 +74,10 @@ class Answer:
             return
         self._protocol.client_left()
         self._outbox.wake()
-        # A post that is under way goes to nobody; a client that comes back must not wait for it.
+        # The post in flight reaches no client; one that comes back must not wait for it.
         if self._sender is not None and self._sender is not asyncio.current_task():
             self._sender.cancel()
-        # A task that has not begun sees the flag; cancelled before its first step it could not clean up.
+        # A task that has not started checks the flag; cancelled before its first step, it could not clean up.
         if self._generating and self._generator is not None:
             self._generator.cancel()
 

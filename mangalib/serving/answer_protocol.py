@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mangalib.aws import ClaudeRequest, ModelEvent, ModelReply
-from mangalib.domain import ROUTES, Catalogue, Intent, Manga, Release, Route
+from mangalib.domain import ROUTES, STATUS_TEXTS, Catalogue, Intent, Manga, Release, Route
 from mangalib.errors import BedrockError, TransportError
 from mangalib.nlu import ParsedQuestion
 from mangalib.protocol import (
@@ -57,19 +57,19 @@ class Continue:
 
 @dataclass(frozen=True)
 class Retry:
-    """Ask again: ``at_once`` on another connection, or after a back-off."""
+    """Invoke the model again: ``at_once`` on another connection, or after a back-off."""
 
     at_once: bool
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Nobody listens: stop the model and the sending."""
+    """The client is gone: stop the model and send no more frames."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """The last frame is there."""
+    """The last frame exists."""
 
     outcome: Literal["complete", "error"]
 
@@ -141,7 +141,7 @@ class AnswerProtocol:
 
     @property
     def has_text(self) -> bool:
-        """Whether any text came since this object was made: from then on nothing is tried again."""
+        """Whether any text has arrived since this object was created: from then on nothing is retried."""
         return "first_token" in self.timeline
 
     @property
@@ -159,7 +159,7 @@ class AnswerProtocol:
     # What happened: before the text
 
     def classified(self, question: ParsedQuestion, now_ms: float) -> None:
-        """The question is understood; of an answer that is continued, the plan says as what."""
+        """The question is classified; an answer that is continued keeps the intent of its plan."""
         self.intent = Intent(self.plan.intent) if self.plan else question.intent
         self._deck = CardDeck(self._catalogue, self._settings, question.titles)
         if self.plan is None:
@@ -175,8 +175,8 @@ class AnswerProtocol:
     def looking_up(self) -> None:
         """No answer exists yet: titles and customer are looked up next."""
         if self.route.retrieval:
-            self._status("checking", "Let me check...")
-            self._status("retrieving", "Looking up manga for you...")
+            self._status("checking", STATUS_TEXTS["checking"])
+            self._status("retrieving", STATUS_TEXTS["retrieving"])
 
     def reached(self, stage: str, at_ms: float, *, failed: bool = False) -> None:
         """A stage ended then; the answer does without one that ``failed``."""
@@ -188,7 +188,7 @@ class AnswerProtocol:
         """The look-ups are over."""
         self.reached("fan_out", now_ms)
         if self.route.retrieval:
-            self._status("preparing", "Preparing your answer...")
+            self._status("preparing", STATUS_TEXTS["preparing"])
 
     def retrieved(self, request: ClaudeRequest, titles: list[Manga], now_ms: float, *, had_history: bool) -> None:
         """The prompt is assembled from ``titles`` and the conversation so far."""
@@ -207,7 +207,7 @@ class AnswerProtocol:
     # What happened: text
 
     def found(self, piece: str, now_ms: float) -> None:
-        """The next piece of an answer that existed before the question, or is generated for somebody else as well.
+        """The next piece of an answer that existed before the question, or is also being generated for other customers.
 
         Raises ``TransportError`` when it is not the answer whose beginning the client has.
         """
@@ -218,13 +218,13 @@ class AnswerProtocol:
         self._receive(self._found_text[len(shown) :], now_ms)
 
     def served(self, source: str, intent: Intent, model_id: str, tokens: int, input_tokens: int) -> None:
-        """That answer is whole; ``tokens`` and ``input_tokens`` are what it cost now."""
+        """The precomputed answer is complete; ``tokens`` and ``input_tokens`` are what was spent on it now."""
         self.source, self.intent, self.model_id = source, intent, model_id
         self.metrics.tokens += tokens
         self.metrics.input_tokens += input_tokens
 
     def invoked(self, now_ms: float) -> None:
-        """A model was asked: for the first time, for another attempt, or to continue a text that was cut off."""
+        """A model was invoked: for the first time, for another attempt, or to continue a text that was cut off."""
         self._text.expect_repeated_white_space()
         if self.state is not StreamState.STREAMING:
             self._enter(StreamState.WAITING_FIRST_TOKEN)
@@ -241,11 +241,11 @@ class AnswerProtocol:
         self.metrics.input_tokens += self._reply.input_tokens - input_tokens
 
     def model_ended(self) -> None:
-        """The model's stream is over; raises ``TransportError`` when its last event did not come."""
+        """The model's stream has ended; raises ``TransportError`` when its last event is missing."""
         self._reply.require_complete()
 
     def model_failed(self, error: BedrockError | TransportError) -> Retry | None:
-        """Whether to ask again: never once there is text, and ``max_attempts`` at most."""
+        """Whether to retry: never once there is text, and ``max_attempts`` at most."""
         retryable = not isinstance(error, BedrockError) or error.retryable
         if self.has_text or self.metrics.attempts >= self._settings.max_attempts or not retryable:
             return None
@@ -254,7 +254,7 @@ class AnswerProtocol:
     # What happened: the end
 
     def completed(self, now_ms: float) -> list[str]:
-        """The text is whole; returns the ids of the titles whose prices and stock the last cards want."""
+        """The text is complete; returns the ids of the titles whose prices and stock the last cards need."""
         self._end(StreamState.COMPLETED, now_ms)
         assert self._deck is not None, "classified() comes first"
         self._show(self._deck.read("", last=True))
@@ -282,17 +282,17 @@ class AnswerProtocol:
         return Done("error")
 
     def client_left(self) -> Stop:
-        """Nobody listens any more: nothing is sent from now on."""
+        """The client is gone: nothing is sent from now on."""
         self.stopped = True
         return Stop()
 
     def cancelled(self, now_ms: float) -> None:
-        """Generating was stopped; what there is of the text becomes a frame, so that it is kept."""
+        """Generation was stopped; the text so far becomes a frame, so that it is stored."""
         if self.state is not StreamState.COMPLETED:
             self._end(StreamState.CANCELLED, now_ms)
         self.finished = True
 
-    # Frames on their way out
+    # Outgoing frames
 
     def resumed(self, after: int) -> None:
         """The client is back, and has the frames up to ``after``."""
@@ -324,11 +324,16 @@ class AnswerProtocol:
             self.metrics.chunks_sent += 1
             self.metrics.bytes_sent += len(frame)
 
+    @property
+    def something_to_keep(self) -> bool:
+        """Whether the replay store lacks a frame, or must learn that no more will follow."""
+        return self.finished or self._log.kept < len(self._log)
+
     def frames_to_keep(self) -> FramesToKeep | None:
         """What is to be written to the replay store; ``None`` when it has everything so far and more may follow."""
-        new = self._log.to_keep()
-        if not new and not self.finished:
+        if not self.something_to_keep:
             return None
+        new = self._log.to_keep()
         record = self._record()
         return FramesToKeep(self._log.kept, new, record if record != self._kept_record else None, last=self.finished)
 

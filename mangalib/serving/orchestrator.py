@@ -36,7 +36,7 @@ from mangalib.protocol import (
     encode,
     parse_client_message,
 )
-from mangalib.resilience import NO_JITTER, backoff_pauses
+from mangalib.resilience import NO_JITTER, backoff_pauses, refresh_periodically
 from mangalib.serving.auth import customer_of
 from mangalib.serving.connections import ClientConnection, ConnectionRecord, ConnectionRecords
 from mangalib.serving.running_answers import RunningAnswers
@@ -65,7 +65,8 @@ class Orchestrator:
 
     async def __aenter__(self) -> Orchestrator:
         self._tasks = await asyncio.TaskGroup().__aenter__()
-        self._watcher = self._tasks.create_task(self._watch_sessions())
+        watching = refresh_periodically("watching the sessions", SESSION_TICK_S, self._tick_sessions)
+        self._watcher = self._tasks.create_task(watching)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -112,7 +113,7 @@ class Orchestrator:
         with self._services.breakers.redis_optional("the connection is known to this process only"):
             async with asyncio.timeout(self._settings.replay_timeout_ms / 1000):
                 await self._records.save(connection_id, record)
-        self._spawn(self._greet(client))
+        self._spawn(self._send_session_info(client))
         return web.Response()
 
     def _new_client(self, connection_id: str, record: ConnectionRecord) -> ClientConnection:
@@ -125,7 +126,7 @@ class Orchestrator:
         self._clients[connection_id] = client
         return client
 
-    async def _greet(self, client: ClientConnection) -> None:
+    async def _send_session_info(self, client: ClientConnection) -> None:
         # A post before $connect has finished is answered by 410, so this one may have to wait a little.
         deadline_s = time.monotonic() + CONTROL_FRAME_TIMEOUT_S
         frame = encode(SessionInfo(client.session_id, client.session.state))
@@ -147,15 +148,16 @@ class Orchestrator:
         if client is None:
             return
         client.closed = True
-        client.session.network_error(time.monotonic())
+        if client.session.state is not SessionState.DISCONNECTED:
+            client.session.network_error(time.monotonic())
         for answer in client.answers.values():
             answer.client_left(connection_id)
         scope = (client.customer, client.session_id)
         if not any((other.customer, other.session_id) == scope for other in self._clients.values()):
             self._services.precomputed.on_session_closed(*scope)
-        self._spawn(self._forget(connection_id))
+        self._spawn(self._delete_record(connection_id))
 
-    async def _forget(self, connection_id: str) -> None:
+    async def _delete_record(self, connection_id: str) -> None:
         with self._services.breakers.redis_optional("a connection's record is left to expire"):
             await self._records.delete(connection_id)
 
@@ -216,27 +218,26 @@ class Orchestrator:
         except MangaError as error:
             log.info("a connection could not be closed: %s", error)
 
-    async def _watch_sessions(self) -> None:
-        while True:
-            await asyncio.sleep(SESSION_TICK_S)
-            for client in list(self._clients.values()):
-                if client.session.tick(time.monotonic()):
-                    self._spawn(self._tell_state(client))
+    async def _tick_sessions(self) -> None:
+        for client in list(self._clients.values()):
+            if client.session.tick(time.monotonic()):
+                self._spawn(self._send_state(client))
 
-    async def _tell_state(self, client: ClientConnection) -> None:
+    async def _send_state(self, client: ClientConnection) -> None:
+        ended = client.session.state is SessionState.DISCONNECTED
+        if ended:
+            self._disconnect(client.connection_id)
         await self._post(client.connection_id, SessionInfo(client.session_id, client.session.state))
-        if client.session.state is SessionState.DISCONNECTED:
-            client.closed = True
-            self._clients.pop(client.connection_id, None)
+        if ended:
             await self._close(client.connection_id)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None, "enter the orchestrator first"
-        return self._tasks.create_task(_contained(coroutine))
+        return self._tasks.create_task(_logging_errors(coroutine))
 
 
-async def _contained(coroutine: Coroutine[Any, Any, None]) -> None:
-    """What goes wrong for one client must not end the others: it is logged and ends here."""
+async def _logging_errors(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Log an error in one client's task instead of raising it, which would end the tasks of the others."""
     try:
         await coroutine
     except Exception:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Posts what the protocol lets go, one post in flight, and writes what is to be kept."""
+    """Posts the frames that may be sent, one post in flight, and writes those to be stored to the replay store."""
 
     def __init__(self, services: Services, protocol: AnswerProtocol, *, customer: str, connection_id: str) -> None:
         self.connection_id = connection_id
@@ -37,17 +37,22 @@ class Outbox:
         return round((moment_s - self.started_s) * 1000, 2)
 
     def wake(self) -> None:
-        """Something happened to the answer: there may be frames."""
+        """The answer has changed: there may be new frames."""
         self._to_send.set()
-        self._to_keep.set()
+        self._wake_keeper()
+
+    def _wake_keeper(self) -> None:
+        # Not with each event of the model: most of them make no frame.
+        if self._protocol.something_to_keep:
+            self._to_keep.set()
 
     async def deliver(self) -> bool:
-        """Send until the last frame is out or nobody listens; false when the client is gone."""
+        """Send until the last frame is sent; false when the client is gone before that."""
         protocol = self._protocol
         while not protocol.stopped:
             self._to_send.clear()
             frames = protocol.frames_to_send()
-            self._to_keep.set()
+            self._wake_keeper()
             if not frames:
                 if protocol.finished and protocol.all_sent:
                     return True

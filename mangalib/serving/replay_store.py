@@ -48,7 +48,7 @@ class ReplayStore:
         self._redis = redis
         self._ttl_s = ttl_s
         self._waiting: list[_Write] = []
-        self._turn = asyncio.Lock()
+        self._write_lock = asyncio.Lock()
 
     async def save(
         self, customer: str, request_id: str, record: AnswerRecord | None, frames: list[bytes], first_seq: int
@@ -59,7 +59,7 @@ class ReplayStore:
         """
         write = _Write(_key(customer, request_id), record, frames, first_seq)
         self._waiting.append(write)
-        async with self._turn:
+        async with self._write_lock:
             if not write.done:
                 await self._write_all(mine=write)
         if write.failed is not None:
@@ -84,18 +84,18 @@ class ReplayStore:
                 write.done = True
 
     async def load(self, customer: str, request_id: str) -> StoredAnswer | None:
-        """The answer, or ``None`` when there never was one or it has expired."""
+        """The answer, or ``None`` when there is none or it has expired."""
         key = _key(customer, request_id)
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.get(f"{key}:head")
             pipe.hgetall(f"{key}:frames")
-            head, frames = await pipe.execute()
-        if head is None:
+            record, frames = await pipe.execute()
+        if record is None:
             return None
         by_seq = {int(seq): frame for seq, frame in frames.items()}
-        return StoredAnswer(msgspec.json.decode(head, type=AnswerRecord), [by_seq[seq] for seq in sorted(by_seq)])
+        return StoredAnswer(msgspec.json.decode(record, type=AnswerRecord), [by_seq[seq] for seq in sorted(by_seq)])
 
 
 def _key(customer: str, request_id: str) -> str:
-    # Hashed as a JSON pair: no choice of separator inside an id can make two pairs meet.
+    # Hashed as a JSON pair: no separator inside an id can make two pairs collide.
     return "replay:" + hashlib.sha256(json.dumps([customer, request_id]).encode()).hexdigest()

@@ -88,10 +88,10 @@ class RunningAnswers:
         self._run(client, self._protocol(query, request_id, client.session_id))
 
     async def resume(self, client: ClientConnection, resume: Resume) -> bool:
-        """Send the rest of an answer to ``client``; true when the answer was taken up from the replay store.
+        """Send the rest of an answer to ``client``; true when the answer was restored from the replay store.
 
-        Raises ``NotFoundError`` or ``InterruptedAnswerError`` when it is not stored, and as :meth:`start` does. A client that
-        has left meanwhile gets nothing.
+        Raises ``NotFoundError`` or ``InterruptedAnswerError`` when it is not stored, ``BusyError`` when it is still ending, and
+        ``GoingAwayError`` while draining. A client that has disconnected meanwhile gets nothing.
         """
         key = (client.customer, resume.request_id)
         running = self._running.get(key)
@@ -106,9 +106,9 @@ class RunningAnswers:
         with self._services.breakers.redis_optional("an answer could not be looked up"):
             stored = await self._services.replay.load(*key)
         if stored is None and resume.after < 0:
-            raise NotFoundError(f"request_id: no answer {resume.request_id!r} is kept; ask again")
+            raise NotFoundError(f"request_id: no answer {resume.request_id!r} is stored; ask again")
         if stored is None or stored.lacks(resume.after):
-            raise InterruptedAnswerError("The answer was interrupted. What you have of it stands; please ask again.")
+            raise InterruptedAnswerError("The answer was interrupted. Keep the text so far, and please ask again.")
         if (running_now := self._running.get(key)) is not None:
             if running_now is running:
                 raise BusyError(BUSY, retry_after_ms=round(self._settings.busy_retry_ms))

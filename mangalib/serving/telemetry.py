@@ -73,11 +73,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-def log_as_json(level: int = logging.INFO) -> None:
+def log_as_json() -> None:
     """Write this process's log to standard error as JSON lines."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # These log each request at level INFO.
     for chatty in ("opensearch", "botocore", "websockets", "werkzeug"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

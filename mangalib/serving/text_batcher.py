@@ -6,8 +6,8 @@ from __future__ import annotations
 class TextBatcher:
     """The first text leaves at once. Later text waits while a send is under way, or until ``batch_size`` deltas have come.
 
-    ``shown`` is text that the client has from before, so that nothing is a first token any more. ``buffered`` holds all text
-    back until the end, to show what that costs.
+    ``shown`` is text that the client already has, so that no later text counts as the first token. ``buffered`` holds all
+    text back until the end, to show what that costs.
     """
 
     def __init__(self, *, batch_size: int, shown: str = "", buffered: bool = False) -> None:
@@ -19,7 +19,7 @@ class TextBatcher:
 
     @property
     def text(self) -> str:
-        """The whole text so far; ``taken`` is what of it has left."""
+        """The whole text so far; ``taken`` is the part that was sent."""
         return self.taken + "".join(self._pending)
 
     def expect_repeated_white_space(self) -> None:
@@ -37,7 +37,7 @@ class TextBatcher:
         return True
 
     def take(self, *, everything: bool) -> str | None:
-        """The text that should leave now that nothing is being sent; ``None`` when it is better to wait, or none is there."""
+        """The text to send now that nothing is being sent; ``None`` when it is better to wait, or there is no text."""
         if not self._pending:
             return None
         batch_size = self._batch_size if self.taken else 1

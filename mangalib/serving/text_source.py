@@ -1,10 +1,9 @@
-"""Where an answer's text comes from: an answer that exists already, else the model, asked with what was looked up."""
+"""Where an answer's text comes from: an answer that exists already, else the model, given what was looked up."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from contextlib import aclosing
 from functools import partial
 
@@ -14,6 +13,7 @@ from mangalib.aws import continuing, hedged_stream
 from mangalib.domain import Intent, Manga
 from mangalib.errors import BedrockError, DependencyDownError, MangaError, TransportError
 from mangalib.nlu import ParsedQuestion
+from mangalib.resilience import backoff_pauses
 from mangalib.serving.answer_protocol import AnswerProtocol, Continue, Invoke, Retry
 from mangalib.serving.fan_out import Branch, LookupResult, fan_out
 from mangalib.serving.outbox import Outbox
@@ -25,10 +25,12 @@ from mangalib.serving.services import Services
 log = logging.getLogger(__name__)
 
 RETRY_BACKOFF_S = 0.1
+RETRY_BACKOFF_MAX_S = 2.0
+RETRY_JITTER = (0.5, 1.5)
 
 
 class TextSource:
-    """Feeds one answer's protocol until its text is whole; raises ``MangaError`` when that fails.
+    """Feeds one answer's protocol until its text is complete; raises ``MangaError`` when that fails.
 
     ``context`` is the question for pre-computation, once it was looked up there; ``titles`` are those of the answer that was
     found, as they are now.
@@ -76,7 +78,7 @@ class TextSource:
         return found
 
     async def _serve(self, found: PrecomputedAnswer) -> bool:
-        """Pass a precomputed answer on; false when it fails on the way, so that the model is asked after all."""
+        """Pass a precomputed answer on; false when it fails on the way, so that the model is invoked after all."""
         try:
             async with aclosing(found.pieces()) as pieces:
                 async for piece in pieces:
@@ -84,7 +86,7 @@ class TextSource:
                     self._text_came()
         except (MangaError, RedisError, OSError) as error:
             log.warning(
-                "precomputed answer: %s; asking the model", error, extra={"request_id": self._protocol.request_id}
+                "precomputed answer: %s; invoking the model", error, extra={"request_id": self._protocol.request_id}
             )
             return False
         self._protocol.served(found.source, found.intent, found.model_id, *found.tokens())
@@ -92,7 +94,7 @@ class TextSource:
         return True
 
     async def _look_up(self, question: ParsedQuestion) -> None:
-        """What the model must know: similar titles, the customer and the conversation, the prompt."""
+        """What the model is given: similar titles, the customer and the conversation, the prompt."""
         protocol, services, outbox = self._protocol, self._services, self._outbox
         protocol.looking_up()
         outbox.wake()
@@ -139,6 +141,7 @@ class TextSource:
         protocol, services = self._protocol, self._services
         decision = protocol.invocation()
         services.model_retries.deposit()
+        pauses = backoff_pauses(RETRY_BACKOFF_S, RETRY_BACKOFF_MAX_S, jitter=RETRY_JITTER)
         while True:
             protocol.invoked(self._outbox.now_ms())
             try:
@@ -146,8 +149,8 @@ class TextSource:
             except (BedrockError, TransportError) as error:
                 match protocol.model_failed(error):
                     case Retry(at_once=at_once) if services.model_retries.withdraw():
-                        log.warning("model: %s; asking again", error, extra={"request_id": self._protocol.request_id})
-                        await asyncio.sleep(0 if at_once else RETRY_BACKOFF_S * random.uniform(0.5, 1.5))
+                        log.warning("model: %s; retrying", error, extra={"request_id": self._protocol.request_id})
+                        await asyncio.sleep(0 if at_once else next(pauses))
                     case _:
                         raise
 

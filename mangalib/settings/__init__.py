@@ -31,8 +31,9 @@ from mangalib.settings.benchmark import (
 )
 from mangalib.settings.budgets import BudgetSettings
 from mangalib.settings.group import working_folder
-from mangalib.settings.jobs import JobSettings, LeaseSettings, RunSettings, ScheduleSettings
-from mangalib.settings.local import LocalBedrockSettings, LocalGatewaySettings, LocalSettings
+from mangalib.settings.jobs import AccountSettings, JobSettings, LeaseSettings, RunSettings, ScheduleSettings
+from mangalib.settings.lab import CostSettings, LimitSettings, StageSettings
+from mangalib.settings.local import LocalBedrockSettings, LocalGatewaySettings, LocalSettings, SeedSettings
 from mangalib.settings.models import ModelSettings, WarmupSettings
 from mangalib.settings.precompute import (
     CandidateSettings,
@@ -41,6 +42,7 @@ from mangalib.settings.precompute import (
     PrecomputeSettings,
     PredictionSettings,
     SingleFlightSettings,
+    TrainingSettings,
     WarmingSettings,
 )
 from mangalib.settings.serving import (
@@ -71,6 +73,7 @@ from mangalib.settings.understanding import CacheSettings, ClassifierSettings
 
 __all__ = [
     "AblationSettings",
+    "AccountSettings",
     "AddressSettings",
     "AnswerSettings",
     "AuthSettings",
@@ -82,6 +85,7 @@ __all__ = [
     "ChatSettings",
     "ClassifierSettings",
     "ClientSettings",
+    "CostSettings",
     "DataSettings",
     "DetectorSettings",
     "FollowUpSettings",
@@ -92,6 +96,7 @@ __all__ = [
     "IncidentSettings",
     "JobSettings",
     "LeaseSettings",
+    "LimitSettings",
     "LocalBedrockSettings",
     "LocalGatewaySettings",
     "LocalSettings",
@@ -109,13 +114,16 @@ __all__ = [
     "SavingSettings",
     "ScheduleSettings",
     "SearchSettings",
+    "SeedSettings",
     "SessionSettings",
     "Settings",
     "ShopSettings",
     "SingleFlightSettings",
+    "StageSettings",
     "StoreSettings",
     "TableSettings",
     "TimeoutSettings",
+    "TrainingSettings",
     "TransportSettings",
     "WarmingSettings",
     "WarmupSettings",
@@ -130,23 +138,26 @@ __all__ = [
 class Settings(
     LocalBedrockSettings,
     LocalGatewaySettings,
+    SeedSettings,
+    LimitSettings,
     TransportSettings,
     HedgeSettings,
     ChatSettings,
-    WarmupSettings,
-    AnswerSettings,
+    CostSettings,
+    StageSettings,
     SearchSettings,
     OrchestratorSettings,
     RefreshSettings,
     QueryLogSettings,
     ClassifierSettings,
     HitRateSettings,
+    TrainingSettings,
     PrecomputeSettings,
     WorkloadSettings,
     DetectorSettings,
     SavingSettings,
     IncidentSettings,
-    JobSettings,
+    AccountSettings,
 ):
     """All groups in one. :func:`load_settings` reads them with a readable error on a wrong value."""
 

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mangalib.settings.addresses import AddressSettings, AwsSettings, TableSettings
-from mangalib.settings.benchmark import PagerSettings
+from mangalib.settings.benchmark import PagerSettings, StoreSettings
 from mangalib.settings.group import Count, Group, Positive, output_folder, project_folder
+from mangalib.settings.models import ModelSettings
 
 
 class ScheduleSettings(Group):
@@ -39,3 +40,7 @@ class JobSettings(ScheduleSettings, RunSettings, LeaseSettings, PagerSettings):
 
     jobs_metrics_namespace: str = "MangaAssist/Jobs"
     evening_peak_hour_jst: Annotated[int, Field(ge=0, le=23)] = 20
+
+
+class AccountSettings(ModelSettings, JobSettings, StoreSettings):
+    """What must exist in an AWS account before the laboratory can run there."""

@@ -7,10 +7,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mangalib.settings.addresses import AwsSettings, DataSettings
+from mangalib.settings.addresses import AddressSettings, AwsSettings, DataSettings, TableSettings
 from mangalib.settings.group import Count, Group, NonNegative, Positive
 from mangalib.settings.models import ModelSettings
 from mangalib.settings.session import AuthSettings, ChatSettings, GatewaySettings
+from mangalib.settings.understanding import CacheSettings
 
 
 class LocalSettings(Group):
@@ -32,6 +33,10 @@ class LocalSettings(Group):
     local_daily_cycle: Annotated[float, Field(ge=0, lt=1)] = 0.10
     local_idle_close_s: Positive = 60
     local_client_buffer_bytes: Count = 128 * 1024
+
+
+class SeedSettings(ModelSettings, CacheSettings, AddressSettings, TableSettings):
+    """What the stand-ins' data are, and where they go."""
 
 
 class LocalBedrockSettings(ModelSettings, DataSettings, AwsSettings, LocalSettings):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mangalib.settings.addresses import AwsSettings
 from mangalib.settings.benchmark import SavingSettings
 from mangalib.settings.group import Count, Group, NonNegative, Positive, project_folder, trained_folder
 from mangalib.settings.models import ModelSettings
@@ -28,6 +29,10 @@ class PredictionSettings(Group):
         packaged = project_folder() / "data" / "transitions.json"
         is_default = self.transition_model == trained_folder() / "transitions.json"
         return packaged if is_default and not self.transition_model.exists() else self.transition_model
+
+
+class TrainingSettings(PredictionSettings, AwsSettings):
+    """Training on logs in a folder or under an ``s3://`` prefix."""
 
 
 class FollowUpSettings(PredictionSettings):

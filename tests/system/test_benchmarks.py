@@ -14,7 +14,7 @@ from benchmarks.speed.tables import Table, quote, value_range
 from benchmarks.speed.transport import Orchestrator, one_round, peer
 from mangalib.local.stack import Stack
 
-HOUSE = Path(__file__).resolve().parents[2] / "mangalib"
+PACKAGE = Path(__file__).resolve().parents[2] / "mangalib"
 
 
 @pytest.mark.parametrize("item", ITEMS)
@@ -76,4 +76,4 @@ def test_samples_count_for_the_innermost_part() -> None:
 
 
 def test_the_parts_are_existing_files() -> None:
-    assert {name for name in PARTS if not (HOUSE / name).exists()} == set()
+    assert {name for name in PARTS if not (PACKAGE / name).exists()} == set()

@@ -51,11 +51,11 @@ def test_the_stack_listens_on_loopback_alone(stack: Stack) -> None:
     assert set(listening) <= LOOPBACK
 
 
-def test_its_folder_with_keys_and_logs_is_its_owners_alone(stack: Stack) -> None:
+def test_the_stacks_folder_with_keys_and_logs_is_readable_by_its_owner_only(stack: Stack) -> None:
     assert stat.S_IMODE(stack.folder.stat().st_mode) == 0o700
 
 
-def test_nobody_listens_elsewhere_unless_asked() -> None:
+def test_nothing_listens_beyond_loopback_unless_configured() -> None:
     assert Settings(_env_file=None).orchestrator_host in LOOPBACK
     sources = [path.read_text(encoding="utf-8") for path in (PROJECT / "mangalib").rglob("*.py")]
     assert not any("0.0.0.0" in source for source in sources)
@@ -93,7 +93,7 @@ def test_no_committed_notebook_holds_a_token_or_a_key() -> None:
 # Between customers
 
 
-async def test_anothers_session_id_opens_nothing(stack: Stack) -> None:
+async def test_another_customers_session_id_gives_no_access(stack: Stack) -> None:
     """The model's input tokens show its context: another customer's session id gives no more than a new session."""
     session = "shared-" + secrets.token_hex(8)
     question = "Tell me about One Piece"
@@ -135,7 +135,7 @@ async def test_a_question_is_data_to_every_service(stack: Stack, text: str) -> N
     assert all(line.startswith("{") for line in log), "no line of the log is a customer's"
 
 
-def test_an_id_cannot_leave_its_place_in_a_path() -> None:
+def test_an_id_cannot_escape_from_its_path_segment() -> None:
     assert path_segment("../../prod?x=1\r\nHost: evil") == "..%2F..%2Fprod%3Fx%3D1%0D%0AHost%3A%20evil"
 
 
@@ -150,15 +150,15 @@ def test_a_notebooks_parameter_is_a_value_and_never_code(tmp_path: Path, value: 
 
 
 @pytest.mark.parametrize(
-    "tag", ["!!python/object/apply:os.system [touch {made}]", "!!python/name:os.system", "!!python/module:os"]
+    "tag", ["!!python/object/apply:os.system [touch {created}]", "!!python/name:os.system", "!!python/module:os"]
 )
-def test_a_schedule_makes_no_objects(tmp_path: Path, tag: str) -> None:
-    made, path = tmp_path / "made", tmp_path / "schedule.yaml"
+def test_a_schedule_creates_no_yaml_objects(tmp_path: Path, tag: str) -> None:
+    created, path = tmp_path / "created", tmp_path / "schedule.yaml"
     text = "jobs:\n  - name: a\n    cron: 0 0 * * *\n    notebook: n\n    parameters: "
-    path.write_text(text + tag.format(made=made) + "\n")
+    path.write_text(text + tag.format(created=created) + "\n")
     with pytest.raises(ScheduleError, match="could not determine a constructor"):
         read_schedule(path, load_settings())
-    assert not made.exists()
+    assert not created.exists()
 
 
 def test_names_and_values_of_a_log_are_data(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How the house is laid out: which way the arrows run, and what each package lets others import."""
+"""The layout of the packages: which may import which, and what each offers to the others."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
-HOUSE = PROJECT / "mangalib"
+ROOT = PROJECT / "mangalib"
 
-# Each room, and the rooms that it may import from; every room may import errors, settings and extras.
+# Each package, and the packages that it may import from; every package may import errors, settings and extras.
 BASE = {"errors", "settings", "extras"}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
@@ -62,12 +62,12 @@ ARROWS["cli"] = {"commands", "client", "protocol"}
 ARROWS["__init__"] = set()
 
 
-def modules(folder: Path = HOUSE) -> list[Path]:
+def modules(folder: Path = ROOT) -> list[Path]:
     return sorted(folder.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(HOUSE).parts[0].removesuffix(".py")
+def package_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 def imports_of(path: Path) -> list[str]:
@@ -85,54 +85,56 @@ def is_package(dotted: str) -> bool:
     return (PROJECT / dotted.replace(".", "/")).is_dir()
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(HOUSE)))
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_arrows_run_one_way(path: Path) -> None:
-    room = room_of(path)
-    rooms = {name.split(".")[1] for name in imports_of(path)} - {room}
-    assert rooms <= ARROWS[room] | BASE, f"{room} must not import from {sorted(rooms - ARROWS[room] - BASE)}"
+    package = package_of(path)
+    packages = {name.split(".")[1] for name in imports_of(path)} - {package}
+    assert packages <= ARROWS[package] | BASE, (
+        f"{package} must not import from {sorted(packages - ARROWS[package] - BASE)}"
+    )
 
 
-def test_arrows_make_no_circle() -> None:
+def test_arrows_form_no_cycle() -> None:
     left = dict(ARROWS)
     while left:
-        free = [room for room, below in left.items() if not below & set(left)]
+        free = [package for package, below in left.items() if not below & set(left)]
         assert free, f"a circle among {sorted(left)}"
-        for room in free:
-            del left[room]
+        for package in free:
+            del left[package]
 
 
-def below(room: str) -> set[str]:
-    """All rooms that can be reached from one along the arrows."""
-    return set(ARROWS[room]).union(*(below(other) for other in ARROWS[room]))
+def below(package: str) -> set[str]:
+    """All packages that can be reached from one along the arrows."""
+    return set(ARROWS[package]).union(*(below(other) for other in ARROWS[package]))
 
 
 def test_the_picture_of_the_architecture_shows_these_arrows() -> None:
-    """All but those that follow from others; errors, settings and extras, which every room may import, are left out."""
+    """All but those that follow from others; errors, settings and extras, which every package may import, are left out."""
     text = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
     picture = text.split("```mermaid")[2].split("```")[0]
     drawn = set(re.findall(r"^ +(\w+) --> (\w+)$", picture, re.MULTILINE))
     arrows = {
-        (room, other)
-        for room, others in ARROWS.items()
+        (package, other)
+        for package, others in ARROWS.items()
         for other in others - BASE
         if not any(other in below(between) for between in others)
     }
     assert drawn == arrows
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(HOUSE)))
-def test_nobody_reaches_past_a_package(path: Path) -> None:
-    room = room_of(path)
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_import_reaches_past_a_package(path: Path) -> None:
+    package = package_of(path)
     past = [
         name
         for name in imports_of(path)
-        if name.split(".")[1] != room and is_package(".".join(name.split(".")[:2])) and not is_package(name)
+        if name.split(".")[1] != package and is_package(".".join(name.split(".")[:2])) and not is_package(name)
     ]
     assert not past, f"import these from the package, not from its modules: {past}"
 
 
 @pytest.mark.parametrize(
-    "folder", [p for p in sorted(HOUSE.rglob("*/")) if (p / "__init__.py").is_file()], ids=lambda p: p.name
+    "folder", [p for p in sorted(ROOT.rglob("*/")) if (p / "__init__.py").is_file()], ids=lambda p: p.name
 )
 def test_each_package_names_what_others_may_import(folder: Path) -> None:
     package = importlib.import_module(".".join(folder.relative_to(PROJECT).parts))

@@ -110,7 +110,7 @@ def test_every_setting_belongs_to_exactly_one_group() -> None:
     assert sorted(declared) == sorted(Settings.model_fields), "declared twice, or in no group"
 
 
-def test_every_group_says_what_it_is_for_and_has_settings_or_parts() -> None:
+def test_every_group_has_a_docstring_and_settings_or_parts() -> None:
     for group in GROUPS:
         assert group.__doc__, group
         assert group.__doc__ != Group.__doc__, group
@@ -121,7 +121,7 @@ def test_every_group_says_what_it_is_for_and_has_settings_or_parts() -> None:
 
 UNITS = ("_ms", "_s", "_h", "_days", "_hour_jst", "_per_s", "_per_second")
 UNITS += ("_bytes", "_chars", "_tokens", "_usd", "_usd_per_mtok")
-# The last word of a number that counts things. What else is there has no unit: seeds, a port, an order, a size of a vector.
+# The last word of a number that counts things. All others have no unit: seeds, a port, an order, a size of a vector.
 COUNTED = {"answers", "attempts", "burst", "candidates", "cards", "connections", "entries", "events", "exchanges"}
 COUNTED |= {
     "failures",

@@ -39,7 +39,7 @@ def test_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
 def test_files_are_written_read_listed_and_deleted_by_name(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "runs", AwsSettings())
     assert storage.names() == []
-    storage.make("benchmark/day")
+    storage.create_folder("benchmark/day")
     storage.write("benchmark/day/b.json", "漫画")
     storage.write("benchmark/day/a.json", "{}")
     assert storage.names() == ["benchmark/day/a.json", "benchmark/day/b.json"]

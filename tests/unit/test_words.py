@@ -23,13 +23,13 @@ READ = (
     "Containerfile*",
 )
 FOLDERS = ("mangalib", "tests", "benchmarks", "tools", "docs", "notebooks", "data", "deploy")
-# The change log tells what things were called.
+# The change log says what things were called.
 LEFT_OUT = {Path(__file__).resolve(), PROJECT / "CHANGELOG.md"}
 
 # Names of the code, as they are written there; then words in any case. Only what has no ordinary meaning in this project.
 NAMES = [
     *("Kitchen", "Recipe", "Ahead", "Asked", "Joined", "Purse", "Allowance", "Framing", "Delivery", "StreamMachine"),
-    *("ANOTHERS", "turn_to", "may_leave", "read_along"),
+    *("ANOTHERS", "turn_to", "may_leave", "let_in", "read_along", "Flight", "_fly"),
 ]
 WORDS = [
     "kitchens?",
@@ -49,6 +49,14 @@ WORDS = [
     "it said nothing",
     "neighbouring letters",
     "troubled",
+    "flights",
+    "earn(s|ed|ing)?",
+    "doubt(s|ed|ful)?",
+    "mend(s|ed|ing)?",
+    "study",
+    "makers?",
+    "whoever",
+    "spread",
 ]
 _PATTERN = re.compile(
     "|".join([rf"(?<![A-Za-z]){name}(?![a-z])" for name in NAMES] + [rf"(?i:\b{word}\b)" for word in WORDS])
@@ -71,7 +79,9 @@ def test_only_the_words_of_the_glossary_are_used(path: Path) -> None:
 def test_the_pattern_finds_what_it_is_for() -> None:
     assert _PATTERN.search("from mangalib.x import Kitchen")
     assert _PATTERN.search("the programme's Purse")
+    assert _PATTERN.search("flights: SingleFlight")
     assert not _PATTERN.search("a program's token budget, asked for ahead")
+    assert not _PATTERN.search("SingleFlight, one post in flight, 06_detector_study")
 
 
 def test_each_name_in_the_glossary_is_a_class() -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
-from rounds import Ask, Heard, Where, body_of, serve
+from rounds import Ask, MeasuredAnswer, Where, body_of, serve
 
 
 @asynccontextmanager
@@ -21,10 +21,10 @@ async def connected(where: Where) -> AsyncIterator[Ask]:
         config=AioConfig(max_pool_connections=where.at_once),
     ) as client:
 
-        async def ask(question: str, heard: Heard) -> None:
+        async def ask(question: str, measured: MeasuredAnswer) -> None:
             answer = await client.invoke_model_with_response_stream(modelId=where.model, body=body_of(question))
             async for event in answer["body"]:
-                heard.event(json.loads(event["chunk"]["bytes"]))
+                measured.add_event(json.loads(event["chunk"]["bytes"]))
 
         yield ask
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from rounds import Ask, Heard, Where, body_of, serve
+from rounds import Ask, MeasuredAnswer, Where, body_of, serve
 
 
 def client_of(where: Where) -> Any:
@@ -19,18 +19,18 @@ def client_of(where: Where) -> Any:
     )
 
 
-def read_all(client: Any, model: str, question: str, heard: Heard) -> None:
+def read_all(client: Any, model: str, question: str, measured: MeasuredAnswer) -> None:
     answer = client.invoke_model_with_response_stream(modelId=model, body=body_of(question))
     for event in answer["body"]:
-        heard.event(json.loads(event["chunk"]["bytes"]))
+        measured.add_event(json.loads(event["chunk"]["bytes"]))
 
 
 @asynccontextmanager
 async def connected(where: Where) -> AsyncIterator[Ask]:
     client = client_of(where)
 
-    async def ask(question: str, heard: Heard) -> None:
-        read_all(client, where.model, question, heard)
+    async def ask(question: str, measured: MeasuredAnswer) -> None:
+        read_all(client, where.model, question, measured)
 
     yield ask
     client.close()

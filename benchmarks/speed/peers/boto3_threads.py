@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from boto3_blocking import client_of, read_all
-from rounds import Ask, Heard, Where, serve
+from rounds import Ask, MeasuredAnswer, Where, serve
 
 
 @asynccontextmanager
@@ -16,9 +16,9 @@ async def connected(where: Where) -> AsyncIterator[Ask]:
     client = client_of(where)
     with ThreadPoolExecutor(where.at_once) as threads:
 
-        async def ask(question: str, heard: Heard) -> None:
+        async def ask(question: str, measured: MeasuredAnswer) -> None:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(threads, read_all, client, where.model, question, heard)
+            await loop.run_in_executor(threads, read_all, client, where.model, question, measured)
 
         yield ask
     client.close()

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
-from rounds import Ask, Heard, Where, serve
+from rounds import Ask, MeasuredAnswer, Where, serve
 
 
 @asynccontextmanager
@@ -18,7 +18,7 @@ async def connected(where: Where) -> AsyncIterator[Ask]:
     litellm.ssl_verify = where.ca
     litellm.suppress_debug_info = True
 
-    async def ask(question: str, heard: Heard) -> None:
+    async def ask(question: str, measured: MeasuredAnswer) -> None:
         answer = await litellm.acompletion(
             model=f"bedrock/invoke/{where.model}",
             messages=[{"role": "user", "content": question}],
@@ -28,7 +28,7 @@ async def connected(where: Where) -> AsyncIterator[Ask]:
             aws_bedrock_runtime_endpoint=where.url,
         )
         async for piece in answer:
-            heard.take(piece.choices[0].delta.content or "")
+            measured.add_text(piece.choices[0].delta.content or "")
 
     yield ask
 

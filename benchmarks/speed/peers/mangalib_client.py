@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import boto3
-from rounds import Ask, Heard, Where, serve
+from rounds import Ask, MeasuredAnswer, Where, serve
 
 from mangalib.aws import BedrockRuntime, ClaudeRequest, ModelReply, Signer, Turn, bedrock_endpoint, bedrock_pool
 from mangalib.protocol import Chunk, encode
@@ -23,7 +23,7 @@ async def connected(where: Where) -> AsyncIterator[Ask]:
     async with bedrock_pool(endpoint, settings) as pool:
         models = BedrockRuntime(pool, signer, endpoint, settings)
 
-        async def ask(question: str, heard: Heard) -> None:
+        async def ask(question: str, measured: MeasuredAnswer) -> None:
             reply, batcher, seq = ModelReply(), TextBatcher(batch_size=settings.chunk_batch_size), 0
             async with models.stream(where.model, ClaudeRequest(400, [Turn("user", question)])) as stream:
                 async for events in stream:
@@ -32,7 +32,7 @@ async def connected(where: Where) -> AsyncIterator[Ask]:
                     if (text := batcher.take(everything=reply.complete)) is not None:
                         encode(Chunk(text, question, seq))
                         seq += 1
-                        heard.take(text)
+                        measured.add_text(text)
 
         yield ask
 

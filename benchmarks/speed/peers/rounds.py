@@ -1,8 +1,8 @@
 """One client of Bedrock in a process of its own, asked in rounds by ``transport.py``; runs in the client's own environment.
 
-It is started with where the model is, as JSON. Then each line of standard input is a round: a JSON object of questions, and
-how many seconds after the round's start each is asked. The line that answers it tells when, by the monotonic clock that all
-processes of a machine share, the first text of each answer was there, and what processor time the round took.
+Its argument says where the model is, as JSON. Then each line of standard input is a round: a JSON object of questions, and
+how many seconds after the round's start each is asked. The line printed in reply says when, by the monotonic clock that all
+processes of a machine share, the first text of each answer arrived, and how much processor time the round took.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ class Where:
 
 
 @dataclass
-class Heard:
-    """What came of one question."""
+class MeasuredAnswer:
+    """The result of one question."""
 
     asked_s: float
     first_text_s: float | None = None
     texts: list[str] = field(default_factory=list)
 
-    def take(self, text: str) -> None:
-        """The next piece of the answer is in this program's hands."""
+    def add_text(self, text: str) -> None:
+        """The next piece of the answer has arrived in this program."""
         if text and self.first_text_s is None:
             self.first_text_s = time.monotonic()
         self.texts.append(text)
 
-    def event(self, event: dict[str, Any]) -> None:
+    def add_event(self, event: dict[str, Any]) -> None:
         """The next event of Claude's stream, decoded."""
         if event["type"] == "content_block_delta":
-            self.take(event["delta"]["text"])
+            self.add_text(event["delta"]["text"])
 
 
-Ask = Callable[[str, Heard], Awaitable[None]]
+Ask = Callable[[str, MeasuredAnswer], Awaitable[None]]
 
 
 def body_of(question: str) -> str:
@@ -81,16 +81,16 @@ async def _round(ask: Ask, plan: dict[str, float]) -> dict[str, Any]:
     gc.collect()
     gc.freeze()
     started_s, cpu_s = time.monotonic(), time.process_time()
-    heard = {question: Heard(started_s + after_s) for question, after_s in plan.items()}
+    measured = {question: MeasuredAnswer(started_s + after_s) for question, after_s in plan.items()}
 
     async def one(question: str) -> None:
-        await asyncio.sleep(heard[question].asked_s - time.monotonic())
-        await ask(question, heard[question])
+        await asyncio.sleep(measured[question].asked_s - time.monotonic())
+        await ask(question, measured[question])
 
     await asyncio.gather(*(one(question) for question in plan))
     return {
         "cpu_s": time.process_time() - cpu_s,
-        "asked_s": {question: seen.asked_s for question, seen in heard.items()},
-        "first_text_s": {question: seen.first_text_s for question, seen in heard.items()},
-        "characters": {question: len("".join(seen.texts)) for question, seen in heard.items()},
+        "asked_s": {question: answer.asked_s for question, answer in measured.items()},
+        "first_text_s": {question: answer.first_text_s for question, answer in measured.items()},
+        "characters": {question: len("".join(answer.texts)) for question, answer in measured.items()},
     }

@@ -46,8 +46,8 @@ class ChangeDetector:
     def step(self, run: int, evidence: Evidence, judged: Bools, *, admitted: int) -> None:
         """Take the evidence of one run; ``judged`` (series,) is where there is any. What is marked in ``changed`` for the
         ``admitted`` oldest runs stays as it is: the baseline has read it already."""
-        self._close_what_is_over(run, evidence, judged, admitted)
-        self._open_what_began(run, evidence, judged, admitted)
+        self._close_changes(run, evidence, judged, admitted)
+        self._open_changes(run, evidence, judged, admitted)
 
     def accept_improvements(self, run: int, hours: Floats, *, after_h: float, admitted: int) -> list[tuple[int, int]]:
         """End improvements that have lasted ``after_h`` hours, and return each as (series, run of its beginning).
@@ -69,7 +69,7 @@ class ChangeDetector:
         """Mark in ``changed`` where ``run`` belongs to a change."""
         self.changed[run] = (self.direction != 0).any(axis=1)
 
-    def _close_what_is_over(self, run: int, evidence: Evidence, judged: Bools, admitted: int) -> None:
+    def _close_changes(self, run: int, evidence: Evidence, judged: Bools, admitted: int) -> None:
         """Sum, over the newest runs, of how much better the baseline explains them than the change does."""
         if not self.direction.any():
             return
@@ -83,7 +83,7 @@ class ChangeDetector:
             floor = run - best[series, channel]
             self._close(series, channel, floor, healthy_from=max(floor, admitted), run=run)
 
-    def _open_what_began(self, run: int, evidence: Evidence, judged: Bools, admitted: int) -> None:
+    def _open_changes(self, run: int, evidence: Evidence, judged: Bools, admitted: int) -> None:
         scores = evidence.scores[:, :, CHANNELS]
         reach = np.arange(len(scores))[:, None, None]
         first = np.where(self.direction != 0, self.since, self._floor)

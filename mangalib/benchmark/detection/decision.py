@@ -72,7 +72,7 @@ def _latency_reason(
     if severity < WARNING and interval[0] < bands.starts[0]:
         return f"{what}, but less than the {100 * bands.starts[0]:g} % that count: {over}"
     if severity < WARNING:
-        return f"perhaps {what}, but not surely: {over}"
+        return f"possibly {what}, but not certain: {over}"
     return f"{what}: {over}"
 
 

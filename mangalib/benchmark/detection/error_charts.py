@@ -104,9 +104,9 @@ class ErrorCharts:
         self._judged = (self._requests[run] > 0) & (healthy_runs >= MIN_BASELINE_RUNS)
         self._run = run
         if self._up.any():
-            self._close_what_is_over(recent)
+            self._close_changes(recent)
         if self._up.any() or self._failed[recent].any():
-            self._open_what_began(recent)
+            self._open_changes(recent)
         else:
             self._counts = self._failed[run], self._requests[run]
         self._changed[run] |= self._up
@@ -119,7 +119,7 @@ class ErrorCharts:
         rate = failed / np.maximum(requests, 1)
         return ErrorChartState(self._up.copy(), since, rate, low, high, self._usual, self._page.copy(), self._judged)
 
-    def _open_what_began(self, recent: Ints) -> None:
+    def _open_changes(self, recent: Ints) -> None:
         failed, requests = np.cumsum(self._failed[recent], axis=0), np.cumsum(self._requests[recent], axis=0)
         reach = np.arange(len(recent))[:, None]
         first = np.where(self._up, self._since, self._floor)
@@ -137,7 +137,7 @@ class ErrorCharts:
         rate = np.maximum(self._counts[0] / np.maximum(self._counts[1], 1), self._usual)
         self._rate = np.where(self._up & self._judged, rate, self._rate)
 
-    def _close_what_is_over(self, recent: Ints) -> None:
+    def _close_changes(self, recent: Ints) -> None:
         """Sum, over the newest runs, of how much better the baseline's rate explains them than the raised one."""
         rate = np.maximum(self._rate, self._usual)
         gain = self._requests[recent] * (rate - self._usual) - self._failed[recent] * np.log(rate / self._usual)

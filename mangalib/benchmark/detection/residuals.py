@@ -38,7 +38,11 @@ class ResidualModel:
         self._metric = np.concatenate([np.tile(np.arange(len(METRICS)), intents), np.arange(len(METRICS))])
         self._baseline = Baseline(series.hours, self.total, 3, window_h=window_h)
         # Sums over admitted runs of a request's variance and of 1 / answers; how many runs these are.
-        self._variance_sum, self._rate_sum, self._seen = np.zeros(self.own), np.zeros(self.own), np.zeros(self.own)
+        self._variance_sum, self._rate_sum, self._admitted_runs = (
+            np.zeros(self.own),
+            np.zeros(self.own),
+            np.zeros(self.own),
+        )
         self._offset = np.zeros((self.total, 3))
 
     def fit(self) -> Fit:
@@ -60,7 +64,7 @@ class ResidualModel:
             own = healthy[: self.own]
             self._variance_sum += np.where(own, self._variances[run], 0.0)
             self._rate_sum += np.where(own, 1 / np.maximum(self._counts[run], 1), 0.0)
-            self._seen += own
+            self._admitted_runs += own
             self.admitted += 1
 
     def residuals(self, runs: Ints, fit: Fit) -> Floats:
@@ -87,19 +91,19 @@ class ResidualModel:
             self._offset[series] += np.where(present, residuals, 0.0).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
 
     def _prior_sd(self) -> Floats:
-        seen = np.maximum(self._seen, 1)
-        sampling = np.where(self._seen > 0, self._variance_sum / seen * self._rate_sum / seen, 0.01)
+        runs = np.maximum(self._admitted_runs, 1)
+        sampling = np.where(self._admitted_runs > 0, self._variance_sum / runs * self._rate_sum / runs, 0.01)
         pooled = [sampling[self._metric[: self.own] == m].mean() for m in range(len(METRICS))]
         variances = np.concatenate([sampling, pooled])[:, None] * _PRIOR_SD_RATIO**2
         return np.asarray(np.sqrt(variances + np.array([1.0, 0.0, 1.0]) * _PRIOR_RUN_TO_RUN_SD**2))
 
     def _relative_variance(self, recent: Ints, fit: Fit) -> Floats:
         """Variance of each run relative to a usual one: fewer samples vary more. Shape (runs, series, 3)."""
-        seen = np.maximum(self._seen, 1)
-        usual_rate = self._rate_sum / seen
+        runs = np.maximum(self._admitted_runs, 1)
+        usual_rate = self._rate_sum / runs
         rate = 1 / np.maximum(self._counts[recent], 1)
         excess = np.where(usual_rate > 0, rate / np.where(usual_rate > 0, usual_rate, 1) - 1, 0.0)
-        by_sampling = np.clip(self._variance_sum / seen * usual_rate / fit.sd[: self.own, LOCATION] ** 2, 0, 1)
+        by_sampling = np.clip(self._variance_sum / runs * usual_rate / fit.sd[: self.own, LOCATION] ** 2, 0, 1)
         relative = np.ones((len(recent), self.total, 3))
         relative[:, : self.own, LOCATION] += by_sampling * excess
         relative[:, : self.own, TAIL] += excess

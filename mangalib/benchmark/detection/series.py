@@ -56,7 +56,7 @@ class Series:
 
     @property
     def hours(self) -> Floats:
-        """Hours since the epoch at which each run started."""
+        """Hours since the epoch at which each run started: shape (runs,)."""
         return np.asarray(self.times.as_unit("ns").asi8 / 3.6e12, dtype=np.float64)
 
 

@@ -1,4 +1,7 @@
-"""Severity: the specification's table, applied to an estimate with its uncertainty instead of to one noisy number."""
+"""Severity: the specification's bands, applied to an estimate with its uncertainty instead of to one noisy number.
+
+Where the bands begin is set in ``settings/benchmark.py``.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,12 @@ class Bands:
         return cls((settings.errors_sev3, settings.errors_sev2, settings.errors_sev1))
 
     def literal(self, value: Floats) -> Ints:
-        """The band that a number lies in: 0 below all of them, 3 for SEV-1."""
+        """The band that each number lies in, in the shape of ``value``: 0 below all of them, 3 for SEV-1."""
         return np.searchsorted(self.starts, value, side="right")
 
     def judged(self, low: Floats, high: Floats, page: Bools) -> Ints:
         """The highest band that the interval from ``low`` to ``high`` reaches while ``low`` stays above half of that band's
-        start; SEV-2 and SEV-1 also need evidence that justifies a ``page``."""
+        start; SEV-2 and SEV-1 also need evidence that justifies a ``page``. All three have one shape, and the result has it."""
         severity = np.zeros(np.shape(low), dtype=np.intp)
         for rank, start in enumerate(self.starts, start=1):
             reached = (high >= start) & (low >= start / 2) & (page | (rank == WARNING))

@@ -57,7 +57,10 @@ class TextbookRule:
 
 def apply_textbook_rule(samples: pd.DataFrame, *, settings: DetectorSettings, progress: bool = False) -> pd.DataFrame:
     """The verdict frame of ``detector.replay`` without rows of intent ``*``; ``since`` is the run itself, and ``shift`` the
-    run's p95 over the baseline's, without an interval."""
+    run's p95 over the baseline's, without an interval.
+
+    Raises ``DataError`` for a missing column and for a run with invalid values.
+    """
     samples = checked(samples)
     for run_id, problem in invalid_runs(samples).items():
         raise DataError(f"run {run_id}: {problem}")

@@ -138,8 +138,8 @@ def delays(detector: Detector, history: SyntheticHistory, change: Change, seed: 
     return [_first(severity[:, names.index(case)] >= level) for case in cases]
 
 
-def _first(seen: Any) -> int:
-    at = np.flatnonzero(seen)
+def _first(detected: Any) -> int:
+    at = np.flatnonzero(detected)
     return int(at[0]) + 1 if len(at) else NEVER
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,7 +20,10 @@ from tqdm.auto import tqdm
 
 from mangalib.client import Client
 from mangalib.domain import Catalogue, Manga
+from mangalib.errors import MangaError
 from mangalib.settings import HitRateSettings, WorkloadSettings
+
+log = logging.getLogger(__name__)
 
 TRIGGERS = ("product_inquiry", "recommendation", "order_status", "category_browse")
 END = ""
@@ -66,7 +70,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SessionPlan:
     """A planned session: when it begins, its language, the customer's segment, and its steps."""
 
     session_id: str
@@ -92,7 +96,7 @@ class Customers:
             segment: [manga for manga in self._catalogue.items if segment in manga.genres] for segment in _SEGMENTS
         }
 
-    def plans(self, count: int, begins: datetime, days: int) -> list[Plan]:
+    def plans(self, count: int, begins: datetime, days: int) -> list[SessionPlan]:
         """``count`` sessions within ``days`` days from ``begins``, in the order of their beginning."""
         rng, plans = self._rng, []
         for number in range(count):
@@ -100,7 +104,7 @@ class Customers:
             # Hours are Japan's, nine ahead of UTC.
             at = begins + timedelta(days=rng.randrange(days), hours=hour - 9, seconds=rng.randrange(3600))
             language = "ja" if rng.random() < self._settings.japanese_share else "en"
-            plans.append(Plan(f"s{number:06d}", at, language, rng.choice(_SEGMENTS), self._steps()))
+            plans.append(SessionPlan(f"s{number:06d}", at, language, rng.choice(_SEGMENTS), self._steps()))
         return sorted(plans, key=lambda plan: plan.begins)
 
     def log(self, count: int, begins: datetime, days: int) -> pd.DataFrame:
@@ -152,21 +156,31 @@ class Customers:
 
 
 async def converse(
-    connect: Callable[[str], Client], customers: Customers, plans: Sequence[Plan], *, think_s: float, at_once: int
+    connect: Callable[[str], Client],
+    customers: Customers,
+    plans: Sequence[SessionPlan],
+    *,
+    think_s: float,
+    at_once: int,
 ) -> pd.DataFrame:
     """Hold the sessions, ``at_once`` of them concurrently, with ``think_s`` between an answer and the next question.
 
     One row per question: ``session_id, trigger, topic, text, source, first_token_ms, total_ms, tokens``; ``trigger`` is the topic
-    before it, empty for the first. ``connect`` makes a client for a session's id.
+    before it, empty for the first. ``connect`` returns a client for a session's id. A session whose connection or answer fails
+    ends there, with a warning; its rows so far are kept.
     """
     rows: list[dict[str, object]] = []
-    waiting: Iterator[Plan] = iter(plans)
+    waiting: Iterator[SessionPlan] = iter(plans)
     with tqdm(total=len(plans), desc="sessions", leave=False) as bar:
 
         async def customer() -> None:
             for plan in waiting:
-                async with connect(plan.session_id) as client:
-                    rows.extend(await _session(client, customers, plan, think_s))
+                try:
+                    async with connect(plan.session_id) as client:
+                        async for row in _session(client, customers, plan, think_s):
+                            rows.append(row)
+                except MangaError as error:
+                    log.warning("session %s ended early: %s", plan.session_id, error)
                 bar.update()
 
         async with asyncio.TaskGroup() as group:
@@ -175,35 +189,33 @@ async def converse(
     return pd.DataFrame(rows)
 
 
-async def _session(client: Client, customers: Customers, plan: Plan, think_s: float) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+async def _session(
+    client: Client, customers: Customers, plan: SessionPlan, think_s: float
+) -> AsyncIterator[dict[str, object]]:
     subject = customers.title(plan.segment, plan.begins)
     listed: list[Manga] = []
     trigger = ""
-    for step in plan.steps:
+    for answers, step in enumerate(plan.steps):
         if step.about == LISTED and trigger:
             if not listed:
                 break
-            subject = listed[len(rows) % len(listed)]
+            subject = listed[answers % len(listed)]
         text = customers.phrase(step, plan.language, subject)
         reply = await client.answer(text)
         named = customers.titles_in(reply.text)
         listed = [title for title in named if title != subject] or listed
-        rows.append(
-            {
-                "session_id": plan.session_id,
-                "trigger": trigger,
-                "topic": step.topic,
-                "text": text,
-                "source": reply.metadata.source if reply.metadata else "",
-                "first_token_ms": reply.first_token_ms,
-                "total_ms": reply.total_ms,
-                "tokens": reply.metadata.tokens if reply.metadata else 0,
-            }
-        )
+        yield {
+            "session_id": plan.session_id,
+            "trigger": trigger,
+            "topic": step.topic,
+            "text": text,
+            "source": reply.metadata.source if reply.metadata else "",
+            "first_token_ms": reply.first_token_ms,
+            "total_ms": reply.total_ms,
+            "tokens": reply.metadata.tokens if reply.metadata else 0,
+        }
         trigger = step.topic
         await asyncio.sleep(think_s)
-    return rows
 
 
 def hit_rates(rows: pd.DataFrame, settings: HitRateSettings) -> pd.DataFrame:

@@ -61,7 +61,7 @@ class SyntheticHistory:
 
     @property
     def times_s(self) -> Floats:
-        """When each of them was due, as seconds since the epoch."""
+        """When each of them was due, as seconds since the epoch: shape (runs,)."""
         step_s = _DAY_S / self.runs_per_day
         return np.asarray(self.end.timestamp() - step_s * np.arange(self.runs, 0, -1), dtype=np.float64)
 

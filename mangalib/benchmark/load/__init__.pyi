@@ -1,5 +1,3 @@
-from .distributed import run_distributed as run_distributed
-from .runner import Runner as Runner
 from .workload import Conversation as Conversation
 from .workload import make_workload as make_workload
 from .workload import questions_of as questions_of

@@ -2,7 +2,7 @@
 
 Open loop: a question is sent when it is due, whether or not earlier ones have been answered, and its latency counts from that
 moment; so the queue that builds up while a server stalls is measured (Schroeder, Wierman & Harchol-Balter, 2006).
-Connections are made before they are needed and are not part of a latency. Failures and time-outs are samples like any other.
+Connections are opened before they are needed and are not part of a latency. Failures and time-outs are samples like any other.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class QuestionResult:
 
 
 class Runner:
-    """One run. ``connect`` makes a client that is not entered yet. ``outcomes`` can be read at any time, also after the run
+    """One run. ``connect`` returns a client that is not entered yet. ``outcomes`` can be read at any time, also after the run
     was cancelled; ``on_result`` is called with each."""
 
     def __init__(

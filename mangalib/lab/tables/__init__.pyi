@@ -10,7 +10,6 @@ from .benchmark import intent_latencies as intent_latencies
 from .benchmark import runs_over_time as runs_over_time
 from .benchmark import verdict_by_intent as verdict_by_intent
 from .confusion import confusion_matrix as confusion_matrix
-from .operations import Degradation as Degradation
 from .operations import Traffic as Traffic
 from .operations import capacity as capacity
 from .operations import daily_cost as daily_cost

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mangalib.client import Reply
 from mangalib.protocol import Card, Chunk, Done, Error, ProductCard, Status, TitleCard
-from mangalib.settings import BudgetSettings, Settings
+from mangalib.settings import BudgetSettings, StageSettings
 
 THINKING = "Thinking..."
 SCREEN_CHARS = 44
@@ -39,12 +39,12 @@ def screen_at(reply: Reply, moments_ms: Sequence[float]) -> pd.DataFrame:
     """What the customer sees at each moment: the end of the text so far, else the status, else the typing indicator."""
     rows = []
     for moment in moments_ms:
-        seen = [frame for at_ms, frame in _timed_frames(reply) if at_ms <= moment]
-        text = "".join(frame.text for frame in seen if isinstance(frame, Chunk))
-        status = next((frame.message for frame in reversed(seen) if isinstance(frame, Status)), THINKING)
-        complete = any(isinstance(frame, Done) for frame in seen)
+        arrived = [frame for at_ms, frame in _timed_frames(reply) if at_ms <= moment]
+        text = "".join(frame.text for frame in arrived if isinstance(frame, Chunk))
+        status = next((frame.message for frame in reversed(arrived) if isinstance(frame, Status)), THINKING)
+        complete = any(isinstance(frame, Done) for frame in arrived)
         words = text if len(text) <= SCREEN_CHARS else "…" + text[1 - SCREEN_CHARS :]
-        phase = "complete" if complete else "streaming" if text else "context" if seen else "instant"
+        phase = "complete" if complete else "streaming" if text else "context" if arrived else "instant"
         rows.append({"moment_ms": moment, "phase": phase, "characters": len(text), "on screen": words or status})
     return pd.DataFrame(rows)
 
@@ -130,7 +130,7 @@ def measured_stages(replies: Sequence[Reply], *, retrieval: bool) -> pd.DataFram
     return medians.reindex([stage for stage in order if stage in medians.index]).reset_index()
 
 
-def budgeted_stages(settings: Settings, *, retrieval: bool) -> pd.DataFrame:
+def budgeted_stages(settings: StageSettings, *, retrieval: bool) -> pd.DataFrame:
     """The specification's budget for the same stages, in the same columns; each stage starts when its inputs are ready."""
     intent, choice, cache = settings.intent_budget_ms, settings.model_choice_budget_ms, settings.cache_budget_ms
     routed = intent + choice

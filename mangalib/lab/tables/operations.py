@@ -15,7 +15,7 @@ from mangalib.domain import ROUTES, Intent
 from mangalib.incidents import Incident
 from mangalib.lab.tables.benchmark import budgets_ms
 from mangalib.serving import tiers
-from mangalib.settings import BudgetSettings, Settings
+from mangalib.settings import BudgetSettings, CostSettings, LimitSettings
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _MTOK = 1_000_000
@@ -126,14 +126,14 @@ def error_rates(samples: pd.DataFrame, every: str) -> pd.DataFrame:
     return table.assign(share=table["failed"] / table["asked"]).rename_axis("at").reset_index()
 
 
-def source_shares(samples: pd.DataFrame, every: str = "1D") -> pd.DataFrame:
-    """One row per interval: ``at``, and the share of answers from each source, a column each."""
+def source_shares(samples: pd.DataFrame) -> pd.DataFrame:
+    """One row per day: ``at``, and the share of answers from each source, a column each."""
     answered = _answered(samples)
-    counts = pd.crosstab(answered["at"].dt.floor(every), answered["source"].astype(str))
+    counts = pd.crosstab(answered["at"].dt.floor("1D"), answered["source"].astype(str))
     return counts.div(counts.sum(axis=1), axis=0).rename_axis("at").reset_index()
 
 
-def daily_cost(samples: pd.DataFrame, traffic: Traffic, settings: Settings) -> pd.DataFrame:
+def daily_cost(samples: pd.DataFrame, traffic: Traffic, settings: CostSettings) -> pd.DataFrame:
     """One row per cause, in USD a day: ``what, usd, from``. Tokens times prices; output tokens are the store's means."""
     rows = [
         _model_cost("Haiku", samples, traffic, settings.haiku_input_usd_per_mtok, settings.haiku_output_usd_per_mtok),
@@ -160,7 +160,7 @@ def _model_cost(
     return f"answers, {name}", usd, f"{daily:,.0f} a day, {traffic.input_tokens} tokens in, {output_tokens:.0f} out"
 
 
-def capacity(samples: pd.DataFrame, traffic: Traffic, settings: Settings) -> pd.DataFrame:
+def capacity(samples: pd.DataFrame, traffic: Traffic, settings: LimitSettings) -> pd.DataFrame:
     """One row per limit: ``what, used, limit, share`` in the busiest hour.
 
     Concurrent answers are arrival rate times duration, by Little's law (Little, 1961).

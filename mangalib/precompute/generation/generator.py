@@ -101,7 +101,6 @@ class AnswerGenerator:
             built_on=prompt_fingerprint(self._prompts, release, spec.topic.intent, spec.model_id),
             need=spec.question.key,
             program=program,
-            made_at_s=now_s,
             fresh_until_s=now_s + self._settings.cache_fresh_s,
         )
 

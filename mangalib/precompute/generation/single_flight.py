@@ -137,7 +137,7 @@ class SingleFlight:
         generation = self._running.get(key)
         if generation is None:
             generation = self._running[key] = Generation(key)
-            generation.task = self._spawn(self._fly(generation, generate))
+            generation.task = self._spawn(self._run(generation, generate))
         return generation
 
     @staticmethod
@@ -146,7 +146,7 @@ class SingleFlight:
             return False
         return generation.task.cancel()
 
-    async def _fly(self, generation: Generation, generate: Generate) -> None:
+    async def _run(self, generation: Generation, generate: Generate) -> None:
         try:
             async with asyncio.timeout(self._settings.flight_timeout_s):
                 await self._lead_or_subscribe(generation, generate)

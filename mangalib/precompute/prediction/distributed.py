@@ -27,13 +27,13 @@ from mangalib.errors import DataError
 from mangalib.precompute.prediction.session_log import READERS, SessionLog
 from mangalib.precompute.prediction.training import train_on_log
 from mangalib.precompute.prediction.transition_model import TransitionModel
-from mangalib.settings import PredictionSettings, Settings
+from mangalib.settings import PredictionSettings, TrainingSettings
 from mangalib.storage import Storage
 
 Result = TypeVar("Result")
 
 
-def train_partitioned(cluster: Cluster, url: str, settings: Settings, *, progress: bool) -> TransitionModel:
+def train_partitioned(cluster: Cluster, url: str, settings: TrainingSettings, *, progress: bool) -> TransitionModel:
     """Train on all logs under ``url``, which the workers must be able to reach; raises ``DataError`` naming the wrong file."""
     names = [name for name in Storage(url, settings).names() if Path(name).suffix.lower() in READERS]
     if not names:
@@ -61,7 +61,7 @@ def _map_files(
     return {name_of[future.key]: result for future, result in completed}
 
 
-def _sessions_of_file(name: str, url: str, settings: Settings) -> npt.NDArray[np.uint64]:
+def _sessions_of_file(name: str, url: str, settings: TrainingSettings) -> npt.NDArray[np.uint64]:
     """Runs on a worker: the hashed ids of the sessions in a file."""
     with tempfile.TemporaryDirectory(prefix="mangalib-part-") as folder, duckdb.connect() as database:
         log = SessionLog(Storage(url, settings).fetch(name, Path(folder)), settings.session_events_max)
@@ -71,7 +71,7 @@ def _sessions_of_file(name: str, url: str, settings: Settings) -> npt.NDArray[np
 
 
 def _train_on_part(
-    name: str, url: str, spanning: npt.NDArray[np.uint64], settings: Settings
+    name: str, url: str, spanning: npt.NDArray[np.uint64], settings: TrainingSettings
 ) -> tuple[TransitionModel | None, pd.DataFrame]:
     """Runs on a worker: the model of the sessions that are in this file alone, and the rows of the spanning ones."""
     with tempfile.TemporaryDirectory(prefix="mangalib-part-") as folder, duckdb.connect() as database:

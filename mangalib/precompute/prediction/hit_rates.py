@@ -45,13 +45,13 @@ class HitRate(msgspec.Struct, frozen=True):
     reliability: list[tuple[float, float, int]]
 
 
-def split_by_time(events: Events, held_out: float = HELD_OUT_SHARE) -> tuple[Events, Events]:
-    """The earlier sessions and the latest ``held_out`` share of them, by the time of their first event."""
+def split_by_time(events: Events) -> tuple[Events, Events]:
+    """The earlier sessions and the latest fifth of them, by the time of their first event."""
     first = np.flatnonzero(np.concatenate([[True], events.session[1:] != events.session[:-1]]))
     lengths = np.diff(np.append(first, len(events)))
     order = np.argsort(events.at_us[first], kind="stable")
     later = np.zeros(len(first), bool)
-    later[order[int(len(first) * (1 - held_out)) :]] = True
+    later[order[int(len(first) * (1 - HELD_OUT_SHARE)) :]] = True
     chosen = np.repeat(later, lengths)
     return events.where(~chosen), events.where(chosen)
 

@@ -244,7 +244,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def positions_in_session(session: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Each row's position within its session, from 0; the rows of a session are adjacent."""
+    """Each row's position within its session, from 0: shape (rows,). The rows of a session are adjacent."""
     starts = np.concatenate([[True], session[1:] != session[:-1]])
     at = np.arange(len(session))
     return at - np.maximum.accumulate(np.where(starts, at, 0))

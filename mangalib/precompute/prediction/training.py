@@ -77,14 +77,14 @@ class Transitions(msgspec.Struct):
     at_us: npt.NDArray[np.int64]
 
     def longest_context(self) -> npt.NDArray[np.int64]:
-        """The key of each transition's longest context."""
+        """The key of each transition's longest context: shape (transitions,)."""
         longest = self.context[0]
         for longer in self.context[1:]:
             longest = np.where(longer >= 0, longer, longest)
         return longest
 
     def intent(self) -> npt.NDArray[np.int64]:
-        """The next intent of each transition, as a position in the log's ``intents``."""
+        """The next intent of each transition, as a position in the log's ``intents``: shape (transitions,)."""
         return self.outcome // len(Relation)
 
 

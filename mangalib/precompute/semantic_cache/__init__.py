@@ -1,4 +1,4 @@
-"""Evaluates the semantic cache: how often it answers, and how often wrongly."""
+"""Evaluates the semantic cache: how often it answers, and how often wrongly. The cache itself is ``shared_answers.py``."""
 
 from mangalib.extras import attach_stub
 

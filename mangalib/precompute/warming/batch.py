@@ -49,7 +49,7 @@ class WarmingBatch:
         redis: Redis,
         generator: AnswerGenerator,
         shared: SharedAnswers,
-        flights: SingleFlight,
+        single_flight: SingleFlight,
         background: BackgroundQueue,
         demand: Demand,
         facts: Facts,
@@ -61,7 +61,7 @@ class WarmingBatch:
         self._redis: Any = redis  # redis-py's types do not know that answers are bytes here
         self._generator = generator
         self._shared = shared
-        self._flights = flights
+        self._single_flight = single_flight
         self._background = background
         self._demand = demand
         self._facts = facts
@@ -125,7 +125,7 @@ class WarmingBatch:
         """Queue the answers that are not stored yet, the first the most valuable."""
         missing = [q for q in questions if self.is_shareable(q) and not await self._is_stored(q)]
         for position, question in enumerate(missing):
-            # A request is made once, so it waits for as long as the answer would be fresh.
+            # A request comes once, so it waits for as long as the answer would be fresh.
             within_s = self._settings.cache_fresh_s
             self._queue(question, program, SEMANTIC, value=1.0 / (1 + position), within_s=within_s)
 
@@ -139,7 +139,7 @@ class WarmingBatch:
         within_s: float | None = None,
     ) -> None:
         async def work() -> None:
-            generation = self._flights.start(
+            generation = self._single_flight.start(
                 self.generation_key(question),
                 lambda write: self._generate(self._generator, question, write, source=source, program=program),
             )
@@ -156,11 +156,11 @@ class WarmingBatch:
 
     def running(self, key: str) -> Generation | None:
         """The generation of a shared answer that is running in this process, by :meth:`generation_key`."""
-        return self._flights.running(key)
+        return self._single_flight.running(key)
 
     def start(self, generator: AnswerGenerator, question: CanonicalQuestion) -> Generation:
         """Generate a shared answer for a customer who is waiting."""
-        return self._flights.start(
+        return self._single_flight.start(
             self.generation_key(question),
             lambda write: self._generate(generator, question, write, source=SEMANTIC, program=""),
         )

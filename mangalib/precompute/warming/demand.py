@@ -54,13 +54,13 @@ class Demand:
         return rank is not None and rank < count
 
 
-def by_hour(log: pd.DataFrame, *, time_zone: str = "Asia/Tokyo") -> pd.DataFrame:
-    """Questions about each title in each hour of the day: ``hour, entity, count, per_day``.
+def by_hour(log: pd.DataFrame) -> pd.DataFrame:
+    """Questions about each title in each hour of the day in Japan: ``hour, entity, count, per_day``.
 
     ``log`` has ``at`` (UTC) and ``entity``.
     """
     asked = _about_titles(log)
-    local = asked["at"].dt.tz_convert(time_zone)
+    local = asked["at"].dt.tz_convert("Asia/Tokyo")
     days = max(1, local.dt.date.nunique())
     counts = asked.groupby([local.dt.hour.rename("hour"), "entity"]).size().rename("count").reset_index()
     counts["per_day"] = counts["count"] / days

@@ -1,4 +1,4 @@
-"""A model that is late is asked a second time; the first answer wins, and the loser stops writing at once."""
+"""Hedging: a late model is invoked a second time; the first reply wins, and the loser stops generating at once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def ask(bedrock: BedrockRuntime, hedge: Hedge, settings: Settings, text: s
 
 
 def known(settings: Settings, first_token_s: float = LATE_S) -> Hedge:
-    """A hedge that has seen what is usual."""
+    """A hedge that has recorded enough first-token times."""
     hedge = Hedge(settings)
     for _ in range(settings.hedge_answers_min):
         hedge.answered(settings.haiku_model_id, first_token_s)
@@ -59,7 +59,7 @@ async def until_streams(stack: Stack, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_late_model_is_asked_again_and_the_loser_is_closed(
+async def test_a_late_request_is_hedged_and_the_loser_is_closed(
     stack: Stack, bedrock: BedrockRuntime, settings: Settings
 ) -> None:
     hedge = known(settings)
@@ -79,7 +79,7 @@ async def test_a_late_model_is_asked_again_and_the_loser_is_closed(
     assert again["tokens_generated"] - after["tokens_generated"] == spoken, "the loser wrote nothing"
 
 
-async def test_the_loser_is_closed_before_the_winner_has_ended(
+async def test_hedging_closes_the_loser_before_the_winner_has_ended(
     stack: Stack, bedrock: BedrockRuntime, settings: Settings
 ) -> None:
     hedge = known(settings)
@@ -92,7 +92,9 @@ async def test_the_loser_is_closed_before_the_winner_has_ended(
     await until_streams(stack, 0)
 
 
-async def test_without_budget_nothing_is_asked_again(stack: Stack, bedrock: BedrockRuntime, settings: Settings) -> None:
+async def test_without_retry_budget_no_request_is_hedged(
+    stack: Stack, bedrock: BedrockRuntime, settings: Settings
+) -> None:
     hedge = known(settings, first_token_s=0.01)  # so that every answer is late
     before = stack.bedrock_stats()["invocations"]
     for number in range(20):
@@ -101,7 +103,7 @@ async def test_without_budget_nothing_is_asked_again(stack: Stack, bedrock: Bedr
     assert extra == hedge.hedged == 1, "the burst, and 2 % of 20 is less than one more"
 
 
-async def test_who_is_still_waiting_when_there_is_budget_again_gets_it(
+async def test_a_waiting_request_is_hedged_when_the_budget_is_refilled(
     stack: Stack, bedrock: BedrockRuntime, settings: Settings
 ) -> None:
     hedge = known(settings, first_token_s=0.05)
@@ -118,7 +120,9 @@ async def test_who_is_still_waiting_when_there_is_budget_again_gets_it(
     assert hedge.hedged == 2
 
 
-async def test_one_of_two_that_fails_is_no_failure(stack: Stack, bedrock: BedrockRuntime, settings: Settings) -> None:
+async def test_a_hedged_request_succeeds_when_one_of_its_invocations_fails(
+    stack: Stack, bedrock: BedrockRuntime, settings: Settings
+) -> None:
     hedge = known(settings, first_token_s=0.05)
     stack.local("bedrock", "POST", "faults", {"kind": "stall", "delay_ms": 1000})
     stack.local("bedrock", "POST", "faults", {"kind": "model_stream_error"})
@@ -126,7 +130,9 @@ async def test_one_of_two_that_fails_is_no_failure(stack: Stack, bedrock: Bedroc
     assert hedge.hedged == 1
 
 
-async def test_when_both_fail_the_first_one_says_why(stack: Stack, bedrock: BedrockRuntime, settings: Settings) -> None:
+async def test_when_both_hedged_invocations_fail_the_first_error_is_raised(
+    stack: Stack, bedrock: BedrockRuntime, settings: Settings
+) -> None:
     hedge = known(settings, first_token_s=0.05)
     stack.local("bedrock", "POST", "faults", {"kind": "stall", "after_events": 1})
     stack.local("bedrock", "POST", "faults", {"kind": "model_stream_error"})
@@ -135,7 +141,7 @@ async def test_when_both_fail_the_first_one_says_why(stack: Stack, bedrock: Bedr
     assert hedge.hedged == 1
 
 
-async def test_one_that_is_cancelled_leaves_no_stream_behind(
+async def test_a_cancelled_hedged_request_leaves_no_stream_open(
     stack: Stack, bedrock: BedrockRuntime, settings: Settings
 ) -> None:
     hedge = known(settings, first_token_s=0.05)
@@ -148,7 +154,7 @@ async def test_one_that_is_cancelled_leaves_no_stream_behind(
     await until_streams(stack, 0)
 
 
-async def test_what_is_usual_does_not_shrink_with_hedging(settings: Settings) -> None:
+async def test_the_hedging_threshold_does_not_shrink_with_hedging(settings: Settings) -> None:
     hedge, model_id = Hedge(settings), settings.haiku_model_id
     assert hedge.late_after_s(model_id) is None, "nothing is known yet"
     for number in range(100):
@@ -164,14 +170,16 @@ async def test_what_is_usual_does_not_shrink_with_hedging(settings: Settings) ->
     assert (hedge.late_after_s(model_id) or 0) >= 0.338
 
 
-def test_a_few_slow_answers_do_not_move_what_is_late(settings: Settings) -> None:
+def test_a_few_slow_answers_do_not_move_the_hedging_threshold(settings: Settings) -> None:
     hedge, model_id = Hedge(settings), settings.haiku_model_id
     for number in range(200):
         hedge.answered(model_id, 2.3 if number % 40 == 0 else 0.2 + number % 40 / 1000)
     assert (hedge.late_after_s(model_id) or 9) < 0.3
 
 
-async def test_a_customer_does_not_notice(stack: Stack, plain: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hedged_answer_is_like_any_other_to_the_customer(
+    stack: Stack, plain: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with orchestrator_here(stack, monkeypatch, **HEDGING), plain() as client:
         whole = [text_of(await client.frames(await client.query("Hello there"))) for _ in range(5)]
         stack.local("bedrock", "POST", "faults", {"kind": "slow_first_token", "delay_ms": SLOW_MS})

@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_person_reads_it_and_a_program_does(healthy: Path) -> None:
+def test_a_verdict_is_printed_as_text_and_as_json(healthy: Path) -> None:
     read = mangalib("verdict", store=healthy)
     assert read.returncode == 0
     assert read.stdout.startswith("All right: nothing is worse than in the 28 runs")
@@ -63,17 +63,17 @@ def test_a_severity_can_set_the_exit_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "arguments", "says"),
     [
-        (lambda s: s.iloc[:0], (), "is empty; `mangalib benchmark` makes a run"),
+        (lambda s: s.iloc[:0], (), "is empty; `mangalib benchmark` adds a run"),
         (lambda s: s[s["run_id"] == "past-000000"], (), "it is the only run, and 11 are needed"),
         (lambda s: s[s["run_id"] <= "past-000004"], (), "4 runs came before it, and 11 are needed"),
         (lambda s: s, ("--run", "nonsense"), "no run 'nonsense'"),
         (lambda s: s, ("--run", "past-000020", "--act"), "--act goes with the newest run only"),
-        (lambda s: s.assign(total_ms=-5.0), (), "run past-000028 cannot be judged: total_ms is -5"),
+        (lambda s: s.assign(total_ms=-5.0), (), "no verdict on run past-000028: total_ms is -5"),
         (lambda s: s.assign(first_token_ms=np.nan), (), "first_token_ms is nan"),
         (lambda s: s.assign(at=s["started_at"] - pd.Timedelta(hours=1)), (), "the clock went backwards"),
     ],
 )
-def test_what_cannot_be_judged_is_one_line_an_exit_code_and_nothing_is_written(
+def test_a_run_without_a_verdict_is_one_error_line_and_nothing_is_written(
     tmp_path: Path, spoil: Any, arguments: tuple[str, ...], says: str
 ) -> None:
     store = Store(str(tmp_path), SETTINGS)
@@ -89,7 +89,7 @@ def test_what_cannot_be_judged_is_one_line_an_exit_code_and_nothing_is_written(
     assert contents(tmp_path) == before
 
 
-def test_every_request_failed_is_a_verdict(tmp_path: Path) -> None:
+def test_a_run_whose_every_request_failed_gets_a_verdict(tmp_path: Path) -> None:
     store = Store(str(tmp_path), SETTINGS)
     for run in iter_runs(samples_of(SMALL, Change(28, error_rate=1.0))):
         store.append(run)
@@ -124,7 +124,7 @@ def test_a_clock_that_went_backwards_stops_a_run_before_it_starts(tmp_path: Path
     before = contents(tmp_path)
     done = mangalib("benchmark", "--per-intent", "1", store=tmp_path)
     assert done.returncode == 1
-    assert "set the clock right" in done.stderr
+    assert "correct the clock" in done.stderr
     assert contents(tmp_path) == before
 
 

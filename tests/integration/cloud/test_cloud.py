@@ -393,7 +393,7 @@ def instructions(image: str) -> list[str]:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_an_image_copies_what_exists_installs_its_extras_and_runs_as_no_root(image: str) -> None:
+def test_an_image_copies_what_exists_installs_its_extras_and_does_not_run_as_root(image: str) -> None:
     lines, root = instructions(image), FOLDER.parents[1]
     copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
     assert [name for name in copied if not (root / name).exists()] == []

@@ -60,8 +60,8 @@ def test_of_concurrent_rollbacks_one_takes_effect(store: ReleaseStore) -> None:
 
 def test_of_releases_created_concurrently_each_has_its_number(store: ReleaseStore) -> None:
     with ThreadPoolExecutor(3) as threads:
-        made = list(threads.map(lambda n: store.create(Release(note=str(n))).number, range(3)))
-    assert sorted(made) == [1, 2, 3]
+        numbers = list(threads.map(lambda n: store.create(Release(note=str(n))).number, range(3)))
+    assert sorted(numbers) == [1, 2, 3]
 
 
 async def test_while_the_table_cannot_be_read_the_last_release_stays_active(store: ReleaseStore, stack: Stack) -> None:
@@ -86,14 +86,14 @@ async def under(stack: Stack, **changes: Any) -> AsyncIterator[Client]:
         DocumentTable(dynamodb_of(stack), stack.settings.releases_table, key="release", error=ReleaseError)
     )
     off = changes.pop("off", ())
-    made = releases.create(Release(**changes).changed("test", {}, {}, None, off=off))
+    created = releases.create(Release(**changes).changed("test", {}, {}, None, off=off))
     before = releases.pointer().active
-    await asyncio.to_thread(releases.activate, made.number, "test")
+    await asyncio.to_thread(releases.activate, created.number, "test")
     try:
         async with Client(
             stack.addresses["websocket_url"], stack.addresses["token"], settings=stack.settings
         ) as client:
-            await followed(client, made.number)
+            await followed(client, created.number)
             yield client
     finally:
         await asyncio.to_thread(releases.activate, before, "test is over")

@@ -17,7 +17,9 @@ from distributed import Client
 from pydantic import SecretStr
 
 from mangalib.aws.dynamodb import dynamodb_client
-from mangalib.benchmark.load import Runner, make_workload, run_distributed
+from mangalib.benchmark.load.distributed import run_distributed
+from mangalib.benchmark.load.runner import Runner
+from mangalib.benchmark.load.workload import make_workload
 from mangalib.client import Client as ChatClient
 from mangalib.errors import NotebookError
 from mangalib.jobs.execute import run_job

@@ -21,9 +21,10 @@ from tests.conftest import QUICK, PlainClient
 
 SMALL = {
     "max_connections": 3,
-    "idle_timeout_s": 3,
+    # Far apart: sessions are looked at once a second, and on a busy machine later.
     "session_idle_after_s": 1,
-    "connection_lifetime_s": 6,
+    "idle_timeout_s": 5,
+    "connection_lifetime_s": 8,
     "local_client_buffer_bytes": 256 * 1024,
     "integration_timeout_s": 1,
 }
@@ -69,7 +70,7 @@ async def test_a_url_too_long_and_a_wrong_path_are_refused(stack: Stack) -> None
 async def test_a_quiet_session_goes_idle_and_is_then_closed(stack: Stack) -> None:
     async with connected(stack) as socket:
         customer = PlainClient(socket)
-        states = [(await customer.next("session"))["state"] for _ in range(2)]
+        states = []
         with pytest.raises(ConnectionClosed) as closed:
             while True:
                 states.append((await customer.next("session"))["state"])
@@ -87,7 +88,7 @@ async def test_a_busy_connection_is_closed_at_its_maximum_lifetime(stack: Stack)
                 await customer.next("pong")
                 pongs += 1
                 await asyncio.sleep(0.5)
-    assert pongs > 6, "longer than the idle time-out"
+    assert pongs > 10, "longer than the idle time-out"
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1001
 
@@ -107,7 +108,8 @@ async def test_a_back_ends_time_out_is_reported_to_the_client_and_the_connection
         try:
             await customer.send(action="ping")
             async with asyncio.timeout(5):
-                reported = json.loads(await socket.recv())
+                while (reported := json.loads(await socket.recv())).get("type") == "session":
+                    continue  # the session may go idle meanwhile
         finally:
             await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"urls": [usual]})
         assert reported["message"] == "Internal server error"

@@ -58,8 +58,8 @@ async def test_concurrent_reservations_never_exceed_a_budget(redis: Redis) -> No
     assert await budget.reserve("one", ClaudeRequest(1, [Turn("user", "a")])) is not None, "unused tokens are released"
 
 
-async def generated(flights: SingleFlight, key: str, generate: object) -> str:
-    generation = flights.start(key, generate)  # type: ignore[arg-type]
+async def generated(single_flight: SingleFlight, key: str, generate: object) -> str:
+    generation = single_flight.start(key, generate)  # type: ignore[arg-type]
     return "".join([piece async for piece in generation.pieces()])
 
 
@@ -80,9 +80,9 @@ async def test_two_processes_generate_an_answer_once_and_both_stream_it(redis: R
         one, other = (SingleFlight(redis, SETTINGS, group.create_task) for _ in range(2))
         texts = await asyncio.gather(
             *(
-                generated(flights, "both", generator(f"{name}{i}"))
+                generated(single_flight, "both", generator(f"{name}{i}"))
                 for i in range(5)
-                for name, flights in (("a", one), ("b", other))
+                for name, single_flight in (("a", one), ("b", other))
             )
         )
     assert set(texts) == {"one two three"}
@@ -117,11 +117,11 @@ async def test_cancelling_idle_generations_spares_those_with_subscribers(redis: 
         return GeneratedAnswer("a", Intent.FAQ, "semantic_cache")
 
     async with asyncio.TaskGroup() as group:
-        flights = SingleFlight(redis, SETTINGS, group.create_task)
-        subscribed = asyncio.create_task(generated(flights, f"l{random.random()}", long))
-        idle = flights.start(f"i{random.random()}", long)
+        single_flight = SingleFlight(redis, SETTINGS, group.create_task)
+        subscribed = asyncio.create_task(generated(single_flight, f"l{random.random()}", long))
+        idle = single_flight.start(f"i{random.random()}", long)
         await asyncio.wait_for(idle.started.wait(), 5)
-        while not subscribed.done() and not flights.cancel_idle():
+        while not subscribed.done() and not single_flight.cancel_idle():
             await asyncio.sleep(0.01)
         assert await subscribed == "a"
         assert idle.result is None

@@ -1,4 +1,4 @@
-"""What makes no sense gets a clear answer, and disturbs nobody else."""
+"""Invalid input gets a clear error, and disturbs no other client."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_a_crafted_session_id_is_refused(stack: Stack, session: str) -> No
         ("[" * 5000, "bad_request", "not JSON"),
     ],
 )
-async def test_a_frame_that_makes_no_sense_is_answered(plain: Connect, message: str, code: str, says: str) -> None:
+async def test_an_invalid_frame_is_answered_with_an_error(plain: Connect, message: str, code: str, says: str) -> None:
     async with plain() as customer:
         await customer.socket.send(message)
         frame = await customer.next()
@@ -130,7 +130,7 @@ async def test_a_hundred_thousand_characters_are_too_many_and_our_client_can_say
         assert "100000 characters" in reply.error.message
 
 
-async def test_two_hundred_messages_in_a_second_are_limited_and_disturb_nobody(plain: Connect) -> None:
+async def test_two_hundred_messages_in_a_second_are_rate_limited_and_disturb_no_other_client(plain: Connect) -> None:
     async def flood(customer: PlainClient) -> list[dict[str, object]]:
         for _ in range(200):
             await customer.send(action="ping")
@@ -171,7 +171,7 @@ async def test_html_in_a_question_is_only_text(plain: Connect) -> None:
     assert "One Piece" in text_of(frames)
 
 
-async def test_a_slow_client_is_waited_for_and_slows_nobody(stack: Stack, plain: Connect) -> None:
+async def test_a_slow_client_is_waited_for_and_slows_no_other(stack: Stack, plain: Connect) -> None:
     """One client reads nothing while its buffers are small; the other's answers come all the same."""
     async with plain("customer-007", max_queue=1) as slow, plain("customer-008") as quick:
         slow.socket.transport.pause_reading()

@@ -1,4 +1,4 @@
-"""More than can be served, servers that are told to end, and servers that are killed: nobody is left without an answer."""
+"""Overload, draining servers and killed servers: every question gets an answer or a clear refusal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import Connect, back_ends, orchestrator_here, orchestrator_p
 
 CAPACITY = 10
 CROWD = 50
-SAID = " ".join(f"word{number}" for number in range(400))
+ANSWER = " ".join(f"word{number}" for number in range(400))
 
 
 async def until_streams(stack: Stack, count: int) -> None:
@@ -29,10 +29,10 @@ async def until_streams(stack: Stack, count: int) -> None:
 # Overload
 
 
-async def test_at_twice_capacity_the_rest_is_told_at_once_and_comes_back_later(
+async def test_at_twice_the_capacity_the_excess_is_refused_at_once_and_retried_later(
     stack: Stack, plain: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stack.local("bedrock", "PUT", "answer", {"text": SAID})
+    stack.local("bedrock", "PUT", "answer", {"text": ANSWER})
     async with AsyncExitStack() as clients:
         await clients.enter_async_context(orchestrator_here(stack, monkeypatch, capacity_answers=CAPACITY))
         crowd = [await clients.enter_async_context(plain()) for _ in range(2 * CAPACITY)]
@@ -46,17 +46,17 @@ async def test_at_twice_capacity_the_rest_is_told_at_once_and_comes_back_later(
         assert stack.bedrock_stats()["invocations"] - before == CAPACITY, "nothing was done for those refused"
         for client, request_id in zip(crowd[:CAPACITY], served, strict=True):
             frames = await client.frames(request_id)
-            assert (frames[-1]["type"], text_of(frames)) == ("done", SAID)
+            assert (frames[-1]["type"], text_of(frames)) == ("done", ANSWER)
         # The crowd is served: at once there is room again.
         again = [await client.query("Hello there") for client in crowd[CAPACITY:]]
         for client, request_id in zip(crowd[CAPACITY:], again, strict=True):
-            assert text_of(await client.frames(request_id)) == SAID
+            assert text_of(await client.frames(request_id)) == ANSWER
 
 
-async def test_whoever_keeps_asking_is_served_and_capacity_is_never_exceeded(
+async def test_every_client_that_retries_is_served_and_capacity_is_never_exceeded(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twice as many customers as there is room for, each of whom asks again when it was told to, until all are served."""
+    """Twice as many customers as the capacity, each of whom retries after ``retry_after_ms``, until all are served."""
     most = 0
 
     async def served(client: Client) -> Reply:
@@ -88,13 +88,13 @@ async def test_whoever_keeps_asking_is_served_and_capacity_is_never_exceeded(
     assert 0 < most <= CAPACITY
 
 
-# Told to end
+# Draining
 
 
-async def test_a_server_told_to_end_finishes_what_it_has_begun_and_takes_nothing_new(
+async def test_a_draining_server_finishes_running_answers_and_refuses_new_ones(
     stack: Stack, plain: Connect, tmp_path: Path
 ) -> None:
-    stack.local("bedrock", "PUT", "answer", {"text": SAID})
+    stack.local("bedrock", "PUT", "answer", {"text": ANSWER})
     impatient = stack.settings.model_copy(update={"reconnect_attempts": 1000, "reconnect_backoff_max_ms": 50})
     async with AsyncExitStack() as clients:
         process, url = await asyncio.to_thread(
@@ -116,15 +116,15 @@ async def test_a_server_told_to_end_finishes_what_it_has_begun_and_takes_nothing
                     await asyncio.sleep(0.02)
             assert (refused["code"], refused["retry_after_ms"]) == ("going_away", 0)
             asking = asyncio.create_task(ours.answer("Hello there"))
-        # Behind the gateway there is another one now, as a load balancer sees to it.
+        # The gateway has another back end now, as a load balancer would arrange.
         for client, request_id in zip(crowd, running, strict=True):
             frames = await client.frames(request_id)
-            assert (frames[-1]["type"], text_of(frames)) == ("done", SAID)
+            assert (frames[-1]["type"], text_of(frames)) == ("done", ANSWER)
         assert await asyncio.to_thread(process.wait, 20) == 0
-        assert (await asking).text == SAID, "sent on, it asked the other one"
+        assert (await asking).text == ANSWER, "sent on, it asked the other one"
 
 
-async def test_a_server_told_to_end_waits_no_longer_than_it_may(stack: Stack, plain: Connect, tmp_path: Path) -> None:
+async def test_draining_ends_at_its_time_out(stack: Stack, plain: Connect, tmp_path: Path) -> None:
     stack.local("bedrock", "POST", "faults", {"kind": "stall", "after_events": 30})
     async with AsyncExitStack() as clients:
         process, url = await asyncio.to_thread(
@@ -144,10 +144,10 @@ async def test_a_server_told_to_end_waits_no_longer_than_it_may(stack: Stack, pl
 # Killed
 
 
-async def test_killed_with_fifty_answers_running_another_one_finishes_them(
+async def test_when_a_server_is_killed_another_one_finishes_its_fifty_answers(
     stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stack.local("bedrock", "PUT", "answer", {"text": SAID})
+    stack.local("bedrock", "PUT", "answer", {"text": ANSWER})
     quick = stack.settings.model_copy(update={"resume_after_silence_s": 1, "stream_timeout_s": 60})
     begun = 0
 
@@ -180,19 +180,19 @@ async def test_killed_with_fifty_answers_running_another_one_finishes_them(
             assert begun == CROWD
             process.kill()
         replies = await answers
-    whole = [reply for reply in replies if reply.text == SAID]
+    whole = [reply for reply in replies if reply.text == ANSWER]
     honest = [reply for reply in replies if getattr(reply.frames[-1].frame, "code", "") == "interrupted"]
     with capsys.disabled():
         print(f"\nkilled with {CROWD} answers running: {len(whole)} whole, {len(honest)} honestly interrupted")
     assert len(whole) + len(honest) == CROWD
-    assert all(SAID.startswith(reply.text) for reply in honest)
+    assert all(ANSWER.startswith(reply.text) for reply in honest)
     assert len(whole) > CROWD // 2
     for reply in whole:
         seqs = [getattr(received.frame, "seq", None) for received in reply.frames]
         assert seqs == list(range(len(seqs))), "no frame twice, none missing"
 
 
-async def test_a_client_that_has_more_than_is_kept_is_told_so(stack: Stack, plain: Connect) -> None:
+async def test_resuming_beyond_the_stored_frames_is_an_interrupted_error(stack: Stack, plain: Connect) -> None:
     async with plain() as client:
         await client.send(action="resume", request_id="never-was", after=3)
         assert (await client.next("error"))["code"] == "interrupted"
@@ -206,8 +206,8 @@ def _usual_answers(stack: Stack) -> object:
     stack.local("bedrock", "DELETE", "answer")
 
 
-async def test_asked_to_go_on_many_times_at_once_it_goes_on_once(stack: Stack, plain: Connect) -> None:
-    stack.local("bedrock", "PUT", "answer", {"text": SAID})
+async def test_many_concurrent_resumes_continue_an_answer_once(stack: Stack, plain: Connect) -> None:
+    stack.local("bedrock", "PUT", "answer", {"text": ANSWER})
     async with plain() as client:
         request_id = await client.query("Hello there")
         last = await client.next("chunk")
@@ -220,5 +220,5 @@ async def test_asked_to_go_on_many_times_at_once_it_goes_on_once(stack: Stack, p
             assert frame["type"] == "chunk", frame
             assert seen.setdefault(frame["seq"], frame["text"]) == frame["text"], "one seq, one text"
         assert list(seen) == list(range(last["seq"], last["seq"] + len(seen)))
-        assert SAID.endswith("".join(seen.values()))
+        assert ANSWER.endswith("".join(seen.values()))
         assert stack.bedrock_stats()["invocations"] - before == 1

@@ -1,4 +1,4 @@
-"""What the matrix of faults (tests/faults) does not count: requests, connections, and a back end that is not there."""
+"""What the matrix of faults (tests/system/faults) does not count: requests, connections, and a back end that is down."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def _pool_is_whole(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("kind", ["throttle", "internal", "reset", "model_stream_error", "bad_json"])
-async def test_nothing_is_asked_again_once_text_was_shown(stack: Stack, whole: str, kind: str) -> None:
+async def test_nothing_is_retried_once_text_was_shown(stack: Stack, whole: str, kind: str) -> None:
     invocations = stack.bedrock_stats()["invocations"]
     stack.local("bedrock", "POST", "faults", {"kind": kind, "after_events": 12})
     ending, text = await _ask(stack)
@@ -79,7 +79,7 @@ async def test_bedrock_that_fails_twice_before_the_first_token_is_an_error(stack
     assert (ending, text) == ("model_error", "")
 
 
-async def test_the_gateway_tells_a_client_that_the_back_end_is_gone_and_goes_on(stack: Stack) -> None:
+async def test_the_gateway_reports_a_dead_back_end_to_the_client_and_goes_on(stack: Stack) -> None:
     await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"urls": ["http://127.0.0.1:9"]})
     try:
         url = f"{stack.addresses['websocket_url']}?token={stack.addresses['token']}"

@@ -1,4 +1,4 @@
-"""The seam to a model is real: what answers does not know whether our own client, boto3 or a fake stands behind it."""
+"""The model transport is a real seam: an answer does not depend on whether our own client, boto3 or a fake implements it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def _events_of(body: Iterator[Any]) -> AsyncIterator[list[ModelEvent]]:
 
 
 @pytest.mark.parametrize("question", ["Hello!", "Tell me about One Piece"])
-async def test_boto3_can_stand_behind_the_seam(
+async def test_boto3_can_implement_the_model_transport(
     stack: Stack, plain: Connect, monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", stack.addresses["aws_access_key_id"])
@@ -82,7 +82,7 @@ async def test_boto3_can_stand_behind_the_seam(
     assert models.streams == 1
 
 
-async def test_an_error_that_boto3_raises_is_tried_again_as_ours_is(
+async def test_an_error_that_boto3_raises_is_retried_like_our_own(
     stack: Stack, plain: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = Boto3Models(stack.settings)
@@ -94,7 +94,9 @@ async def test_an_error_that_boto3_raises_is_tried_again_as_ours_is(
     assert frames[-1]["metadata"]["attempts"] == models.streams == 2
 
 
-async def test_a_fake_can_stand_behind_the_seam(stack: Stack, plain: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fake_can_implement_the_model_transport(
+    stack: Stack, plain: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fault = BedrockError("ThrottlingException", "slow down", status=429)
     models = FakeModels([fault], whole("It is ", "scripted."))
     monkeypatch.setattr(server, "BedrockRuntime", lambda *_: models)

@@ -1,4 +1,4 @@
-"""The replay buffer and the shared answers, in the stack's real Redis."""
+"""The replay store in the stack's real Redis."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Counted(Redis):
         return super().pipeline(*args, **kwargs)
 
 
-async def test_what_comes_while_a_write_is_under_way_goes_out_with_the_next(stack: Stack) -> None:
+async def test_frames_that_arrive_during_a_write_go_out_in_the_next_group_commit(stack: Stack) -> None:
     async with Counted.from_url(stack.addresses["redis_url"]) as redis:
         store = ReplayStore(redis, ttl_s=60)
         await asyncio.gather(*(store.save("c", f"together {n}", head(f"{n}"), [b"0"], 0) for n in range(50)))
@@ -71,7 +71,7 @@ async def test_what_comes_while_a_write_is_under_way_goes_out_with_the_next(stac
     assert [recorded.record.query.text for recorded in found if recorded is not None] == [f"{n}" for n in range(50)]
 
 
-async def test_one_who_waits_no_longer_takes_nobody_with_it(redis: Redis) -> None:
+async def test_a_cancelled_write_leaves_the_others_of_its_group_alone(redis: Redis) -> None:
     store = ReplayStore(redis, ttl_s=60)
     await redis.client_pause(10_000, all=False)  # writes wait
     try:
@@ -90,9 +90,9 @@ async def test_one_who_waits_no_longer_takes_nobody_with_it(redis: Redis) -> Non
     assert all([await store.load("c", f"patient {n}") for n in range(2)])
 
 
-async def test_each_is_told_when_what_it_went_out_with_was_not_written() -> None:
-    nobody = Redis.from_url("redis://127.0.0.1:9", retry=None)
-    store = ReplayStore(nobody, ttl_s=60)
+async def test_a_failed_group_commit_is_reported_to_each_writer() -> None:
+    unreachable = Redis.from_url("redis://127.0.0.1:9", retry=None)
+    store = ReplayStore(unreachable, ttl_s=60)
     saves = (store.save("c", f"lost {n}", head("a"), [b"0"], 0) for n in range(3))
     found = await asyncio.gather(*saves, return_exceptions=True)
     assert [type(error) for error in found] == [RedisConnectionError] * 3
@@ -124,7 +124,7 @@ async def test_no_choice_of_ids_reaches_another_customers_answer(
     assert await store.load(*other) is None
 
 
-async def test_it_is_kept_for_its_time_only(redis: Redis) -> None:
+async def test_an_answer_expires_after_its_time_to_live(redis: Redis) -> None:
     others = set(await redis.keys("replay:*"))  # of other tests; any of them may end right now
     await ReplayStore(redis, ttl_s=300).save("c", "ttl", head("a"), [b"0"], 0)
     left = [await redis.ttl(key) for key in set(await redis.keys("replay:*")) - others]
@@ -187,7 +187,7 @@ class ReplayLife(RuleBasedStateMachine):
         assert recorded.lacks(seq) == (seq >= len(kept))
 
 
-def test_whatever_is_written_in_any_order_is_what_is_read(stack: Stack) -> None:
+def test_frames_are_read_as_written_whatever_the_order_of_the_writes(stack: Stack) -> None:
     # A database of its own, which it may empty.
     url = f"{stack.addresses['redis_url']}/9"
     run_state_machine_as_test(lambda: ReplayLife(url), settings=settings(max_examples=40, deadline=None))

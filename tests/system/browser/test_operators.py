@@ -12,7 +12,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
-from mangalib.jobs import FAILED, OK, RunSummary, index_html
+from mangalib.jobs.index_page import index_html
+from mangalib.jobs.records import FAILED, OK, RunSummary
 from mangalib.settings import load_settings
 from tests.system.browser.lab import wait_for
 from tests.system.browser.test_pictures import PICTURES

@@ -253,7 +253,7 @@ def _publish(stack: Stack, title: object) -> None:
     thread.join()
 
 
-def test_japanese_on_a_phone(chat_page: OpenPage, stack: Stack) -> None:
+def test_the_chat_works_in_japanese_on_a_phone(chat_page: OpenPage, stack: Stack) -> None:
     page = chat_page(locale="ja-JP", viewport={"width": 375, "height": 667})
     expect(page.locator(".manga-chat")).to_have_attribute("lang", "ja")
     ask_in(page, "進撃の巨人について教えて")

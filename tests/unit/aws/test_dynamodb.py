@@ -78,7 +78,7 @@ def test_a_new_item_is_written_if_there_is_none_and_a_changed_one_if_its_body_is
     assert client.written["ExpressionAttributeValues"] == {":body": "new"}
 
 
-def test_a_write_whose_condition_fails_says_so() -> None:
+def test_a_write_whose_condition_fails_returns_false() -> None:
     assert not table_of(Client(error=ConditionFailedError())).put({"release": 1, "body": "new"}, instead_of=None)
 
 

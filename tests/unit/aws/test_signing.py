@@ -17,7 +17,7 @@ ENDPOINT = Endpoint("localhost", 8080, None)
 
 
 class Source:
-    """Credentials whose key id is ``key_id``, or that cannot be had."""
+    """Credentials whose key id is ``key_id``, or that fail to load."""
 
     def __init__(self) -> None:
         self.key_id = "AKIDFIRST"

@@ -38,16 +38,6 @@ def test_intervals_of_a_ratio_have_their_nominal_coverage(share: float) -> None:
     assert 0.93 <= np.mean(held) <= 0.97
 
 
-def test_the_bootstrap_is_seeded_and_too_narrow_in_the_tail() -> None:
-    rng = np.random.default_rng(5)
-    samples = lognormal(rng, 45)
-    twice = [statistics.bootstrap_interval(samples, 0.5, rng=np.random.default_rng(1)) for _ in range(2)]
-    assert twice[0] == twice[1]
-    assert twice[0].low < twice[0].value < twice[0].high
-    tail = statistics.bootstrap_interval(samples, 0.95, rng=rng)
-    assert tail.high <= samples.max() < statistics.quantile_interval(samples, 0.95).high
-
-
 def test_mann_whitney_agrees_with_scipy() -> None:
     rng = np.random.default_rng(6)
     now, before = lognormal(rng, 45) * 1.1, lognormal(rng, 3000)

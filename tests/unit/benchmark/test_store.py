@@ -1,4 +1,4 @@
-"""The store: whole files or none, one run once, and clear words where something is not as it should be."""
+"""The store: complete files or none, each run once, and clear errors for invalid data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def parquet(store: Store) -> list[Path]:
     return [path for path in files(store) if path.suffix == ".parquet"]
 
 
-def test_what_is_appended_is_loaded_in_the_order_of_time(store: Store, runs: list[pd.DataFrame]) -> None:
+def test_appended_runs_are_loaded_in_the_order_of_time(store: Store, runs: list[pd.DataFrame]) -> None:
     for run in reversed(runs):
         store.append(run)
     assert [path.parent.name for path in parquet(store)][::4] == [f"date=2026-10-{day}" for day in (29, 30, 31)] + [
@@ -89,7 +89,7 @@ def test_a_run_is_written_once(store: Store, runs: list[pd.DataFrame]) -> None:
     assert parquet(store)[0].read_bytes() == before
 
 
-def test_days_that_are_over_are_compacted_and_nothing_changes(store: Store, runs: list[pd.DataFrame]) -> None:
+def test_past_days_are_compacted_without_changing_the_samples(store: Store, runs: list[pd.DataFrame]) -> None:
     for run in runs:
         store.append(run)
     before = store.load(*ALWAYS).samples
@@ -107,7 +107,7 @@ def test_yesterday_and_today_are_left_as_they_are(store: Store, runs: list[pd.Da
     assert len(list((Path(store.url) / "date=2026-11-01").iterdir())) == 4
 
 
-def test_a_run_that_is_late_for_its_day_joins_it(store: Store, runs: list[pd.DataFrame]) -> None:
+def test_a_late_run_is_compacted_into_its_day(store: Store, runs: list[pd.DataFrame]) -> None:
     for run in runs[1:]:
         store.append(run)
     store.compact(TODAY)
@@ -117,7 +117,7 @@ def test_a_run_that_is_late_for_its_day_joins_it(store: Store, runs: list[pd.Dat
     assert store.load(*ALWAYS).samples["run_id"].nunique() == 16
 
 
-def test_cut_off_between_writing_and_deleting_a_run_is_still_there_once(store: Store, runs: list[pd.DataFrame]) -> None:
+def test_an_interrupted_compaction_leaves_each_run_once(store: Store, runs: list[pd.DataFrame]) -> None:
     for run in runs[:4]:
         store.append(run)
     kept = {path: path.read_bytes() for path in parquet(store)}
@@ -131,7 +131,7 @@ def test_cut_off_between_writing_and_deleting_a_run_is_still_there_once(store: S
     assert len(parquet(store)) == 1
 
 
-def test_many_at_once_write_read_and_compact_and_no_run_is_lost(store: Store, runs: list[pd.DataFrame]) -> None:
+def test_concurrent_writes_reads_and_compactions_lose_no_run(store: Store, runs: list[pd.DataFrame]) -> None:
     def work(number: int) -> int:
         own = Store(store.url, SETTINGS)
         own.append(runs[number])
@@ -216,7 +216,7 @@ def test_files_that_others_wrote_with_wider_types_are_read(store: Store, runs: l
         (lambda r: r.iloc[:0], "0 runs; expected one"),
     ],
 )
-def test_what_is_not_a_run_is_refused_before_anything_is_written(
+def test_an_invalid_run_is_refused_before_anything_is_written(
     store: Store, runs: list[pd.DataFrame], change: Any, says: str
 ) -> None:
     with pytest.raises(DataError, match=says):
@@ -229,7 +229,7 @@ def test_two_runs_in_one_table_are_refused(store: Store, runs: list[pd.DataFrame
         store.append(pd.concat(runs[:2]))
 
 
-def test_an_unknown_run_is_answered_with_the_newest(store: Store, runs: list[pd.DataFrame]) -> None:
+def test_an_unknown_run_is_an_error_that_names_the_newest(store: Store, runs: list[pd.DataFrame]) -> None:
     with pytest.raises(DataError, match=r"no run 'x' in .*: none, it is empty"):
         store.started_at("x")
     store.append(runs[0])
@@ -240,7 +240,7 @@ def test_an_unknown_run_is_answered_with_the_newest(store: Store, runs: list[pd.
 def test_a_newest_run_in_the_future_is_an_error(store: Store, runs: list[pd.DataFrame]) -> None:
     store.append(runs[0])
     store.require_past(END, 60)
-    with pytest.raises(DataError, match="set the clock right"):
+    with pytest.raises(DataError, match="correct the clock"):
         store.require_past(END - timedelta(days=10), 60)
 
 

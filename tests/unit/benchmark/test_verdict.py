@@ -1,4 +1,4 @@
-"""The verdict: what is said of a run, and what is said when nothing can be."""
+"""The verdict on a run, and the error when there can be none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mangalib.settings import load_settings
 
 SETTINGS = load_settings()
 FEW = {"faq": (290.0, 900.0), "greeting": (285.0, 600.0)}
-# Requests of little spread, so that no p95 is over its budget.
+# Requests with little variation, so that no p95 is over its budget.
 CALM = SyntheticHistory(days=7.1, sigma=0.1, levels_ms=FEW, samples=20)
 SMALL = SyntheticHistory(days=0.3, sigma=0.1, levels_ms=FEW, samples=20)
 
@@ -33,7 +33,7 @@ def verdict_on(samples: pd.DataFrame) -> Any:
     return judge_samples(samples, SETTINGS, run_id=newest, notes=[])
 
 
-def test_where_nothing_is_wrong_it_says_so() -> None:
+def test_a_healthy_run_is_reported_as_all_right() -> None:
     verdict = verdict_on(samples_of(CALM))
     assert verdict.severity == 0
     assert verdict.sentence.startswith("All right: nothing is worse than in the 672 runs of the last 7.0 days")
@@ -61,7 +61,7 @@ def test_a_regression_is_one_sentence_with_where_how_much_and_since_when() -> No
     assert 0.4 < row["visible_d"] < 0.8
 
 
-def test_what_each_evening_brings_is_no_shift() -> None:
+def test_the_daily_cycle_is_no_shift() -> None:
     history = replace(
         CALM, daily=0.3, end=datetime(2026, 11, 2, 12, tzinfo=UTC), levels_ms={"comparison": (700.0, 1500.0)}
     )
@@ -77,7 +77,7 @@ def test_failures_are_told_apart_from_slowness() -> None:
     assert "faq: every request failed, so there are no latencies" in verdict.notes
 
 
-def test_over_target_is_against_the_budget_and_not_the_baseline() -> None:
+def test_over_target_compares_with_the_budget_and_not_the_baseline() -> None:
     slow = replace(CALM, levels_ms={"faq": (600.0, 900.0), "comparison": (600.0, 900.0)})
     verdict = verdict_on(samples_of(slow))
     assert [(finding.kind, finding.intent) for finding in verdict.findings] == [(TARGET, "faq")]
@@ -87,7 +87,7 @@ def test_over_target_is_against_the_budget_and_not_the_baseline() -> None:
     assert {finding.kind for finding in changed.findings} == {SLOWER}
 
 
-def test_a_young_baseline_and_intents_that_come_and_go_are_said() -> None:
+def test_a_young_baseline_and_intents_that_come_and_go_are_noted() -> None:
     samples = samples_of(replace(SMALL, levels_ms={**FEW, "other": (280.0, 700.0)}))
     last = samples["run_id"] == samples["run_id"].iloc[-1]
     keep = ~(last & (samples["intent"] == "faq")) & ~(~last & (samples["intent"] == "other"))
@@ -98,11 +98,11 @@ def test_a_young_baseline_and_intents_that_come_and_go_are_said() -> None:
     assert "other is new: nothing to compare it with" in notes
 
 
-def test_earlier_runs_that_cannot_be_are_left_out_and_named() -> None:
+def test_earlier_runs_with_invalid_values_are_left_out_and_named() -> None:
     samples = samples_of(SMALL).reset_index(drop=True)
     samples.loc[5, "total_ms"] = -1.0
     verdict = verdict_on(samples)
     assert verdict.notes[0] == "run past-000000 was left out: total_ms is -1 for faq; expected more than 0"
     samples.loc[len(samples) - 1, "total_ms"] = np.nan
-    with pytest.raises(DataError, match="run past-000028 cannot be judged: total_ms is nan"):
+    with pytest.raises(DataError, match="no verdict on run past-000028: total_ms is nan"):
         verdict_on(samples)

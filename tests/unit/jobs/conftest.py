@@ -1,4 +1,4 @@
-"""A small notebook, and a folder of runs with records made for the test."""
+"""A small notebook, and a folder of runs with records written for the test."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def add_run(runs: Runs) -> AddRun:
             job=notebook,
         )
         name = f"{notebook}/{started:%Y-%m-%d}/{started:%H%M%S}-abcdef"
-        runs.storage.make(name.rsplit("/", 1)[0])
+        runs.storage.create_folder(name.rsplit("/", 1)[0])
         runs.storage.write(f"{name}.json", msgspec.json.encode(record).decode())
         for suffix in (".ipynb", ".html"):
             runs.storage.write(name + suffix, "{}")

@@ -85,7 +85,7 @@ def test_a_lease_taken_over_by_another_owner_is_noticed() -> None:
         assert lost.wait(10)
 
 
-def test_a_renewal_that_fails_is_tried_again_until_the_lease_has_expired() -> None:
+def test_a_failed_renewal_is_retried_until_the_lease_has_expired() -> None:
     interrupted = FakeLease(NotebookError("table not reachable"), True)
     with keep_renewed(interrupted, 30 * LEASE_S) as lost:
         assert interrupted.renewed_thrice.wait(10)

@@ -55,7 +55,9 @@ def test_a_run_that_cannot_be_recorded_where_it_belongs_is_recorded_in_the_tempo
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "a_file").write_text("not a folder")
     runs = Runs(tmp_path / "a_file", FileLeases(tmp_path / ".leases"), settings)
-    with pytest.raises(NotebookError, match=r"a_file.*the record cannot be written.*it is kept in .*tiny-name\.json"):
+    with pytest.raises(
+        NotebookError, match=r"a_file.*the record could not be written.*it is kept in .*tiny-name\.json"
+    ):
         runs.begin(job_of(tiny, {}, timeout_s=60), name="tiny/name")
     assert json.loads((tmp_path / "mangalib-tiny-name.json").read_text())["status"] == FAILED
 

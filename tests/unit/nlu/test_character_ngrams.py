@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from mangalib.nlu import logistic_regression as regression
-from mangalib.nlu.character_ngrams import hashed_ngrams, ngrams_within_words
+from mangalib.nlu.character_ngrams import character_ngrams, hashed_ngrams, ngrams_within_words
 
 TEXTS = st.lists(st.text(alphabet="aB9 \t\n.-é日本のマİ", min_size=0, max_size=30), min_size=1, max_size=5)
 
@@ -25,7 +25,15 @@ def test_ngrams_within_words_are_those_of_scikit_learn(texts: list[str]) -> None
 @given(TEXTS)
 def test_hashed_ngrams_are_those_of_scikit_learn(texts: list[str]) -> None:
     expected = HashingVectorizer(analyzer="char", ngram_range=(1, 3), n_features=256, norm="l2").transform(texts)
-    np.testing.assert_allclose(hashed_ngrams(texts, range(1, 4), 256), expected.toarray(), atol=1e-6)
+    found = hashed_ngrams([character_ngrams(text, range(1, 4)) for text in texts], 256)
+    np.testing.assert_allclose(found, expected.toarray(), atol=1e-12)
+
+
+@given(TEXTS)
+def test_the_embeddings_of_the_stand_in_are_those_of_scikit_learn(texts: list[str]) -> None:
+    expected = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 4), n_features=512).transform(texts)
+    found = hashed_ngrams([ngrams_within_words(text, range(2, 5)) for text in texts], 512)
+    np.testing.assert_allclose(found, expected.toarray(), atol=1e-12)
 
 
 @pytest.mark.parametrize(("dimensions", "classes"), [(4, 2), (4, 3), (90, 3)])

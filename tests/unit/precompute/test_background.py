@@ -54,7 +54,7 @@ async def test_a_full_queue_drops_its_least_valuable_entry() -> None:
     assert done == [str(number) for number in range(299, 43, -1)]
 
 
-async def test_nothing_starts_while_a_live_query_waits_and_running_work_is_told_to_stop() -> None:
+async def test_while_a_live_query_waits_background_work_stops_and_none_starts() -> None:
     done: list[str] = []
     yields: list[int] = []
     queue = BackgroundQueue(workers=1, quiet_s=0.05, on_yield=lambda: yields.append(queue.active))

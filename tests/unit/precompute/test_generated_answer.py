@@ -1,4 +1,4 @@
-"""Generated answers: keys of canonical questions, and scopes in Redis that never meet."""
+"""Generated answers: keys of canonical questions, and scopes in Redis that never collide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def test_a_canonical_question_is_read_from_its_key() -> None:
     assert CanonicalQuestion.from_key(question.key) == question
 
 
-def test_scopes_never_meet_whatever_is_in_the_ids() -> None:
+def test_scope_keys_never_collide_whatever_is_in_the_ids() -> None:
     pairs = [
         ("a", "bc"),
         ("ab", "c"),

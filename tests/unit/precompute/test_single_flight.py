@@ -29,19 +29,19 @@ class RedisThatIsDown:
 
 
 @pytest.fixture
-async def flights() -> AsyncIterator[SingleFlight]:
+async def single_flight() -> AsyncIterator[SingleFlight]:
     async with asyncio.TaskGroup() as group:
         settings = load_settings(flight_timeout_s=5)
-        flights = SingleFlight(RedisThatIsDown(), settings, group.create_task)  # type: ignore[arg-type]
-        yield flights
-        flights.stop()
+        single_flight = SingleFlight(RedisThatIsDown(), settings, group.create_task)  # type: ignore[arg-type]
+        yield single_flight
+        single_flight.stop()
 
 
 async def text_of(generation: Generation) -> str:
     return "".join([piece async for piece in generation.pieces()])
 
 
-async def test_concurrent_requests_share_one_generation(flights: SingleFlight) -> None:
+async def test_concurrent_requests_share_one_generation(single_flight: SingleFlight) -> None:
     calls: list[str] = []
 
     async def generate(write: WriteText) -> GeneratedAnswer:
@@ -51,7 +51,7 @@ async def test_concurrent_requests_share_one_generation(flights: SingleFlight) -
             await asyncio.sleep(0)
         return ANSWER
 
-    texts = await asyncio.gather(*(text_of(flights.start("key", generate)) for _ in range(5)))
+    texts = await asyncio.gather(*(text_of(single_flight.start("key", generate)) for _ in range(5)))
     assert texts == ["one two"] * 5
     assert calls == ["generate"]
 
@@ -86,13 +86,13 @@ async def test_the_first_outcome_of_a_generation_stays() -> None:
     assert generation.result is ANSWER
 
 
-async def test_an_unexpected_error_reaches_the_subscribers(flights: SingleFlight) -> None:
+async def test_an_unexpected_error_reaches_the_subscribers(single_flight: SingleFlight) -> None:
     async def generate(write: WriteText) -> GeneratedAnswer:
         raise ZeroDivisionError
 
     with pytest.raises(TransportError, match="ZeroDivisionError"):
-        await text_of(flights.start("key", generate))
-    assert flights.running("key") is None
+        await text_of(single_flight.start("key", generate))
+    assert single_flight.running("key") is None
 
 
 async def test_a_generation_that_takes_too_long_fails() -> None:
@@ -102,12 +102,12 @@ async def test_a_generation_that_takes_too_long_fails() -> None:
 
     async with asyncio.TaskGroup() as group:
         settings = load_settings(flight_timeout_s=0.05)
-        flights = SingleFlight(RedisThatIsDown(), settings, group.create_task)  # type: ignore[arg-type]
+        single_flight = SingleFlight(RedisThatIsDown(), settings, group.create_task)  # type: ignore[arg-type]
         with pytest.raises(TransportError, match=r"not complete after 0\.05 s"):
-            await text_of(flights.start("key", hangs))
+            await text_of(single_flight.start("key", hangs))
 
 
-async def test_a_generation_with_subscribers_is_not_idle(flights: SingleFlight) -> None:
+async def test_a_generation_with_subscribers_is_not_idle(single_flight: SingleFlight) -> None:
     finish = asyncio.Event()
 
     async def generate(write: WriteText) -> GeneratedAnswer:
@@ -115,15 +115,15 @@ async def test_a_generation_with_subscribers_is_not_idle(flights: SingleFlight) 
         await finish.wait()
         return ANSWER
 
-    subscribed = flights.start("subscribed", generate)
+    subscribed = single_flight.start("subscribed", generate)
     reading = asyncio.create_task(text_of(subscribed))
-    idle = flights.start("idle", generate)
+    idle = single_flight.start("idle", generate)
     await asyncio.wait_for(idle.started.wait(), 5)
     await asyncio.wait_for(subscribed.started.wait(), 5)
     while not subscribed.subscribers:
         await asyncio.sleep(0)
-    assert flights.cancel_idle() == 1
-    flights.cancel("subscribed")
+    assert single_flight.cancel_idle() == 1
+    single_flight.cancel("subscribed")
     finish.set()
     assert await reading == "one two"
     with pytest.raises(TransportError, match="cancelled"):

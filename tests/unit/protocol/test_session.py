@@ -20,7 +20,7 @@ def active(now_s: float = 0.0) -> Session:
     return session
 
 
-def test_a_session_lives_as_the_specification_says() -> None:
+def test_a_session_goes_through_the_specified_states() -> None:
     session = Session(SETTINGS, 0)
     states = [session.state]
     for happens in (session.connected, session.authenticated, session.activity, session.query_started):
@@ -38,7 +38,7 @@ def test_a_session_lives_as_the_specification_says() -> None:
     ]
 
 
-def test_five_minutes_make_it_idle_and_ten_end_it() -> None:
+def test_a_session_is_idle_after_five_minutes_and_ends_after_ten() -> None:
     session = active()
     assert not session.tick(299.9)
     assert session.tick(300)
@@ -93,12 +93,11 @@ def test_an_event_that_the_state_does_not_allow_is_refused() -> None:
     assert session.state is SessionState.CONNECTING
 
 
-def test_a_client_may_disconnect_once() -> None:
+def test_a_session_ends_once() -> None:
     session = active()
-    session.disconnect(1)
-    assert session.state is SessionState.DISCONNECTED
+    session.network_error(1)
     with pytest.raises(ValueError, match="needs a new session"):
-        session.disconnect(2)
+        session.network_error(2)
 
 
 def test_a_second_network_error_changes_nothing_while_reconnecting() -> None:
@@ -122,7 +121,7 @@ def test_reconnecting_ends_when_the_answer_is_no_longer_kept() -> None:
 @pytest.mark.parametrize("quiet_s", [1, 10_000])
 def test_time_changes_neither_a_session_that_is_connecting_nor_one_that_has_ended(quiet_s: float) -> None:
     connecting, ended = Session(SETTINGS, 0), active()
-    ended.disconnect(0)
+    ended.network_error(0)
     assert not connecting.tick(quiet_s)
     assert not ended.tick(quiet_s)
 

@@ -50,7 +50,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def is_refused_while_open(self) -> None:
         with pytest.raises(DependencyDownError, match="it keeps failing") as refused, self.breaker.watch():
-            raise AssertionError("a request was made while open")
+            raise AssertionError("a request was sent while open")
         left_ms = (self.last_request_s + PAUSE_S - self.now_s) * 1000
         assert refused.value.retry_after_ms == round(left_ms)
 
@@ -70,5 +70,5 @@ def test_half_open_admits_one_request_only() -> None:
         raise OSError("down")
     now_s = PAUSE_S
     with breaker.watch(), pytest.raises(DependencyDownError), breaker.watch():
-        raise AssertionError("a second request was made")
+        raise AssertionError("a second request was sent")
     assert breaker.state is BreakerState.CLOSED

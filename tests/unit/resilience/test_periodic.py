@@ -38,7 +38,7 @@ class Source:
             self.succeeded.set()
 
 
-async def test_a_refresh_that_raises_anything_is_logged_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refresh_that_raises_anything_is_logged_and_retried(caplog: pytest.LogCaptureFixture) -> None:
     source = Source(ERRORS, wanted=2)
     task = asyncio.create_task(refresh_periodically("reading prompts", 0, source.refresh))
     async with asyncio.timeout(10):
@@ -80,7 +80,7 @@ async def test_a_swallowed_cancellation_ends_it_after_that_refresh() -> None:
             await task
 
 
-async def test_trying_once_says_whether_it_succeeded() -> None:
+async def test_trying_once_returns_whether_it_succeeded() -> None:
     source = Source([KeyError("version")], wanted=1)
     assert not await try_refresh("reading prompts", source.refresh)
     assert await try_refresh("reading prompts", source.refresh)

@@ -1,4 +1,4 @@
-"""A model transport without a network: what a test scripts is what the model says."""
+"""A model transport without a network: it replies with what a test scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of one answer, each by itself: no sockets, no clock, no waiting."""
+"""The rules of one answer as a pure object: no sockets, no clock, no waiting."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Store:
         return new
 
     def send(self, answer: AnswerProtocol) -> list[dict[str, Any]]:
-        """Everything, kept and sent."""
+        """All frames, stored and sent."""
         sent = send(answer)
         while (new := self.keep(answer)) is not None and new.frames:
             sent += send(answer)
@@ -202,7 +202,7 @@ def test_without_streaming_all_text_comes_in_one_chunk_at_the_end() -> None:
     assert texts(Store().send(answer)) == ["abcdef"]
 
 
-def test_a_frame_waits_for_the_replay_store_only_behind_the_first_text() -> None:
+def test_a_frame_waits_for_the_replay_store_only_after_the_first_text() -> None:
     answer = asked()
     assert states(send(answer)) == ["typing"], "statuses do not wait"
     answer.model_events([delta("a")], 5.0)
@@ -238,7 +238,7 @@ def test_tokens_are_the_models_usage_not_the_deltas() -> None:
     assert answer.metrics.first_token_ms == 5.0
 
 
-def test_done_says_what_is_known_of_the_answer() -> None:
+def test_done_carries_the_answers_metadata() -> None:
     answer = asked()
     answer.reached("customer", 2.5, failed=True)
     answer.model_events(whole("Yes."), 5.0)
@@ -274,13 +274,13 @@ def test_done_says_what_is_known_of_the_answer() -> None:
     ("error", "decision"),
     [(OUTAGE, Retry(at_once=False)), (RESET, Retry(at_once=True)), (CUT, Retry(at_once=False)), (REFUSAL, None)],
 )
-def test_a_model_that_fails_before_any_text_is_asked_again_where_that_may_help(
+def test_a_model_error_before_any_text_is_retried_where_that_may_help(
     error: BedrockError | TransportError, decision: Retry | None
 ) -> None:
     assert asked().model_failed(error) == decision
 
 
-def test_nothing_is_tried_again_once_there_is_text_or_when_all_attempts_are_used() -> None:
+def test_nothing_is_retried_once_there_is_text_or_when_all_attempts_are_used() -> None:
     answer = asked()
     answer.invoked(5.0)
     assert answer.metrics.attempts == SETTINGS.max_attempts
@@ -298,7 +298,7 @@ def test_a_stream_that_ends_before_its_last_event_was_cut() -> None:
 
 
 @pytest.mark.parametrize(("code", "words"), [("busy", BUSY), ("timeout", SORRY)])
-def test_an_error_ends_the_answer_in_words_of_ours_behind_the_text_so_far(code: str, words: str) -> None:
+def test_an_error_in_our_own_words_follows_the_text_so_far(code: str, words: str) -> None:
     answer = asked()
     answer.model_events([delta("a"), delta("b")], 5.0)
     send(answer)
@@ -315,7 +315,7 @@ def test_an_error_ends_the_answer_in_words_of_ours_behind_the_text_so_far(code: 
     assert answer.metrics.errors == ["the reason"]
 
 
-def test_an_error_behind_the_whole_text_still_ends_the_answer() -> None:
+def test_an_error_after_the_complete_text_still_ends_the_answer() -> None:
     answer = asked()
     answer.model_events(whole("a"), 5.0)
     answer.completed(6.0)
@@ -350,7 +350,7 @@ def test_nothing_is_sent_when_the_client_has_left_and_all_text_is_kept() -> None
     assert answer.state is StreamState.CANCELLED
 
 
-def test_a_client_that_comes_back_gets_what_is_behind_its_last_frame() -> None:
+def test_a_resuming_client_gets_the_frames_after_its_last_one() -> None:
     answer = asked()
     answer.model_events([delta("a")], 5.0)
     first = send(answer)
@@ -400,11 +400,11 @@ def test_an_answer_whose_last_frame_is_kept_is_only_sent_again() -> None:
     assert again.all_sent
 
 
-def test_an_answer_without_text_is_asked_for_as_a_whole() -> None:
+def test_without_any_text_the_model_is_invoked_for_the_complete_answer() -> None:
     assert asked().invocation() == Invoke(SETTINGS.haiku_model_id, REQUEST)
 
 
-def test_an_answer_that_was_cut_off_behind_its_whole_text_gets_its_last_frame_without_a_model() -> None:
+def test_an_answer_cut_off_after_its_complete_text_gets_its_last_frame_without_a_model() -> None:
     cut, store = asked(), Store()
     cut.model_events(whole("Yes."), 5.0)
     cut.completed(6.0)
@@ -467,7 +467,7 @@ def test_the_model_continues_a_precomputed_answer_that_broke_off() -> None:
     assert answer.had_history
 
 
-def test_what_precedes_classification_cannot_be_skipped() -> None:
+def test_reading_the_route_before_classification_is_an_error() -> None:
     for step in ("knows_customer", "route"):
         with pytest.raises(AssertionError, match="classified"):
             getattr(protocol(), step)
@@ -489,7 +489,7 @@ def test_the_record_is_kept_again_only_when_it_changed() -> None:
 
 
 class AnswerLife(RuleBasedStateMachine):
-    """Any order of what a model, a line, a replay store and a client may do, orchestrators that take over included."""
+    """Any order of what a model, a connection, a replay store and a client may do, orchestrators that take over included."""
 
     def __init__(self) -> None:
         super().__init__()

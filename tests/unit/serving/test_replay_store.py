@@ -1,4 +1,4 @@
-"""The replay store's rules, on a scripted Redis: what is written together, and whose failure is whose."""
+"""The replay store's rules, on a scripted Redis: what is written together, and who gets the error of a failed write."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_the_first_write_replaces_what_an_older_answer_left(redis: Scripte
     assert redis.trips[1][1][2] == ["1", b"1"], "frames are stored by their seq"
 
 
-async def test_what_comes_while_a_write_is_under_way_goes_out_with_the_next(
+async def test_frames_that_arrive_during_a_write_go_out_in_the_next_group_commit(
     redis: ScriptedRedis, store: ReplayStore
 ) -> None:
     redis.gate = asyncio.Event()
@@ -88,7 +88,7 @@ async def test_what_comes_while_a_write_is_under_way_goes_out_with_the_next(
     assert [len(trip) for trip in redis.trips] == [2, 8]
 
 
-async def test_a_failure_is_everybodys_whose_frames_it_took_with_it(redis: ScriptedRedis, store: ReplayStore) -> None:
+async def test_a_failed_group_commit_is_reported_to_each_writer(redis: ScriptedRedis, store: ReplayStore) -> None:
     redis.gate, redis.fails = asyncio.Event(), RedisConnectionError("gone")
     saves = [asyncio.create_task(store.save("c", str(number), None, [b"x"], 1)) for number in range(3)]
     while not redis.trips:

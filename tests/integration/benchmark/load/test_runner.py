@@ -130,7 +130,7 @@ async def test_a_failed_connection_fails_each_of_its_questions(stack: Stack) -> 
         assert set(runner.samples()["error"]) == {code}
 
 
-async def test_cancelled_it_ends_at_once_and_keeps_what_was_answered(stack: Stack) -> None:
+async def test_a_cancelled_run_ends_at_once_and_keeps_what_was_answered(stack: Stack) -> None:
     runner = runner_of(stack, every(0.1, 300))
     task = asyncio.create_task(runner.run())
     while len(runner.outcomes) < 5:

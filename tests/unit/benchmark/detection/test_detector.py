@@ -1,4 +1,4 @@
-"""The detector: what it says of a change, and what it does with data that are not as they should be."""
+"""The detector: how it reports a change, and what it does with incomplete or invalid data."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_every_intent_is_asked_as_often_and_all_are_interleaved() -> None:
     assert {q.origin for q in asked} == {SYNTHETIC}
 
 
-def test_arrivals_are_spread_around_the_rate() -> None:
+def test_arrivals_are_a_poisson_process_at_the_configured_rate() -> None:
     asked = [q.due_s for q in questions_of(make_workload(SETTINGS, per_intent=50, seed=3, rate_per_s=8))]
     assert 35 < max(asked) < 70, "400 questions at 8 a second"
     gaps = [after - before for before, after in pairwise(sorted(asked))]
@@ -67,7 +67,7 @@ def test_some_questions_follow_others_about_the_same_title_in_the_same_session()
     assert sum(bool(a & b) for a, b in about_titles) / len(about_titles) > 0.9
 
 
-def test_production_questions_join_in(tmp_path: Path) -> None:
+def test_production_questions_are_added_to_the_workload(tmp_path: Path) -> None:
     log = tmp_path / "queries.jsonl"
     lines = [{"at": "2026-11-01T10:00:00Z", "intent": "faq", "text": f"Question {n}?"} for n in range(30)]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
