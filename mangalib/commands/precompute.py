@@ -72,7 +72,6 @@ def transitions_command(sessions: str, model: Path | None, scheduler: str | None
 
 def _train_on_folder(url: str, model: Path | None, scheduler: str | None, settings: TrainingSettings) -> None:
     from mangalib.cluster import cluster
-    from mangalib.precompute.prediction import train_partitioned
 
     if model is None:
         raise SettingsError("--model: missing; expected the file to write, since a model of many files is not compared")
