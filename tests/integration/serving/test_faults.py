@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from mangalib.local.stack import Stack, running_stack
-from tests.conftest import QUICK, PlainClient, text_of
+from tests.conftest import QUICK, Connect, PlainClient, orchestrator_here, text_of
 
 QUESTION = "Tell me about One Piece"
 STREAM_TIMEOUT_S = 2.5
@@ -89,3 +89,12 @@ async def test_the_gateway_reports_a_dead_back_end_to_the_client_and_goes_on(sta
         url = json.loads((stack.folder / "orchestrator.json").read_text())["orchestrator_url"]
         await asyncio.to_thread(stack.local, "gateway", "PUT", "integration", {"urls": [url]})
     assert (await _ask(stack))[0] == "done"
+
+
+async def test_without_retry_budget_a_model_error_is_not_retried(
+    stack: Stack, plain: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with orchestrator_here(stack, monkeypatch, retry_share=0), plain() as client:
+        stack.local("bedrock", "POST", "faults", {"kind": "throttle"})
+        assert (await client.frames(await client.query("Hello there")))[-1]["type"] == "error"
+        assert (await client.frames(await client.query("Hello there")))[-1]["type"] == "done"
