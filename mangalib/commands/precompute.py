@@ -76,6 +76,8 @@ def _train_on_folder(url: str, model: Path | None, scheduler: str | None, settin
     if model is None:
         raise SettingsError("--model: missing; expected the file to write, since a model of many files is not compared")
     with cluster(scheduler) as client:
+        from mangalib.precompute.prediction import train_partitioned
+
         trained = train_partitioned(client, url, settings, progress=True)
     trained.save(model)
     click.echo(f"{trained.transitions} transitions of {len(trained.intents)} intents: {model}")
