@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo chat check test test-unit test-serving test-integration test-system test-notebooks benchmark soak fuzz audit lab lint browser train
+.PHONY: demo chat check test test-unit test-serving test-integration test-system test-faults test-notebooks benchmark soak fuzz audit lab lint browser train
 .DEFAULT_GOAL := demo
 
 # Set up once, and again when the dependencies have changed.
@@ -35,7 +35,7 @@ check: .venv/installed
 
 # Everything; a quarter of an hour on two cores, because many tests wait for most of their time.
 test: .venv/installed browser
-	@$(MAKE) --no-print-directory -j3 test-system test-notebooks test-serving test-integration test-unit
+	@$(MAKE) --no-print-directory -j3 test-integration test-system test-faults test-notebooks test-serving test-unit
 
 # No process, no network, no sleep. Every branch of the pure parts must be covered.
 PURE := mangalib/serving/answer_protocol.py,mangalib/serving/frame_log.py,mangalib/serving/text_batcher.py,mangalib/serving/replay_store.py,mangalib/protocol/session.py,mangalib/protocol/cards.py,mangalib/aws/event_stream.py
@@ -49,9 +49,12 @@ test-serving: .venv/installed
 	$(BIN)/python -m pytest -q $(SERVING)
 test-integration: .venv/installed
 	$(BIN)/python -m pytest -q tests/integration $(SERVING:%=--ignore=%)
-# Soak, faults, fuzz, browsers, notebooks as jobs, the commands of the documents.
+# Browsers, notebooks as jobs, the commands of the documents; faults, soak and fuzz in a process of their own.
+FAULTS := tests/system/faults tests/system/soak tests/system/fuzz
 test-system: .venv/installed browser
-	$(BIN)/python -m pytest -q tests/system
+	$(BIN)/python -m pytest -q tests/system $(FAULTS:%=--ignore=%)
+test-faults: .venv/installed
+	$(BIN)/python -m pytest -q $(FAULTS)
 # Each notebook prints what is recorded in it.
 test-notebooks: .venv/installed
 	$(BIN)/python -m pytest -q notebooks

@@ -32,7 +32,7 @@ async def test_a_run_is_in_the_store_and_reported(stack: Stack, tmp_path: Path) 
     assert store.newest() == (run.run_id, run.started_at)
     assert run.file.startswith(str(tmp_path))
     assert list(run.percentiles()["answers"]) == [6, 6]
-    with pytest.raises(DataError, match="set the clock"):
+    with pytest.raises(DataError, match="correct the clock"):
         yesterday = settings.model_copy(update={"clock_tolerance_s": -86_400.0})
         await run_once(connect, every(0.05, 1), store, yesterday, progress=False)
 
