@@ -23,18 +23,18 @@ class FaultProxy:
         self.port = 0
         self.mode = "pass"
         self.answer: Callable[[bytes], bytes] = lambda sent: b""
-        self._accepting: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flows = asyncio.Event()
         self._flows.set()
 
     async def __aenter__(self) -> FaultProxy:
-        await self._listen()
+        self._listen()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._close_listener()
+        self._close_listener()
         self._abort()
         for task in self._tasks:
             task.cancel()
@@ -51,37 +51,38 @@ class FaultProxy:
         if mode in {"refused", "reset", "answer"}:
             self._abort()
         if mode == "refused":
-            await self._close_listener()
-        elif self._accepting is None:
-            await self._listen()
+            self._close_listener()
+        elif self._listener is None:
+            self._listen()
 
-    async def _listen(self) -> None:
-        listener = socket.create_server((LISTEN, self.port), backlog=1024)
-        listener.setblocking(False)
-        self.port = listener.getsockname()[1]
-        self._accepting = asyncio.create_task(self._accept(listener))
+    def _listen(self) -> None:
+        self._listener = socket.create_server((LISTEN, self.port), backlog=1024)
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        # Not asyncio.Server: one that is closed while it accepts leaves a transport open.
-        with listener:
-            while True:
-                accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
-                reader, writer = await asyncio.open_connection(sock=accepted)
-                task = asyncio.create_task(self._serve(reader, writer))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+    def _accept(self, listener: socket.socket) -> None:
+        # In one step from the listener to the task that owns the connection: a cancelled accept would lose it unclosed.
+        with suppress(BlockingIOError):
+            accepted, _ = listener.accept()
+            accepted.setblocking(False)
+            task = asyncio.create_task(self._serve(accepted))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda _: accepted.close())
 
-    async def _close_listener(self) -> None:
-        if self._accepting is not None:
-            self._accepting.cancel()
-            await asyncio.wait([self._accepting])
-            self._accepting = None
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
     def _abort(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, accepted: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=accepted)
         self._writers.add(writer)
         try:
             with suppress(OSError):
