@@ -49,9 +49,9 @@ test-serving: .venv/installed
 	$(BIN)/python -m pytest -q $(SERVING)
 test-integration: .venv/installed
 	$(BIN)/python -m pytest -q tests/integration $(SERVING:%=--ignore=%)
-# Browsers, notebooks as jobs, the commands of the documents; faults, soak and fuzz in a process of their own.
+# Browsers (`make browser` first), notebooks as jobs, the commands of the documents; faults, soak and fuzz in a process of their own.
 FAULTS := tests/system/faults tests/system/soak tests/system/fuzz
-test-system: .venv/installed browser
+test-system: .venv/installed
 	$(BIN)/python -m pytest -q tests/system $(FAULTS:%=--ignore=%)
 test-faults: .venv/installed
 	$(BIN)/python -m pytest -q $(FAULTS)
